@@ -295,6 +295,9 @@ def make_whole_run(root: Path, image_size: int = 32, precisions: Sequence[str] =
             f"data.image_size={image_size}",
             "model.name=test_vit",  # six blocks, 64 wide
             "model.weights=none",
+            "adapter.blocks=all",
+            "train.augment=light",
+            "train.patch_dropout=0",
             "train.epochs=6",
             "train.lr=5e-3",
             "train.precision=f32",

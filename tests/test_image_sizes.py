@@ -194,7 +194,7 @@ def test_families_with_positions_of_one_size_say_so(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        pytest.param(SHALLOW.name, {"peft": "lora"}, marks=pytest.mark.representative),
+        pytest.param(SHALLOW.name, {"peft": "lora", "blocks": "all"}, marks=pytest.mark.representative),
         pytest.param("resnet18", {"peft": "none", "freeze_backbone": True}, marks=pytest.mark.slow),
         pytest.param(SHALLOW_XCIT.name, {"peft": "none", "freeze_backbone": True}, marks=pytest.mark.slow),
     ],

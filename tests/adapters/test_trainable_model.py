@@ -41,7 +41,7 @@ def test_every_key_of_the_adapter_reaches_it() -> None:
     assert made.layers == tuple(f"blocks.{block}.{leaf}" for block in (1, 4) for leaf in ("attn.qkv", "mlp.fc2"))
     assert tuple(name for name, _ in adapter_layers(made.backbone.module)) == made.layers
     assert all(hasattr(layer, "start_A") for _, layer in adapter_layers(made.backbone.module))
-    assert adapter_spec(recipe(peft="lora", dropout=0.3, rank=4, alpha=6.0)) == AdapterSpec(
+    assert adapter_spec(recipe(peft="lora", blocks="all", dropout=0.3, rank=4, alpha=6.0)) == AdapterSpec(
         "lora",
         dict.fromkeys(("q", "k", "v", "proj", "fc1", "fc2"), 4),
         dict.fromkeys(("q", "k", "v", "proj", "fc1", "fc2"), 6.0),

@@ -34,8 +34,8 @@ RATES = {
 }
 MODEL: dict[str, list[str]] = {
     "linear": ["model.peft=none", "model.freeze_backbone=true", "train.head_init=random"],
-    "lora": ["model.peft=lora"],
-    "dora": ["model.peft=dora"],
+    "lora": ["model.peft=lora", "adapter.blocks=all"],
+    "dora": ["model.peft=dora", "adapter.blocks=all"],
     "full": ["model.peft=none"],
 }
 
@@ -60,6 +60,8 @@ def trial(method: str, lr: float, given: argparse.Namespace) -> Trial:
             f"train.epochs={given.linear_epochs if method == 'linear' else given.epochs}",
             f"train.batch_size={given.batch}",
             f"train.lr={lr}",
+            "train.augment=light",
+            "train.patch_dropout=0",
             *MODEL[method],
         ]
         ftx.train(ftx.Recipe().with_overrides(overrides), out=out)

@@ -24,9 +24,11 @@ from pathlib import Path
 
 from tests.benchmarks.machine_features import features
 
+from ftx.recipe.sections import PRESETS
+
 OURS = {
-    "ftx, balanced": ("adapter.blocks=auto", "train.augment=auto", "train.patch_dropout=auto"),
-    "ftx, all blocks": (),
+    "ftx, balanced": (),
+    "ftx, all blocks": tuple(f"{key}={value}" for key, value in PRESETS["best"].items()),
 }
 TRAINER = "the field's trainer"
 

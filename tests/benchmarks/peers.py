@@ -57,6 +57,7 @@ from ftx.core.statistics import wilson_interval
 from ftx.data.loader import load_pixels_many
 from ftx.data.open_dataset import survey
 from ftx.data.preprocess import Preprocess, normalise
+from ftx.recipe.sections import PRESETS
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 from ftx.training.device_placement import resolve_precision
@@ -268,15 +269,15 @@ def ours(name: str, keys: Sequence[str], data: Path, size: int, seed: int, epoch
     return Point(name, seed, epochs, seconds, named, named, len(found), ended=True)
 
 
-_LAST = ("adapter.blocks=4", "train.augment=none")
-_BALANCED = ("adapter.blocks=auto", "train.augment=auto", "train.patch_dropout=auto")  # of twelve blocks the last five
+_LAST = ("adapter.blocks=4", "train.augment=none", "train.patch_dropout=0")
+_BEST = tuple(f"{key}={value}" for key, value in PRESETS["best"].items())
 OUR_KEYS: dict[str, tuple[str, ...]] = {
     "ftx linear": ("model.peft=none", "model.freeze_backbone=true"),
     "ftx lora, last 4 blocks": ("model.peft=lora", *_LAST),
     "ftx dora, last 4 blocks": ("model.peft=dora", *_LAST),
-    "ftx lora, balanced": ("model.peft=lora", *_BALANCED),
-    "ftx dora, balanced": ("model.peft=dora", *_BALANCED),
-    "ftx dora, all blocks": ("model.peft=dora",),
+    "ftx lora, balanced": ("model.peft=lora",),  # of twelve blocks the last five
+    "ftx dora, balanced": ("model.peft=dora",),
+    "ftx dora, all blocks": ("model.peft=dora", *_BEST),
 }
 
 

@@ -35,7 +35,7 @@ from tests.benchmarks.photographs import folds, write_table
 
 import ftx
 from ftx.core.statistics import PairedCounts, wilson_interval
-from ftx.recipe.presets import PRESETS
+from ftx.recipe.sections import PRESETS
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 

@@ -45,7 +45,7 @@ def worker(out: Path) -> None:
 
 def measured(ranks: Ranks, peft: str) -> dict[str, float]:
     """Milliseconds: of a step the longest in any process, of waiting the mean."""
-    settings = {"name": "dinov2-small", "image_size": SIZE, "peft": peft, "path": "none"}
+    settings = {"name": "dinov2-small", "image_size": SIZE, "peft": peft, "blocks": "all", "path": "none"}
     prepared = prepare(Recipe.named(settings), 10)
     place(prepared, BATCH // ranks.world)
     module = prepared.backbone.module.train()

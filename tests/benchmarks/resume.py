@@ -94,7 +94,8 @@ def kills(count: int) -> None:
             if done["kills"] >= count:
                 break
             recipe = Recipe.named(
-                {"path": f"{task}.csv", "task": task, "checkpoint_minutes": MINUTES, **tiny, **METHODS[method]}
+                {"augment": "light", "patch_dropout": 0.0}
+                | {"path": f"{task}.csv", "task": task, "checkpoint_minutes": MINUTES, **tiny, **METHODS[method]}
             )
             if (method, task) not in expected:
                 whole, started = Path(f"whole-{number}"), time.monotonic()
@@ -165,7 +166,7 @@ def cost() -> None:
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         data = place_sample("multiclass", Path())
         for name, keys in (
-            ("dora", {"epochs": 3}),
+            ("dora", {"epochs": 3, "blocks": "all", "augment": "light", "patch_dropout": 0.0}),
             ("linear", {"peft": "none", "freeze_backbone": True, "head_init": "random", "epochs": 60}),
         ):
             spent.clear()

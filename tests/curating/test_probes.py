@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ftx.curating.probes import out_of_fold
 from ftx.tasks.labels import Labels
-from ftx.training.linear_probe import STRENGTHS, Scale, fit, mean_loss
+from ftx.training.head_start import STRENGTHS, Scale, fit, mean_loss
 
 MULTICLASS = Labels.multiclass("abc")
 TREE = Labels(

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from ftx.data.shards.shard_wise import AT_HAND, LANES, MIXED, shard_numbers, shard_wise
 from ftx.recipe.sections import TrainRecipe
-from ftx.training.class_balance import Balance
 from ftx.training.loop import epoch_order
 from ftx.training.ranks import Ranks
-from ftx.training.step import Training
+from ftx.training.step import Balance, Training
 
 SHARDS, EACH, BATCH = 320, 30, 64
 
@@ -54,7 +53,7 @@ def test_each_process_reads_shards_of_its_own() -> None:
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH].tolist()
             for rank in range(world):
-                read[rank] |= {int(shard_N[image]) for image in Ranks(rank, world, rank, world).share(batch)}
+                read[rank] |= {int(shard_N[image]) for image in Ranks(rank, world, rank, world).part(batch)}
         # Beside its own share, those at the ends of its lanes.
         assert max(map(len, read)) <= SHARDS / world + 2 * LANES
         assert sum(map(len, read)) < 1.4 * SHARDS

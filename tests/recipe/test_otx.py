@@ -52,9 +52,10 @@ def read(tmp_path: Path, text: str, **flags: object) -> Recipe:
 
 def test_the_dora_recipe_of_the_peft_page(tmp_path: Path) -> None:
     recipe = read(tmp_path, otx(peft="dora"), **{"data.path": "photos"})
-    assert recipe == Recipe.build(
-        overrides=["data.path=photos", "data.classes=1000", "model.peft=dora", "train.lr=1e-4"]
-    )
+    # As OTX trains: on augmented images, all of them, in all blocks.
+    keys = ["data.path=photos", "data.classes=1000", "model.peft=dora", "train.lr=1e-4"]
+    assert recipe == Recipe.build(overrides=keys, preset="best")
+    assert (recipe.adapter.blocks, recipe.train.augment, recipe.train.patch_dropout) == ("all", "light", 0.0)
     assert Recipe.loads(recipe.dumps(defaults=False)) == recipe
 
 
@@ -165,7 +166,7 @@ def test_what_says_the_same_is_carried_over(tmp_path: Path) -> None:
         ({"label_info": ["a", "b"]}, "label_info: names and groups come"),
         ({"model_name": None}, "model_name: ftx knows dinov2-small"),
         ({"model": {"class_path": "o.VisionTransformerMulticlassCls"}}, "model_name: is missing"),
-        ({"max_epochs": 5, "overrides": {"max_epochs": 9}}, "overrides.max_epochs: says again what max_epochs says"),
+        ({"max_epochs": 5, "overrides": {"max_epochs": 9}}, "overrides.max_epochs: sets the same as max_epochs"),
         ({"callbacks": [{"class_path": "x.EarlyStopping", "dict_kwargs": {}}]}, "callbacks.0.dict_kwargs: has no"),
         ({"task": "DETECTION"}, "task: must be one of MULTI_CLASS_CLS"),
         ({"task": "H_LABEL_CLS"}, "VisionTransformerMulticlassCls contradicts the task"),

@@ -10,11 +10,14 @@ import timm
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.trainable_model import decided_blocks, prepare
 from ftx.backbones.split_network import frozen_blocks
-from ftx.core.errors import RecipeError
+from ftx.cli.app import run
+from ftx.core.errors import InputError, RecipeError
+from ftx.core.shipped_files import recipe_file
 from ftx.recipe.error_lines import dotted_keys
-from ftx.recipe.presets import DEFAULT_PRESET, PRESETS
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import AdapterRecipe
+from ftx.recipe.sections import PRESETS, AdapterRecipe, TrainRecipe
+from ftx.tasks.output_meaning import TASKS
+from ftx.training.report import TrainReport
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -26,12 +29,48 @@ def test_a_preset_is_its_keys_and_nothing_else(preset: str) -> None:
 
 def test_the_presets_are_those_that_were_decided() -> None:
     """docs/decisions/0018: the time of a training, and what it comes to, are those of these keys."""
-    assert DEFAULT_PRESET == "balanced"
     assert {name: dict(keys) for name, keys in PRESETS.items()} == {
         "fast": {"model.peft": "none", "model.freeze_backbone": True, "train.augment": "none"},
-        "balanced": {"adapter.blocks": "auto", "train.augment": "auto", "train.patch_dropout": "auto"},
-        "best": {"adapter.blocks": "all", "train.augment": "light"},
+        "balanced": {},
+        "best": {"adapter.blocks": "all", "train.augment": "light", "train.patch_dropout": 0.0},
     }
+    assert Recipe.build(preset="balanced") == Recipe()
+
+
+def test_the_defaults_are_what_ftx_train_does_without_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """So Python and the command line train alike; and each shipped recipe writes out where it differs."""
+    trained: list[Recipe] = []
+
+    def train(recipe: Recipe, *_: object, **__: object) -> TrainReport:
+        trained.append(recipe)
+        raise InputError("far enough", fix="none")
+
+    monkeypatch.setattr("ftx.training.train", train)
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run(["train"]) == 2
+    assert trained == [Recipe()]
+    keys = ("adapter.blocks", "train.augment", "train.patch_dropout")
+    assert [Recipe().by_key()[key] for key in keys] == ["auto", "auto", "auto"]
+    expected = {
+        "dora": ["all", "light", 0.0],
+        "lora": ["all", "light", 0.0],
+        "full": ["auto", "light", "auto"],  # which has no adapter and no frozen block
+        "linear": ["auto", "auto", "auto"],  # whose head is solved on unaugmented images
+    }
+    for task in TASKS:
+        for method, values in expected.items():
+            recipe = Recipe.load(recipe_file(f"{task}-{method}"))
+            assert [recipe.by_key()[key] for key in keys] == values, (task, method)
+        quickstart = Recipe.load(recipe_file(f"quickstart-{task}")).by_key()
+        assert [quickstart[key] for key in keys] == [4, "none", 0.0]
+
+
+def test_the_recipe_of_a_run_older_than_a_key_means_what_it_did() -> None:
+    older = {key: value for key, value in Recipe().model_dump()["train"].items() if key != "patch_dropout"}
+    assert TrainRecipe.model_validate(older).patch_dropout == 0.0
+    del older["tensorboard"]  # so it is not whole: somebody wrote it by hand
+    assert TrainRecipe.model_validate(older).patch_dropout == "auto"
 
 
 def test_a_file_an_override_and_a_flag_win(tmp_path: Path) -> None:

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from ftx.core.errors import RecipeError
 from ftx.recipe.adapter_targets import TARGETS, Target
-from ftx.recipe.document import MAX_RECIPE_BYTES
 from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe, DataRecipe, ModelRecipe, TrainRecipe, ValidateRecipe
-from ftx.recipe.strict_yaml import parse_yaml
+from ftx.recipe.strict_yaml import MAX_RECIPE_BYTES, parse_yaml
 
 DEFAULTS = """
 task: multiclass
@@ -25,17 +24,17 @@ seed: 0
 data:    {path: data, format: auto, follow_links: false, image_size: auto, val_fraction: 0.2, classes: auto}
 model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false, keep_tokens: all,
   from_run: none}
-adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: all, layers: auto, init: zero, dropout: 0.0,
+adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: auto, layers: auto, init: zero, dropout: 0.0,
   rslora: false}
 train:   {epochs: 10, batch_size: 16, accumulation_steps: 1, activation_checkpointing: false,
   lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
-  loss: asymmetric, label_smoothing: 0.1, balance: none, augment: light, patch_dropout: 0.0, cache_views: 4,
+  loss: asymmetric, label_smoothing: 0.1, balance: none, augment: auto, patch_dropout: auto, cache_views: 4,
   cache_gb: 10.0, frozen_runtime: auto, compile: auto, patience: 5, head_init: auto, checkpoint_minutes: 5.0,
   tensorboard: false}
 validate: {max_drop: 0.02}
 """
 
-BLOCKS = "must be 'all', 'auto', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
+BLOCKS = "must be 'all', 'auto', a whole number of 1 or more (the last N), first:N, or a list as 0,3,6-8"
 
 
 def complaint(text: str) -> str:
@@ -236,10 +235,10 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
         ("adapter: {rank: {qvk: 3}}", "adapter.rank: has no target qvk, only q, k, v, proj, fc1, fc2, attn, mlp, all"),
         ("adapter: {rank: {q: 2, attn: 3}}", "adapter.rank: says two things of q"),
         ("adapter: {alpha: {q: 0}}", "adapter.alpha: must be greater than 0"),
-        ("adapter: {rank: {q: 2}}", "adapter.targets: are q, k, v, proj, fc1, fc2, and rank for q alone"),
-        ("adapter: {alpha: {q: 2}}", "adapter.targets: are q, k, v, proj, fc1, fc2, and alpha for q alone"),
-        ("adapter: {alpha: {q: 2, k: 2}, targets: [q]}", "adapter.targets: are q, and alpha for q, k alone"),
-        ("adapter: {alpha: {q: 2}, targets: [v]}", "adapter.targets: are v, and alpha for q alone"),
+        ("adapter: {rank: {q: 2}}", "adapter.targets: are q, k, v, proj, fc1, fc2, and rank for q only"),
+        ("adapter: {alpha: {q: 2}}", "adapter.targets: are q, k, v, proj, fc1, fc2, and alpha for q only"),
+        ("adapter: {alpha: {q: 2, k: 2}, targets: [q]}", "adapter.targets: are q, and alpha for q, k only"),
+        ("adapter: {alpha: {q: 2}, targets: [v]}", "adapter.targets: are v, and alpha for q only"),
         ("adapter: {layers: a, rank: {all: 2}}", "adapter.layers: takes one rank and one alpha for all layers"),
         ("adapter: {layers: a, alpha: {all: 2}}", "adapter.layers: takes one rank and one alpha for all layers"),
         ("adapter: {rank: 1.5}", "adapter.rank: must be a whole number"),
@@ -274,8 +273,8 @@ def test_a_wrong_value_is_named(text: str, start: str) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("a: !!python/object/apply:os.system [ls]", "YAML tags are not taken, found 'tag:yaml.org,2002:python"),
-        ("a: !mine x", "YAML tags are not taken, found '!mine'"),
+        ("a: !!python/object/apply:os.system [ls]", "YAML tags are not supported, found 'tag:yaml.org,2002:python"),
+        ("a: !mine x", "YAML tags are not supported, found '!mine'"),
         ("a: &x [1]\nb: [*x, *x]", "anchors and aliases"),
         ("b: *x", "anchors and aliases"),
         ("seed: 1\ndata: {}\nseed: 2", "line 3: the key 'seed' stands here a second time"),

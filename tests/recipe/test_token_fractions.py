@@ -23,9 +23,9 @@ def test_shares_by_block_in_order(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("0.7", "must be 'all', or shares of the patches"),
-        ("{}", "must be 'all', or shares of the patches"),
-        ("[4, 8]", "must be 'all', or shares of the patches"),
+        ("0.7", "must be 'all', or fractions of the patches"),
+        ("{}", "must be 'all', or fractions of the patches"),
+        ("[4, 8]", "must be 'all', or fractions of the patches"),
         ("4=0.7,4=0.5", "says two things of block 4"),
         ("4=0.7,04=0.5", "says two things of block 4"),
         ("{four: 0.7}", "names blocks by their numbers"),

@@ -76,6 +76,10 @@ def tones(root: Path) -> Path:
     return root / "labels.csv"
 
 
+# An adapter in all blocks, on all patches of augmented images.
+PLAIN = ("adapter.blocks=all", "train.augment=light", "train.patch_dropout=0")
+
+
 @pytest.fixture(scope="module", params=["multilabel", "hierarchical"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     root = tmp_path_factory.mktemp(request.param)
@@ -87,6 +91,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         f"model.name={SHALLOW.name}",
         "model.weights=none",
         "model.peft=lora",
+        *PLAIN,
         "train.epochs=8",
         "train.lr=4e-3",
         "train.precision=f32",
@@ -172,7 +177,7 @@ def test_one_class_works_from_training_to_the_edge(tmp_path: Path) -> None:
         lines.append(f"{number}.png,{'a defect' if number % 2 else ''}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     keys = ("data.image_size=32", f"model.name={SHALLOW.name}", "model.weights=none", "model.peft=lora")
-    more = ("task=multilabel", "train.epochs=6", "train.lr=4e-3", "train.precision=f32")
+    more = (*PLAIN, "task=multilabel", "train.epochs=6", "train.lr=4e-3", "train.precision=f32")
     recipe = Recipe().with_overrides([f"data.path={tmp_path / 'labels.csv'}", *keys, *more])
     torch.set_num_threads(1)
     with chdir(tmp_path):

@@ -18,7 +18,7 @@ from ftx.core.progress import SILENT
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import normalise
 from ftx.recipe.schema import Recipe
-from ftx.training.assembly import frozen_of, make_room_for, pixels_of, training_of
+from ftx.training.assembly import frozen_of, pixels_of, training_of
 from ftx.training.inputs import Inputs
 from ftx.training.resolve import Resolved, resolve
 from ftx.training.step import Training
@@ -111,7 +111,8 @@ def test_room_is_asked_for_what_is_computed(settings: dict[str, object], train: 
     tight = replace(found, recipe=found.recipe.replace(train={"cache_gb": 1e-7}))
     listener = Listener()
     with frozen_of(tight, listener) as frozen:
-        make_room_for(tight, frozen, listener)
+        assert frozen is not None
+        frozen.make_room(tight.views, listener)
     (said,) = listener.said
     assert f"what the frozen part makes of {train + 8:,} views takes" in said
 

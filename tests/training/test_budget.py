@@ -17,8 +17,7 @@ from tests.zygote import Zygote
 from ftx.core.errors import InputError
 from ftx.recipe.schema import Recipe
 from ftx.training import dry_run, train
-from ftx.training.budget import within
-from ftx.training.estimate import Times
+from ftx.training.estimate import Times, within
 from ftx.training.ranks import Ranks
 from ftx.training.resolve import Resolved, resolve
 
@@ -35,8 +34,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(data: Path, **more: object) -> Recipe:
-    tiny = {"weights": "none", "image_size": 32, "epochs": 10, "batch_size": 4, "precision": "f32"}
-    return Recipe.named({"path": str(data), "name": "test_vit", "peft": "lora", **tiny, **more})
+    tiny = {
+        "augment": "light",
+        "patch_dropout": 0.0,
+        "weights": "none",
+        "image_size": 32,
+        "epochs": 10,
+        "batch_size": 4,
+        "precision": "f32",
+    }
+    plain = {"peft": "lora", "blocks": "all", "augment": "light", "patch_dropout": 0.0}
+    return Recipe.named({"path": str(data), "name": "test_vit", **plain, **tiny, **more})
 
 
 @pytest.mark.parametrize(
@@ -50,7 +58,7 @@ def test_what_fits_is_what_two_steps_foretell(
     def known(_found: Resolved) -> Times:
         return Times(before_s=20.0, epoch_s=5.0)
 
-    monkeypatch.setattr("ftx.training.budget.rehearse", known)
+    monkeypatch.setattr("ftx.training.estimate.rehearse", known)
     found, listener = resolve(asked(data, blocks=2), False, Listener()), Listener()
     fitting = within(found, budget_s, time.perf_counter(), listener).recipe.train
     assert (fitting.epochs, fitting.cache_views) == (epochs, min(4, epochs))
@@ -62,13 +70,13 @@ def test_fewer_epochs_need_fewer_views(
     data: Path, budget_s: float, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """0.95 of it: 2 s of validation images, 9 s for each of four views, 5 s an epoch: 14 s each of the first four."""
-    monkeypatch.setattr("ftx.training.budget.rehearse", lambda _found: Times(38.0, 5.0, view_s=9.0, views=4))
+    monkeypatch.setattr("ftx.training.estimate.rehearse", lambda _found: Times(38.0, 5.0, view_s=9.0, views=4))
     found = resolve(asked(data, blocks=2), False, Listener())
     assert within(found, budget_s, time.perf_counter(), Listener()).recipe.train.epochs == epochs
 
 
 def test_a_dry_run_says_what_its_budget_counted(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftx.training.dry_running.rehearse", lambda _found: Times(240.0, 30.0, view_s=60.0, views=4))
+    monkeypatch.setattr("ftx.training.estimate.rehearse", lambda _found: Times(240.0, 30.0, view_s=60.0, views=4))
     report = dry_run(asked(data, blocks=2), budget_s=200)
     assert (report.epochs, report.seconds_before, report.seconds) == (2, 120.0, 180.0)
     whole = dry_run(asked(data, blocks=2))
@@ -104,7 +112,7 @@ def test_where_no_epoch_fits_nothing_is_written(data: Path, tmp_path: Path) -> N
 
 
 def test_a_dry_run_asks_the_budget_even_where_memory_is_short(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftx.training.dry_running.available_bytes", lambda: 0)
+    monkeypatch.setattr("ftx.training.estimate.available_bytes", lambda: 0)
     assert dry_run(asked(data)).seconds is None
     with pytest.raises(InputError, match="no training fits"):
         dry_run(asked(data), budget_s=0.001)
@@ -112,7 +120,7 @@ def test_a_dry_run_asks_the_budget_even_where_memory_is_short(data: Path, monkey
 
 def test_the_rehearsal_leaves_the_model_as_it_was(data: Path) -> None:
     """Its weights, and of a network that normalises batches the statistics."""
-    found = resolve(asked(data, name="test_resnet", peft="none"), False, Listener())
+    found = resolve(asked(data, name="test_resnet", peft="none", blocks=None), False, Listener())
     module = found.prepared.backbone.module
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     within(found, 1e6, time.perf_counter(), Listener())
@@ -151,7 +159,7 @@ def test_several_processes_share_what_one_has_rehearsed(
         batches.append(found.recipe.train.batch_size)
         return Times(before_s=40.0, epoch_s=20.0)
 
-    monkeypatch.setattr("ftx.training.budget.rehearse", known)
+    monkeypatch.setattr("ftx.training.estimate.rehearse", known)
     found = resolve(asked(data, blocks=2, batch_size=10), False, Listener())
     ranks = First(0, 4, 0, local_world)
     recipe = within(found, 48, time.perf_counter(), Listener(), ranks).recipe

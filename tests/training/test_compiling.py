@@ -28,7 +28,7 @@ from ftx.training import resume, train
 from ftx.training.compiling import Gain, _Block, chosen
 from ftx.training.resolve import resolve
 
-TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "dora", "batch_size": 5}
+TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "dora", "blocks": "all", "batch_size": 5}
 LONG = 10**8
 
 

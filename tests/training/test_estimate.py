@@ -41,7 +41,7 @@ from ftx.training.plan import plan
 from ftx.training.ranks import Ranks
 from ftx.training.resolve import Resolved
 
-TINY = {"name": "vit_tiny_patch16_224", "weights": "none", "precision": "f32"}
+TINY = {"name": "vit_tiny_patch16_224", "weights": "none", "precision": "f32", "augment": "light", "patch_dropout": 0}
 # 5,717,416 of timm's model with its head of 1,000 classes of 193 numbers each.
 PARAMETERS = 5_717_416 - 1000 * 193 + 3 * 193
 # 12 layers of 3 heads, each with its scores of 197 tokens to 197, and their softmax, in f32.
@@ -80,7 +80,7 @@ def kept_bytes(prepared: TrainableModel, images: int) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("settings", [{"peft": "none"}, {"peft": "lora"}], ids=["full", "lora"])
+@pytest.mark.parametrize("settings", [{"peft": "none"}, {"peft": "lora", "blocks": "all"}], ids=["full", "lora"])
 def test_the_memory_of_an_image_is_what_torch_keeps_of_it(settings: dict[str, object]) -> None:
     prepared, recipe = of(**settings)
     place(prepared, 1)
@@ -121,7 +121,7 @@ def per_image_mb(prepared: TrainableModel, recipe: Recipe) -> float:
 
 
 def test_plain_products_take_their_matrices_more_than_the_kernel_and_bf16_takes_half() -> None:
-    prepared, recipe = of(peft="lora", image_size=224)
+    prepared, recipe = of(peft="lora", blocks="all", image_size=224)
     taken: dict[bool, float] = {}
     for memory_bytes in (0, 1 << 60):
         way = choose_attention(prepared.backbone.module, batch_size=1, memory_bytes=memory_bytes)
@@ -131,7 +131,9 @@ def test_plain_products_take_their_matrices_more_than_the_kernel_and_bf16_takes_
     assert taken[True] - taken[False] == pytest.approx(ATTENTION_BYTES / 1e6, abs=0.02)
 
 
-@pytest.mark.parametrize("settings", [{"peft": "none"}, {"peft": "lora"}, {"peft": "lora", "blocks": 2}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"peft": "none"}, {"peft": "lora", "blocks": "all"}, {"peft": "lora", "blocks": 2}], ids=str
+)
 def test_more_images_take_no_more_memory(settings: dict[str, object]) -> None:
     """What frozen blocks make of them is on disk."""
     prepared, recipe = of(**settings, image_size=224, batch_size=1)
@@ -164,7 +166,9 @@ def test_of_a_network_of_another_kind_the_tensors_that_its_layers_answer_are_cou
 def test_what_trains_is_counted_by_layer_and_by_model_alike() -> None:
     """Of q and v with rank 2, of 6 blocks 64 wide: A 2·2·64, B and magnitudes of 64 rows each; the head 64·3 + 3."""
     for peft, magnitudes in (("lora", 0), ("dora", 2 * 64)):
-        recipe = Recipe.named(TINY | {"name": "test_vit", "image_size": 32, "peft": peft, "targets": "q,v", "rank": 2})
+        recipe = Recipe.named(
+            TINY | {"name": "test_vit", "image_size": 32, "peft": peft, "targets": "q,v", "rank": 2, "blocks": "all"}
+        )
         prepared = prepare(recipe, 3)
         each = 2 * 2 * 64 + 2 * 2 * 64 + magnitudes
         layers = adapted_layers(prepared.backbone.module)
@@ -209,7 +213,7 @@ def test_of_few_images_the_rehearsal_reads_each_once(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path, Labels.multiclass(labels), entries)
     # With nothing kept, so that each is read from its file.
     recipe = Recipe.named(
-        TINY | {"name": "test_vit", "image_size": 32, "peft": "lora", "batch_size": 64, "cache_gb": 0}
+        TINY | {"name": "test_vit", "image_size": 32, "peft": "lora", "blocks": "all", "batch_size": 64, "cache_gb": 0}
     )
     prepared = prepare(recipe, 2)
     times = rehearse(resolved(dataset, recipe, prepared))
@@ -263,7 +267,7 @@ def test_both_ways_of_attention_give_the_same_numbers() -> None:
 
 
 def test_a_training_takes_a_quarter_of_the_memory_for_attention() -> None:
-    prepared, _ = of(peft="lora", image_size=224)
+    prepared, _ = of(peft="lora", blocks="all", image_size=224)
     free = available_bytes() // ATTENTION_BYTES  # in images; it moves a little meanwhile
     listener = Listener()
     place(prepared, free // 5, listener)
@@ -373,7 +377,8 @@ def test_times_are_those_of_the_images_of_each_split(
         Image.new("RGB", (40, 32), (9 * number, 90, 200)).save(path)
         entries.append(Entry(path.name, sha256_file(path), ("ab"[number % 2],), "train" if number < 20 else "val"))
     dataset = Dataset(tmp_path, Labels.multiclass(("a", "b")), tuple(entries))
-    keys = {"name": "test_vit", "image_size": 32, "peft": "lora", "augment": "none", "batch_size": 4, "path": tmp_path}
+    keys = {"name": "test_vit", "image_size": 32, "peft": "lora", "blocks": "all"}
+    keys |= {"augment": "none", "batch_size": 4, "path": tmp_path}
     recipe = Recipe.named(TINY | keys | settings)
     prepared = prepare(recipe, 2)
     Clock(prepared.backbone.module, monkeypatch)
@@ -385,7 +390,7 @@ def test_times_are_those_of_the_images_of_each_split(
 
 def test_an_adapted_layer_takes_the_weight_that_it_computed_with() -> None:
     """Of fc1 in each of 12 blocks a weight of 768 x 192; A and B of rank 2 with their gradients and two moments."""
-    few, many = (of(peft="lora", rank=2, targets=targets, image_size=32) for targets in ("q", "q,fc1"))
+    few, many = (of(peft="lora", blocks="all", rank=2, targets=targets, image_size=32) for targets in ("q", "q,fc1"))
     plain, adapted = (needed_mb(prepared, recipe, 1000) for prepared, recipe in (few, many))
     factors = 12 * 2 * (192 + 768)
     assert many[0].trainable - few[0].trainable == factors

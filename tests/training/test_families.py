@@ -11,7 +11,6 @@ from tests.backbones.architectures import FAMILIES
 from tests.backbones.table import loud
 from tests.conftest import write_data
 
-from ftx.recipe.presets import DEFAULT_PRESET
 from ftx.recipe.schema import Recipe
 from ftx.training import train
 
@@ -54,7 +53,7 @@ def test_the_default_preset_trains_and_keeps_features(name: str, tmp_path: Path)
         "train.epochs": 2,
         "train.precision": "f32",
     }
-    report = train(Recipe.build(None, [], flags, DEFAULT_PRESET), out=tmp_path / "run")
+    report = train(Recipe.build(flags=flags), out=tmp_path / "run")
     assert (report.images, report.interrupted) == ({"train": 20, "val": 4}, False)
     saved = load_file(tmp_path / "run" / "trained" / "adapter_model.safetensors")
     moved = [key for key, value in saved.items() if "lora_B" in key and value.any()]

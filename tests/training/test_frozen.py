@@ -25,13 +25,12 @@ from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training.assembly import training_of
-from ftx.training.class_balance import Balance
 from ftx.training.frozen_part import Frozen, FrozenPart
 from ftx.training.inputs import FeatureInputs, ImageInputs
 from ftx.training.loop import fit
 from ftx.training.plan import plan
 from ftx.training.resolve import Resolved
-from ftx.training.step import Training, forward_backward, train_mode
+from ftx.training.step import Balance, Training, forward_backward, train_mode
 
 TASK: Task = Multiclass(Labels.multiclass(("one", "two")))
 PRE = Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -128,7 +127,7 @@ def test_frozen_batch_norms_take_no_statistics_of_a_batch(paths: list[Path]) -> 
     ids=str,
 )
 def test_what_is_computed_once(settings: dict[str, object], kept_blocks: int | None, augment: str, views: int) -> None:
-    tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora"}
+    tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora", "augment": "light"}
     recipe = Recipe.named(tiny | settings)
     found = plan(prepare(recipe, 2).backbone.module, recipe)
     assert (found.kept_blocks, found.augment, found.views) == (kept_blocks, augment, views)
@@ -137,8 +136,8 @@ def test_what_is_computed_once(settings: dict[str, object], kept_blocks: int | N
 @pytest.mark.parametrize(
     ("settings", "share"),
     [
-        ({"blocks": 2}, 0.0),
-        ({"blocks": 2, "patch_dropout": "auto"}, 0.6),
+        ({"blocks": 2}, 0.6),
+        ({"blocks": 2, "patch_dropout": 0}, 0.0),
         ({"blocks": 2, "patch_dropout": "auto", "augment": "light"}, 0.6),
         ({"blocks": 2, "patch_dropout": "auto", "cache_views": 0}, 0.0),  # their work depends on the patches, too
         ({"blocks": 2, "patch_dropout": 0.7, "cache_views": 0}, 0.7),

@@ -38,7 +38,7 @@ COUNT = 10
 ONE_HOT = np.eye(2, dtype=np.float32)[np.arange(COUNT) % 2]
 # A row of features: of 32 x 32 pixels in patches of 16 and a class token, 64 wide, in bf16.
 ROW_BYTES = 5 * 64 * 2
-SETTINGS = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora", "blocks": 2}
+SETTINGS = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora", "blocks": 2, "augment": "light"}
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_what_is_damaged_is_computed_again(paths: list[Path], tmp_path: Path) ->
 def test_a_head_that_is_fitted_first_needs_a_view_more(frozen: Counting, paths: list[Path]) -> None:
     """Images as they are, beside those that the epochs see."""
     images = images_of(paths, frozen._pre)
-    assert FeatureInputs(frozen, images, views=2, as_they_are=True).to_prepare() == 3 * COUNT
+    assert FeatureInputs(frozen, images, views=2, unaugmented=True).to_prepare() == 3 * COUNT
     assert FeatureInputs(frozen, images, views=2).to_prepare() == 2 * COUNT
     module = backbone().module
     for more, kept_views in (

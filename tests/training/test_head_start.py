@@ -22,9 +22,8 @@ from ftx.recipe.schema import Recipe
 from ftx.tasks.labels import Labels
 from ftx.training import dry_run, train
 from ftx.training.frozen_part import Frozen, FrozenPart
-from ftx.training.head_start import HeadStart, start_head
+from ftx.training.head_start import HeadStart, mean_loss, start_head
 from ftx.training.inputs import FeatureInputs, ImageInputs, Inputs
-from ftx.training.linear_probe import mean_loss
 
 PRE = Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CPU = torch.device("cpu")

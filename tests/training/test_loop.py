@@ -27,13 +27,12 @@ from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
-from ftx.training.class_balance import Balance
 from ftx.training.inputs import Batch
 from ftx.training.loop import Fit, fit
-from ftx.training.ranks import ALONE, Ranks
+from ftx.training.ranks import ONE_PROCESS, Ranks
 from ftx.training.signals import Stop
 from ftx.training.state import EpochEnd
-from ftx.training.step import Training, measure
+from ftx.training.step import Balance, Training, measure
 
 TWO = Multiclass(Labels.multiclass(("low", "high")))
 MARKS = Multilabel(Labels(("p", "q"), singles=("p", "q")), Thresholds())
@@ -56,7 +55,7 @@ class Given:
         return sum(len(batch) for batch, _ in self.given)
 
     def batches(
-        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ONE_PROCESS
     ) -> Generator[Batch]:
         for batch, targets in self.given[skipped:]:
             self.before()
@@ -283,7 +282,7 @@ def test_an_epoch_tells_the_share_of_its_time_that_it_waited_for_images() -> Non
         """Reads for 30 ms before each of two batches, of which computing waits for 20."""
 
         def batches(
-            self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+            self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ONE_PROCESS
         ) -> Generator[Batch]:
             for batch in super().batches(order, batch_size, epoch=epoch, skipped=skipped):
                 time.sleep(0.03)
@@ -349,7 +348,7 @@ def test_a_training_that_goes_on_shows_all_of_it(monkeypatch: pytest.MonkeyPatch
 
     def ask() -> None:
         if next(batches) == 2:
-            stop.asked = "interrupt"
+            stop.requested = "interrupt"
 
     feed = Given((ROWS[:3], SIDES[:3]), (ROWS[3:], SIDES[3:]), before=ask)
     held_out = Given((ROWS, SIDES))

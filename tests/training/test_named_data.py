@@ -8,7 +8,7 @@ import pytest
 
 from ftx.core.errors import DataError
 from ftx.recipe.schema import Recipe
-from ftx.training.named_data import data_path, refuse_address_of, without_untyped_links
+from ftx.training.init_from import check_address, data_path, without_untyped_links
 
 
 @pytest.mark.parametrize("of_run", [True, False])
@@ -53,10 +53,10 @@ def test_where_images_lie_is_the_last_that_was_said(
 def test_an_address_must_be_typed() -> None:
     there = "https://host/{0..9}.tar"
     recipe = Recipe.named({"path": there})
-    refuse_address_of(Path("run"), recipe, (f"data.path={there}",), None, "ftx train --from")
-    refuse_address_of(Path("run"), recipe, (), {"data.path": there}, "ftx train --from")
-    refuse_address_of(Path("run"), Recipe.named({"path": "here"}), (), None, "ftx train --from")
+    check_address(Path("run"), recipe, (f"data.path={there}",), None, "ftx train --from")
+    check_address(Path("run"), recipe, (), {"data.path": there}, "ftx train --from")
+    check_address(Path("run"), Recipe.named({"path": "here"}), (), None, "ftx train --from")
     with pytest.raises(DataError, match="which a run must not name") as error:
-        refuse_address_of(Path("run"), recipe, ("train.lr=1e-3",), {}, "ftx train --from")
+        check_address(Path("run"), recipe, ("train.lr=1e-3",), {}, "ftx train --from")
     assert error.value.fix is not None
     assert "ftx train --from run --data" in error.value.fix

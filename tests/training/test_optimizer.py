@@ -20,13 +20,12 @@ from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
-from ftx.training.class_balance import Balance
 from ftx.training.inputs import Batch
 from ftx.training.loop import fit
-from ftx.training.optimizer import optimizer, rate_share, set_rates
-from ftx.training.ranks import ALONE, Ranks
+from ftx.training.optimizer import lr_multiplier, optimizer, set_lr_multiplier
+from ftx.training.ranks import ONE_PROCESS, Ranks
 from ftx.training.state import EpochEnd
-from ftx.training.step import Training
+from ftx.training.step import Balance, Training
 
 LR, DECAY = 0.125, 0.25  # their product, and 1 less that, are exact in binary
 
@@ -36,16 +35,16 @@ def test_warm_up_and_cosine_are_these_numbers() -> None:
     adamw = optimizer(nn.Linear(1, 1), 2.0, 0.0)
     found = []
     for step in range(10):
-        set_rates(adamw, rate_share(step, 10, 0.2))
+        set_lr_multiplier(adamw, lr_multiplier(step, 10, 0.2))
         found.append(adamw.param_groups[0]["lr"] / 2)
     expected = [0.5, 1, 1, 0.9619397663, 0.8535533906, 0.6913417162, 0.5, 0.3086582838, 0.1464466094, 0.0380602337]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
-    assert rate_share(10, 10, 0.2) == pytest.approx(0, abs=1e-12)
+    assert lr_multiplier(10, 10, 0.2) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("steps", "share", "first"), [(4, 0.0, [1.0, 0.8535533906]), (1, 0.9, [1.0, 1.0])])
 def test_a_schedule_without_warm_up_and_one_of_a_single_step(steps: int, share: float, first: list[float]) -> None:
-    np.testing.assert_allclose([rate_share(step, steps, share) for step in (0, 1)], first, rtol=0, atol=1e-10)
+    np.testing.assert_allclose([lr_multiplier(step, steps, share) for step in (0, 1)], first, rtol=0, atol=1e-10)
 
 
 def prepared(**settings: object) -> nn.Module:
@@ -102,15 +101,15 @@ def test_what_decays_is_what_decays_in_timm(name: str, arguments: dict[str, obje
 
 def test_adapters_decay_towards_none_but_those_that_started_from_the_weight() -> None:
     plain = {f"blocks.{number}.attn.qkv.lora_{factor}" for number in range(6) for factor in "AB"}
-    assert decayed(prepared(peft="lora", targets="q")) == plain | {"head.weight"}
-    assert decayed(prepared(peft="dora", targets="q")) == plain | {"head.weight"}  # no magnitude
-    assert decayed(prepared(peft="lora", targets="q", init="pissa")) == {"head.weight"}
+    assert decayed(prepared(peft="lora", blocks="all", targets="q")) == plain | {"head.weight"}
+    assert decayed(prepared(peft="dora", blocks="all", targets="q")) == plain | {"head.weight"}  # no magnitude
+    assert decayed(prepared(peft="lora", blocks="all", targets="q", init="pissa")) == {"head.weight"}
     assert decayed(prepared(freeze_backbone=True)) == {"head.weight"}
 
 
 def test_b_moves_so_many_times_as_fast_as_a() -> None:
     """AdamW's first step is the rate times the gradient's sign, whatever the gradient's size."""
-    module = prepared(peft="dora", targets="q")
+    module = prepared(peft="dora", blocks="all", targets="q")
     found = factors(module, 0.5, lora_plus=4.0)
     name = "blocks.0.attn.qkv."
     expected = {
@@ -146,7 +145,7 @@ class Rows:
         return len(FEATURES)
 
     def batches(
-        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ONE_PROCESS
     ) -> Generator[Batch]:
         for start in range(skipped * batch_size, len(order), batch_size):
             chosen = order[start : start + batch_size]

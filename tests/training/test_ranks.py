@@ -81,7 +81,7 @@ def ftx_in(fresh_ftx: Zygote) -> Trainer:
 @given(st.integers(0, 40), st.integers(1, 9))
 def test_the_parts_of_a_batch_are_the_batch(images: int, world: int) -> None:
     batch = list(range(images))
-    parts = [Ranks(rank, world, rank, world).share(batch) for rank in range(world)]
+    parts = [Ranks(rank, world, rank, world).part(batch) for rank in range(world)]
     assert [image for part in parts for image in part] == batch
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -289,7 +289,7 @@ def test_a_lost_process_ends_all_with_one_message_and_the_run_goes_on(
     process = started(here, 1, "train", "--resume", run.name)  # with another number of processes
     _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
-    assert "begun by 3 processes" in err
+    assert "started by 3 processes" in err
     epochs = read_epochs(run)
     assert [one.epoch for one in epochs] == list(range(1, len(epochs) + 1))
     assert Run.open(run).manifest.labels.names
@@ -358,7 +358,7 @@ def test_what_one_meets_before_the_others_is_said_by_that_one(
 @pytest.mark.slow
 def test_a_budget_is_asked_of_a_process_s_part_of_a_batch(fresh_ftx: Zygote, here: Path, tmp_path: Path) -> None:
     told = (
-        "import ftx.training.budget as budget; known = budget.rehearse\n"
+        "import ftx.training.estimate as budget; known = budget.rehearse\n"
         "def rehearse(found):\n"
         "    os.write(1, f'rehearsed with {found.recipe.train.batch_size}\\n'.encode())\n"
         "    return known(found)\n"

@@ -38,7 +38,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainReport, Run, li
             number += 1
     (root / "broken.png").write_bytes(b"none")
     (root / "t.csv").write_text("\n".join([*lines, "broken.png,a,train"]))
-    settings = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora", "rank": 2, "targets": "q"}
+    settings = {
+        "name": "test_vit",
+        "weights": "none",
+        "image_size": 32,
+        "peft": "lora",
+        "rank": 2,
+        "targets": "q",
+        "blocks": "all",
+    }
     settings |= {
         "epochs": 7,
         "lr": 2e-2,

@@ -22,10 +22,15 @@ from ftx.runs.run import Run
 from ftx.training import recipe_from, train
 
 METHODS: dict[str, dict[str, object]] = {
-    "lora": {"peft": "lora", "blocks": 2, "rank": 2, "lora_plus": 4.0},  # four blocks in front are frozen
-    "dora": {"peft": "dora", "targets": "q,fc1", "rank": {"q": 2, "fc1": 3}, "dropout": 0.2},
-    # As the preset "balanced" lays it below a command line that names layers.
-    "named": {"peft": "lora", "layers": r"blocks\.[45]\.mlp\.fc\d", "blocks": "auto", "augment": "auto"},
+    "lora": {
+        "peft": "lora",
+        "blocks": 2,
+        "augment": "light",
+        "rank": 2,
+        "lora_plus": 4.0,
+    },  # four blocks in front are frozen
+    "dora": {"peft": "dora", "blocks": "all", "targets": "q,fc1", "rank": {"q": 2, "fc1": 3}, "dropout": 0.2},
+    "named": {"peft": "lora", "layers": r"blocks\.[45]\.mlp\.fc\d"},
     "linear": {"peft": "none", "freeze_backbone": True},
     "full": {"peft": "none"},
 }

@@ -49,7 +49,7 @@ from ftx.training.state import EpochEnd, TrainingState
 from ftx.training.step import Training
 
 METHODS: dict[str, dict[str, object]] = {
-    "lora": {"peft": "lora", "rank": 2, "dropout": 0.2, "lora_plus": 4.0},
+    "lora": {"peft": "lora", "blocks": "all", "rank": 2, "dropout": 0.2, "lora_plus": 4.0},
     "dora": {  # features are kept
         "peft": "dora",
         "targets": "q,fc1",
@@ -57,7 +57,7 @@ METHODS: dict[str, dict[str, object]] = {
         "blocks": 2,
         "patch_dropout": 0.5,
     },
-    "pissa": {"peft": "lora", "rank": 2, "init": "pissa", "patch_dropout": 0.3},
+    "pissa": {"peft": "lora", "blocks": "all", "rank": 2, "init": "pissa", "patch_dropout": 0.3},
     "linear": {"peft": "none", "freeze_backbone": True, "balance": "sampling"},
     "full": {"peft": "none", "name": "test_efficientnet", "image_size": 64},  # statistics of batches
 }
@@ -88,6 +88,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def asked(method: str = "linear", task: str = "multiclass", **more: object) -> Recipe:
     tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "epochs": 3, "batch_size": 5, "precision": "f32"}
+    tiny |= {"augment": "light", "patch_dropout": 0.0}
     return Recipe.named(
         {"path": f"{task}.csv", "task": task, "checkpoint_minutes": 0, **tiny, **METHODS[method], **more}
     )
@@ -232,7 +233,7 @@ def test_an_interruption_ends_with_the_best_epoch_and_can_go_on(
             cut_at(patch, 5, lambda: os.kill(os.getpid(), 2))
             report = train(recipe, run, progress=listener)
         assert (report.interrupted, report.best_epoch, report.epochs) == (True, 1, 1)
-        assert f"to go on with it: ftx train --resume {run}" in listener.said
+        assert f"to resume it: ftx train --resume {run}" in listener.said
         # The step that was computed when the signal came is done, and in the checkpoint.
         assert (run / "checkpoints" / "6.json").is_file()
         assert merge(Run.open(run)).ok
@@ -353,7 +354,7 @@ def test_a_recipe_that_was_lost_is_taken_from_the_checkpoint(
     with chdir(here):
         resume(run, progress=listener)
         train(asked(), tmp_path / "whole")
-    assert "going on after step 4, in epoch 2 of 3" in listener.said
+    assert "resuming after step 4, in epoch 2 of 3" in listener.said
     assert written(run) == written(tmp_path / "whole")
 
 
@@ -520,7 +521,7 @@ def test_a_full_disk_ends_a_training_that_can_go_on(
             patch.setattr(Checkpoints, "write", full)
             with pytest.raises(EnvironmentFault):
                 train(asked(), run, progress=listener)
-        assert f"to go on with it: ftx train --resume {run}" in listener.said
+        assert f"to resume it: ftx train --resume {run}" in listener.said
         resume(run)
     assert written(run) == written(tmp_path / "whole")
 
@@ -552,7 +553,7 @@ def test_a_disk_that_is_full_at_the_end_says_how_to_go_on(
             patch.setattr(session, "save_trained", full)
             with pytest.raises(EnvironmentFault, match="no more"):
                 train(asked(), run, progress=listener)
-        assert listener.said[-1] == f"to go on with it: ftx train --resume {run}"
+        assert listener.said[-1] == f"to resume it: ftx train --resume {run}"
         assert resume(run).epochs == 3
 
 
@@ -656,7 +657,7 @@ def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             assert not stop
             os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.asked == "terminate"
+            assert stop.requested == "terminate"
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

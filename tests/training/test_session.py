@@ -25,8 +25,8 @@ from ftx.data.decode import decode
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runs.trained import head_state, read_plain, save_trained
-from ftx.training import device_placement, dry_run, dry_running, train
-from ftx.training.budget import within
+from ftx.training import device_placement, dry_run, estimate, train
+from ftx.training.estimate import within
 from ftx.training.resolve import resolve
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "epochs": 1, "batch_size": 64}
@@ -124,10 +124,12 @@ def test_a_training_begins_where_the_disk_holds_its_checkpoints(
 
 
 def test_a_dry_run_rehearses_what_just_fits_and_not_what_does_not(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe.named(TINY | {"path": data, "peft": "dora", "rank": 2, "targets": "q", "epochs": 3})
+    recipe = Recipe.named(
+        TINY | {"path": data, "peft": "dora", "blocks": "all", "rank": 2, "targets": "q"} | {"epochs": 3}
+    )
     needed_mb = dry_run(recipe).memory_mb
     for free_mb, tried in ((needed_mb, True), (needed_mb - 1, False)):
-        monkeypatch.setattr(dry_running, "available_bytes", lambda free_mb=free_mb: free_mb * 1_000_000)
+        monkeypatch.setattr(estimate, "available_bytes", lambda free_mb=free_mb: free_mb * 1_000_000)
         report = dry_run(recipe)
         assert (report.memory_mb, report.free_mb) == (needed_mb, free_mb)
         for seconds in (report.seconds_before, report.seconds_per_epoch, report.seconds):
@@ -176,7 +178,7 @@ def test_attention_is_chosen_by_the_patches_that_a_step_sees(
 
 
 def test_a_dry_run_says_how_images_are_seen(data: Path) -> None:
-    recipe = Recipe.named(TINY | {"path": data, "peft": "lora", "blocks": 2})
+    recipe = Recipe.named(TINY | {"path": data, "peft": "lora", "blocks": 2, "augment": "light", "patch_dropout": 0})
     for augment, dropped, said in (("auto", "auto", ("none", 0.6)), ("light", 0.25, ("light", 0.25))):
         report = dry_run(recipe.replace(train={"augment": augment, "patch_dropout": dropped}))
         assert (report.augment, report.patch_dropout) == said

@@ -50,10 +50,10 @@ def test_between_steps_a_signal_waits_and_a_second_one_does_not(
     with stoppable() as stop:
         with stop.between_steps():
             send()
-            assert stop.asked == ("interrupt" if number == signal.SIGINT else "terminate")
+            assert stop.requested == ("interrupt" if number == signal.SIGINT else "terminate")
             with pytest.raises(error):
                 send()
-        stop.asked = None
+        stop.requested = None
         with pytest.raises(error):
             send()
 
@@ -70,7 +70,7 @@ assert libc.sigaltstack(ctypes.byref(SignalStack(start, 0, 1 << 16)), None) == 0
 assert libc.munmap(ctypes.c_void_p(start), ctypes.c_size_t(1 << 16)) == 0
 with stoppable() as stop, stop.between_steps():
     os.kill(os.getpid(), signal.SIGINT)
-    print(stop.asked, flush=True)
+    print(stop.requested, flush=True)
     os._exit(0)
 """
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ftx.runs.train_jsonl import Epoch
 from ftx.tasks.thresholds import Thresholds
-from ftx.training.state import Position, Record, TrainingState
+from ftx.training.state import Position, StateRecord, TrainingState
 
 EPOCH = Epoch(
     epoch=1, loss=0.5, val_loss=0.25, accuracy=1.0, metrics={"accuracy": 1.0}, lr=0.1, images_per_s=1.0, seconds=2.0
@@ -47,7 +47,7 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
 
 def test_a_state_comes_back_as_it_was_written() -> None:
     state, record = moved(), moved().record()
-    restored = begun(1).restore(Record.model_validate_json(record.model_dump_json()), state.tensors())
+    restored = begun(1).restore(StateRecord.model_validate_json(record.model_dump_json()), state.tensors())
     assert same(restored.tensors(), state.tensors())
     assert restored.record().model_copy(update={"position": record.position}) == record
     assert float(restored.loss) == 0.75
@@ -79,9 +79,9 @@ def test_epochs_of_an_earlier_version_get_their_means() -> None:
 )
 def test_a_record_that_no_training_wrote_is_refused(wrong: dict[str, Any]) -> None:
     document = moved().record().model_dump()
-    assert Record.model_validate(document)
+    assert StateRecord.model_validate(document)
     with pytest.raises(ValidationError):
-        Record.model_validate(document | wrong)
+        StateRecord.model_validate(document | wrong)
 
 
 def test_seconds_are_those_of_all_processes_that_trained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_seconds_are_those_of_all_processes_that_trained(monkeypatch: pytest.Mon
         assert state.seconds == pytest.approx(total + seconds, abs=5e3)
         total += seconds
         later_s[0] = 0.0  # what a new process counts from
-        state = begun(0).restore(Record.model_validate_json(record.model_dump_json()), state.tensors())
+        state = begun(0).restore(StateRecord.model_validate_json(record.model_dump_json()), state.tensors())
     assert state.seconds == pytest.approx(14e4, abs=5e3)
 
 
@@ -113,5 +113,5 @@ def test_the_best_epoch_is_laid_whatever_came_after() -> None:
     assert (restored.best.epoch, restored.best.thresholds) == (EPOCH, Thresholds({"a": 0.25}, shared=0.75))
     for one in (state, restored):
         assert not all(torch.equal(tensor, best[name]) for name, tensor in one.module.state_dict().items())
-        one.lay_best()
+        one.load_best()
         assert all(torch.equal(tensor, best[name]) for name, tensor in one.module.state_dict().items())

@@ -33,19 +33,26 @@ from ftx.training import dry_run, train
 from ftx.training.state import EpochEnd
 
 METHODS = {
-    "lora": {"model.peft": "lora"},
-    "dora": {"model.peft": "dora", "adapter.targets": ["q", "v", "fc1"]},
+    "lora": {"model.peft": "lora", "adapter.blocks": "all"},
+    "dora": {"model.peft": "dora", "adapter.blocks": "all", "adapter.targets": ["q", "v", "fc1"]},
     "linear": {"model.peft": "none", "model.freeze_backbone": True},
     "full": {"model.peft": "none"},
     "last": {"model.peft": "lora", "adapter.blocks": 2},
     "each": {
         "model.peft": "dora",
+        "adapter.blocks": "all",
         "adapter.targets": ["q", "v", "fc1"],
         "adapter.rank": {"q": 2, "v": 4, "fc1": 3},
         "adapter.alpha": {"q": 8.0, "v": 4.0, "fc1": 5.0},
     },
     "pissa": {"model.peft": "lora", "adapter.init": "pissa", "adapter.blocks": "first:2", "train.lora_plus": 4.0},
-    "roots": {"model.peft": "dora", "adapter.rslora": True, "adapter.init": "pissa", "adapter.rank": {"q": 2, "fc1": 3}}
+    "roots": {
+        "model.peft": "dora",
+        "adapter.blocks": "all",
+        "adapter.rslora": True,
+        "adapter.init": "pissa",
+        "adapter.rank": {"q": 2, "fc1": 3},
+    }
     | {"adapter.targets": "q,fc1"},
     "named": {"model.peft": "lora", "adapter.layers": r"blocks\.\d+\.mlp\.fc2"},
 }
@@ -75,6 +82,8 @@ def recipe(images: Path, method: str, **more: object) -> Recipe:
         "train.epochs": 2,
         "train.batch_size": 8,
         "train.precision": "f32",
+        "train.augment": "light",
+        "train.patch_dropout": 0.0,
         **METHODS[method],
         **more,
     }

@@ -30,14 +30,13 @@ from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
-from ftx.training.class_balance import balance_of
 from ftx.training.inputs import Batch
 from ftx.training.loop import fit
 from ftx.training.optimizer import optimizer
-from ftx.training.ranks import ALONE, Ranks, joined
+from ftx.training.ranks import ONE_PROCESS, Ranks, joined
 from ftx.training.signals import Stop
-from ftx.training.state import Record, TrainingState
-from ftx.training.step import Training
+from ftx.training.state import StateRecord, TrainingState
+from ftx.training.step import Training, balance_of
 
 IMAGES, SIDE = 23, 32
 # Of SGD and AdamW.
@@ -77,15 +76,15 @@ class Noise:
         return IMAGES
 
     def batches(
-        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+        self, order: NDArray[np.intp], batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ONE_PROCESS
     ) -> Generator[Batch]:
         for start in range(skipped * batch_size, len(order), batch_size):
             whole = order[start : start + batch_size]
-            mine = ranks.share(whole.tolist()) or whole[:1].tolist()
+            mine = ranks.part(whole.tolist()) or whole[:1].tolist()
             targets = torch.from_numpy(self.targets_NC)
             if epoch and self.cut == start // batch_size + 1:
-                self.stop.asked = "terminate"  # as a signal does while the step is computed
-            yield Batch(self.images[mine], targets[mine], targets[whole], int(bool(ranks.share(whole.tolist()))))
+                self.stop.requested = "terminate"  # as a signal does while the step is computed
+            yield Batch(self.images[mine], targets[mine], targets[whole], int(bool(ranks.part(whole.tolist()))))
 
     def to_prepare(self) -> int:
         return 0
@@ -93,7 +92,15 @@ class Noise:
 
 def network(classes: int, dtype: torch.dtype) -> nn.Module:
     """A Vision Transformer with DoRA, B not zero, whose head trains with its bias."""
-    settings = {"name": "test_vit", "weights": "none", "image_size": SIDE, "peft": "dora", "rank": 2, "path": "none"}
+    settings = {
+        "name": "test_vit",
+        "weights": "none",
+        "image_size": SIDE,
+        "peft": "dora",
+        "blocks": "all",
+        "rank": 2,
+        "path": "none",
+    }
     module = prepare(Recipe.named(settings), classes).backbone.module.double()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -138,7 +145,7 @@ def main() -> None:
         stepping = optimiser(module, adamw=given.adamw)
         state = TrainingState(module, stepping)  # pyright: ignore[reportArgumentType]  it asks nothing that AdamW alone has
         if given.begun is not None:
-            record = Record.model_validate_json((given.begun / "record.json").read_text())
+            record = StateRecord.model_validate_json((given.begun / "record.json").read_text())
             state.restore(record, load_file(given.begun / "state.safetensors"))
             if not ranks.leads:
                 state.loss.zero_()

@@ -315,6 +315,7 @@ def other_labels(whole_run: Path, tmp_path_factory: pytest.TempPathFactory) -> R
             f"model.name={known.model.name}",
             "model.weights=none",
             "model.peft=lora",
+            "adapter.blocks=all",
             "train.epochs=1",
             "train.precision=f32",
         ]

@@ -23,7 +23,7 @@ from ftx.updating.apply import apply
 def test_a_device_makes_the_servers_bytes_of_lokr(tmp_path: Path) -> None:
     write_data(tmp_path / "data", 12)
     tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "epochs": 2, "batch_size": 8, "precision": "f32"}
-    lokr = {"path": tmp_path / "data", "peft": "lokr", "rank": 3, "lr": 0.03, "augment": "none"}
+    lokr = {"path": tmp_path / "data", "peft": "lokr", "blocks": "all", "rank": 3, "lr": 0.03, "augment": "none"}
     report = train(Recipe.named(tiny | lokr), tmp_path / "run")
     assert report.method == "lokr"
     factors = load_file(tmp_path / "run" / "trained" / "adapter_model.safetensors")

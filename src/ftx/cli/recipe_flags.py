@@ -15,8 +15,8 @@ from ftx.cli import console
 from ftx.core.shipped_files import recipe_file
 from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.recipe.adapter_targets import TARGETS, WORDS
-from ftx.recipe.presets import Preset
 from ftx.recipe.schema import Recipe, notes_on_otx
+from ftx.recipe.sections import Preset
 from ftx.tasks.task_names import TASK_CHOICES
 
 
@@ -99,7 +99,6 @@ FLAGS = (
         "auto|all|N|first:N|LIST",
         "All transformer blocks, the last N, the first N, or those listed, counted from 0, as 0,3,6-8; auto: the last "
         "two fifths of a plain Vision Transformer's.",
-        default="what the preset says, else all",
     ),
     RecipeFlag(
         "--layers",
@@ -123,7 +122,6 @@ FLAGS = (
         "train.augment",
         "auto|light|none",
         "How training images are augmented; auto: not at all if blocks in front are computed once.",
-        default="what the preset says, else light",
     ),
     RecipeFlag("--precision", "train.precision", "auto|f32|bf16", "auto is bf16 where the hardware computes in it."),
     RecipeFlag("--seed", "seed", "N", "Seed of everything random."),

@@ -21,8 +21,8 @@ from ftx.cli.shared_options import (
 )
 from ftx.core import rank_zero_output
 from ftx.core.errors import INTERRUPTED, InputError, check_known, shell_command
-from ftx.recipe.presets import DEFAULT_PRESET, PRESET_NAMES, Preset
 from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import PRESET_NAMES, Preset
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport
@@ -60,7 +60,7 @@ def command(
             "--preset",
             metavar="|".join(PRESET_NAMES),
             help="Keys that a recipe, flags and --set do not give: only the head; an adapter in the last two fifths "
-            f"of the blocks, on two fifths of the patches; in all.  [default: {DEFAULT_PRESET}, none with --config]",
+            "of the blocks, on two fifths of the patches; in all.  [default: balanced, which is the recipe's defaults]",
             show_default=False,
         ),
     ] = None,

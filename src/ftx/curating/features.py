@@ -21,7 +21,7 @@ from ftx.recipe.schema import Recipe
 from ftx.tasks.base import Task
 from ftx.training.device_placement import EVAL_BATCH, place, within_quota
 from ftx.training.frozen_part import Frozen, faster_runtime, frozen_part
-from ftx.training.inputs import inputs_of
+from ftx.training.inputs import inputs_of, training_images
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def frozen_features(
             frozen_part(replace(head_input, runtime=runtime), limit_bytes, progress=progress) as frozen,
         ):
             frozen.make_room(len(entries), progress)
-            inputs = inputs_of(prepared.backbone, root, entries, task, frozen=frozen, pixels=pixels)
+            images = training_images(pre, root, entries, task, pixels=pixels)
+            inputs = inputs_of(prepared.backbone.module, images, frozen)
             features_NW = torch.empty(len(entries), *frozen.shape)
             rows = iter(features_NW.split(EVAL_BATCH))
             with progress.track("Computing frozen features", len(entries)) as bar:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ftx.core.progress import SILENT, Progress
 from ftx.tasks.base import Targets
 from ftx.tasks.labels import Labels
-from ftx.training.linear_probe import STRENGTHS, Scale, fit, mean_loss
+from ftx.training.head_start import STRENGTHS, Scale, fit, mean_loss
 
 
 @dataclass(frozen=True)

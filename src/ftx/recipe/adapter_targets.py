@@ -14,10 +14,11 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from ftx.core.untrusted_input import MOST_DEPTH, MOST_WIDTH
+from ftx.recipe.value_types import key_values, no_bool, number_or_nan
 
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 TARGETS: tuple[Target, ...] = get_args(Target)
-# What an adapter serves: a target of the family table, or the whole of a layer that the user named.
+# Where an adapter goes: a target of the family table, or the whole of a layer that the user named.
 Role = Literal[Target, "layer"]
 WORDS: Mapping[str, tuple[Target, ...]] = {"attn": ("q", "k", "v", "proj"), "mlp": ("fc1", "fc2"), "all": TARGETS}
 
@@ -30,12 +31,11 @@ def target_list(value: object) -> object:
     names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     if not isinstance(names, list | tuple):
         raise PydanticCustomError("ftx", "must be a list out of {targets}", {"targets": ", ".join(TARGETS)})
-    given = cast("Sequence[object]", names)
-    if not given:
+    targets = [target for name in cast("Sequence[object]", names) for target in _meant(name)]
+    if not targets:
         raise PydanticCustomError("ftx", "must name at least one of {targets}", {"targets": ", ".join(TARGETS)})
-    wanted = [target for name in given for target in _meant(name)]
-    # Unknown names stay, for the Literal to refuse each by its own position.
-    return [*(name for name in TARGETS if name in wanted), *(name for name in wanted if name not in TARGETS)]
+    # Unknown names stay: the Literal reports each by its own position.
+    return [*(name for name in TARGETS if name in targets), *(name for name in targets if name not in TARGETS)]
 
 
 def rank_or_ranks(value: object) -> object:
@@ -60,9 +60,9 @@ def block_choice(value: object) -> object:
             raise PydanticCustomError("ftx", "must be at most {most} blocks", {"most": MOST_DEPTH})
         return f"first:{counted[2]}" if counted[1] == "first" else int(counted[2])
     ranges = [re.fullmatch(r"(\d+)(?:-(\d+))?", part) for part in text.split(",")]
-    # One number alone is a count; the block of that number is written as a list in YAML, or as 3-3.
+    # A single number is a count; the block of that number is written as a list in YAML, or as 3-3.
     if None in ranges or not (listed or "," in text or "-" in text):
-        form = "must be 'all', 'auto', a whole number of 1 or more (the last so many), first:N, or a list as 0,3,6-8"
+        form = "must be 'all', 'auto', a whole number of 1 or more (the last N), first:N, or a list as 0,3,6-8"
         raise PydanticCustomError("ftx", form)
     spans = [(int(found[1]), int(found[2] or found[1])) for found in ranges if found]
     if any(first > last or last >= MOST_DEPTH for first, last in spans):
@@ -77,13 +77,11 @@ def _meant(name: object) -> Sequence[object]:
 
 
 def _one_or_each(value: object, read: Callable[[object], float]) -> object:
-    if isinstance(value, str) and "=" in value:
-        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
-        value = {name.strip(): text.strip() for name, _, text in pairs}
-    if not isinstance(value, Mapping):
+    given = key_values(value)
+    if not given:
         return read(value)
     each: dict[object, float] = {}
-    for name, one in cast("Mapping[object, object]", value).items():
+    for name, one in given:
         for target in _meant(name):
             if target not in TARGETS:
                 context = {"name": str(name), "known": ", ".join((*TARGETS, *WORDS))}
@@ -95,8 +93,8 @@ def _one_or_each(value: object, read: Callable[[object], float]) -> object:
 
 
 def _count(value: object) -> int:
-    number = _number(value, "a whole number")
-    if number != int(number):
+    number = number_or_nan(no_bool(value))
+    if not number.is_integer():
         raise PydanticCustomError("ftx", "must be a whole number")
     if number < 1:
         raise PydanticCustomError("ftx", "must be greater than or equal to 1")
@@ -106,25 +104,15 @@ def _count(value: object) -> int:
 
 
 def _positive(value: object) -> float:
-    number = _number(value, "a number")
+    number = number_or_nan(no_bool(value))
+    if not math.isfinite(number):
+        raise PydanticCustomError("ftx", "must be a finite number")
     if number <= 0:
         raise PydanticCustomError("ftx", "must be greater than 0")
     return number
 
 
-def _number(value: object, wanted: str) -> float:
-    if isinstance(value, bool):  # which Python counts as 1
-        raise PydanticCustomError("ftx", "must be a number")
-    try:
-        number = float(str(value))
-    except ValueError:
-        raise PydanticCustomError("ftx", "must be {wanted}", {"wanted": wanted}) from None
-    if not math.isfinite(number):
-        raise PydanticCustomError("ftx", "must be a finite number")
-    return number
-
-
 TargetNames = Annotated[tuple[Target, ...], BeforeValidator(target_list), Field(validate_default=True)]
-Ranks = Annotated[int | dict[Target, int], BeforeValidator(rank_or_ranks)]
-Alphas = Annotated[float | dict[Target, float], BeforeValidator(alpha_or_alphas)]
+RankPerTarget = Annotated[int | dict[Target, int], BeforeValidator(rank_or_ranks)]
+AlphaPerTarget = Annotated[float | dict[Target, float], BeforeValidator(alpha_or_alphas)]
 BlockChoice = Annotated[Blocks, BeforeValidator(block_choice)]

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, as lines that a person can act on.
+"""The errors of a recipe, as lines that a person can act on.
 
 ``train.lrate: unknown key, did you mean 'lr'?``
 """
@@ -16,8 +16,8 @@ from ftx.core.errors import LINES, cut, nearest, shown
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-# pydantic's type of an error -> what should be there.
-_WANTED = {
+# pydantic's type of an error -> what the value must be.
+_EXPECTED = {
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_parsing_size": "must be a smaller whole number",
@@ -79,7 +79,7 @@ def unknown_key(key: str, model: type[BaseModel]) -> str:
 
 
 def error_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line for each thing that is wrong, in the order of the model's keys, as many as one error lists."""
+    """One line for each error, in the order of the model's keys, as many as one message lists."""
     return [_line(details, model) for details in error.errors(include_url=False)[:LINES]]
 
 
@@ -94,8 +94,8 @@ def _line(details: ErrorDetails, model: type[BaseModel]) -> str:
     if details["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", str(details.get("ctx", {}).get("expected", "")))
         return f"{key}: must be one of {', '.join(choices)}; found {found}{_nearest_choice(details['input'], choices)}"
-    wanted = _WANTED.get(details["type"], details["msg"].replace("Input should be", "must be"))
-    return f"{key}: {wanted}; found {found}"
+    expected = _EXPECTED.get(details["type"], details["msg"].replace("Input should be", "must be"))
+    return f"{key}: {expected}; found {found}"
 
 
 def _nearest_choice(value: object, choices: list[str]) -> str:

@@ -5,9 +5,9 @@
       class_path: ...VisionTransformerMulticlassCls
       init_args: {label_info: 1000, model_name: dinov2-small, peft: dora, optimizer: {...}}
 
-The table says what becomes of each of their keys. One that is not in it is an error: nothing is dropped. Where the same
-word means something a little different in ftx, a note says so.
-Source: the recipes and the PEFT page of OTX 2.5 and 2.6, as they describe it.
+The table has our key for each of theirs. A key that is not in it is an error: nothing is dropped. If the same key means
+something slightly different in ftx, there is a note.
+Source: the recipes and the PEFT page of OTX 2.5 and 2.6.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import cast
 
 from ftx.core.errors import nearest
+from ftx.recipe.sections import PRESETS
 from ftx.tasks.task_names import TASK_FACTS
 
 Keys = Mapping[str, object]
 
-_REMOVE = "remove the key to go on without it"
+_REMOVE = "remove the key to train without it"
 _TASKS = {facts.otx_task: name for name, facts in TASK_FACTS.items()}
 # Their names of backbones -> timm's; their dinov2 have register tokens. A TimmModel's are timm's own.
 _MODELS = {
@@ -37,13 +38,13 @@ _MODELS = {
 _PEFT = {"lora": "lora", "dora": "dora", "": "none", None: "none"}
 _PRETRAINED = {True: "auto", False: "none"}
 _COMPILE = {True: "auto", False: "none"}
-# What torch's AdamW trains with where an optimizer does not say it.
+# torch's own AdamW, for what a recipe's optimizer does not set.
 _ADAMW = {"train.lr": 1e-3, "train.weight_decay": 1e-2}
 _REGISTERS = (
     "model_name: ftx carries dinov2-small without register tokens, OTX has it with four "
     "(--model vit_small_patch14_reg4_dinov2)"
 )
-_RANK = "peft: rank, alpha and targets are ftx's own (adapter.* below); OTX's recipe does not say them"
+_RANK = "peft: rank, alpha and targets are ftx's own (adapter.* below); OTX's recipe does not have them"
 _PATIENCE = "patience: ftx counts epochs since the mean metric of three was highest, OTX since that of one was"
 # On our key with this value, or with any.
 _NOTES = {
@@ -94,15 +95,15 @@ def _count_fault(value: object, _: Keys) -> str | None:
 
 @dataclass(frozen=True)
 class Row:
-    """Our key that takes the value of one of theirs (none where ftx leaves no choice), and which values it takes.
+    """Our key for the value of one of theirs (None if ftx leaves no choice), and which values it takes.
 
-    ``values`` are those, in a mapping with what they are in ftx, and ``refusal`` is the line about any other. Where
-    that is not all, ``fault`` gives what is wrong with a value among the other keys.
+    ``values`` are those, in a mapping with what they are in ftx; ``error`` is the line about any other. If more than
+    this must be checked, ``fault`` returns the problem of a value among the other keys.
     """
 
     ours: str | None = None
     values: Collection[object] | None = None
-    refusal: str = ""
+    error: str = ""
     fault: Callable[[object, Keys], str | None] | None = None
 
 
@@ -138,11 +139,19 @@ _SECTIONS = {"", *(path[: dot.start()] for path in _TABLE for dot in re.finditer
 
 @dataclass(frozen=True)
 class Translation:
-    """Our keys, dotted; a line for each of theirs that has no counterpart; one for each that means a little else."""
+    """Our keys, dotted; a line for each of theirs without a counterpart; a note for each that differs a little.
+
+    ``usual`` are keys that OTX's recipe does not have, with the values by which OTX trains.
+    """
 
     ours: dict[str, object]
     problems: list[str]
     notes: list[str]
+
+    @property
+    def usual(self) -> Keys:
+        adapted = self.ours["model.peft"] != "none"
+        return {key: value for key, value in PRESETS["best"].items() if adapted or not key.startswith("adapter.")}
 
 
 def is_otx(recipe: Keys) -> bool:
@@ -156,20 +165,20 @@ def from_otx(recipe: Keys) -> Translation:
     flat = list(_flat({"task": None, **recipe}))
     theirs = {path: value for _, path, value in flat}
     made = Translation({}, [], [])
-    said_by: dict[str, str] = {}
+    given_by: dict[str, str] = {}
     for key, path, value in flat:
         row, fault = _TABLE.get(path, Row()), _fault(path, value, theirs)
         if fault is not None:
             made.problems.append(f"{key}: {fault}")
         elif row.ours is not None:
-            if row.ours in said_by:
-                made.problems.append(f"{key}: says again what {said_by[row.ours]} says; keep one of them")
-            said_by[row.ours] = key
+            if row.ours in given_by:
+                made.problems.append(f"{key}: sets the same as {given_by[row.ours]}; keep one of them")
+            given_by[row.ours] = key
             translated = cast("Mapping[object, object]", row.values if isinstance(row.values, dict) else {})
             made.ours[row.ours] = translated.get(value, value) if translated else value
             made.notes.extend(note for (ours, of), note in _NOTES.items() if ours == row.ours and of in (value, ...))
     if "model.name" not in made.ours and not any("model_name" in problem for problem in made.problems):
-        made.problems.append("model.init_args.model_name: is missing, and OTX's default is another model than ftx's")
+        made.problems.append("model.init_args.model_name: is missing, and OTX's default model differs from ftx's")
     made.ours.setdefault("model.peft", "none")  # their default; ours is an adapter
     if any(f"{path}.".startswith("model.init_args.optimizer.") for path in theirs):
         made.ours.update({key: usual for key, usual in _ADAMW.items() if key not in made.ours})
@@ -204,7 +213,7 @@ def _fault(path: str, value: object, theirs: Keys) -> str | None:
         return row.fault(value, theirs)
     # Python takes 1 for True: what is carried over is of the same type, too.
     same = (value == one and (row.ours is None or type(value) is type(one)) for one in row.values or ())
-    return None if row.values is None or any(same) else row.refusal.format(found=repr(value))
+    return None if row.values is None or any(same) else row.error.format(found=repr(value))
 
 
 def _last(value: object) -> str:

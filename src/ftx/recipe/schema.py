@@ -1,6 +1,6 @@
 """The recipe: everything that decides a training run, read from YAML, flags and ``--set``.
 
-A recipe is checked where it enters, and all that is wrong with it is said at once, one line a key:
+A recipe is checked when it is read. All its errors are reported at once, one line per key:
 ``train.lrate: unknown key, did you mean 'lr'?``
 """
 
@@ -13,21 +13,28 @@ from typing import Annotated, ClassVar, cast
 from pydantic import ConfigDict, Field, ValidationError
 
 from ftx.core.errors import LINES, RecipeError, first_lines, listed
-from ftx.recipe.adapter_methods import ADAPTERS, AdapterName, Method
-from ftx.recipe.document import parse_document, read_document
+from ftx.recipe.adapter_methods import ADAPTERS, Method
 from ftx.recipe.error_lines import dotted_keys, error_lines, unknown_key
 from ftx.recipe.otx import from_otx, is_otx
-from ftx.recipe.presets import PRESETS, Preset
-from ftx.recipe.sections import AdapterRecipe, DataRecipe, ModelRecipe, Section, TrainRecipe, ValidateRecipe
-from ftx.recipe.strict_yaml import YamlError, dump_yaml, parse_yaml
+from ftx.recipe.sections import (
+    PRESETS,
+    AdapterRecipe,
+    DataRecipe,
+    ModelRecipe,
+    Preset,
+    Section,
+    TrainRecipe,
+    ValidateRecipe,
+)
+from ftx.recipe.strict_yaml import YamlError, dump_yaml, parse_document, parse_yaml, read_document
 from ftx.recipe.value_types import Seed
 from ftx.tasks.task_names import TaskName
 
 
 class Recipe(Section):
-    """A whole training run, and what is asked of what is made from it; every key has a default."""
+    """A whole training run, and the bound for what is exported from it; every key has a default."""
 
-    # Pydantic has a method ``validate``, so the section of that name is called otherwise in Python.
+    # Pydantic has a method ``validate``, so the section has another name in Python.
     model_config = ConfigDict(serialize_by_alias=True)
 
     task: TaskName = "multiclass"
@@ -42,7 +49,7 @@ class Recipe(Section):
 
     @property
     def method(self) -> Method:
-        """The method that it asks for."""
+        """How the recipe trains."""
         if self.model.peft != "none":
             return self.model.peft
         return "linear" if self.model.freeze_backbone else "full"
@@ -51,15 +58,15 @@ class Recipe(Section):
     def load(cls, path: Path) -> Recipe:
         """Read a recipe from a YAML file.
 
-        Raises: RecipeError if the file cannot be read, or with all that is wrong in it.
+        Raises: RecipeError if the file cannot be read, or with all its errors.
         """
         return cls.build(config=path)
 
     @classmethod
     def loads(cls, text: str) -> Recipe:
-        """Read a recipe of ours from YAML text.
+        """Read a recipe in ftx's own form from YAML text.
 
-        Raises: RecipeError with all that is wrong in it.
+        Raises: RecipeError with all its errors.
         """
         return _checked(parse_document(text), {}, [], None)
 
@@ -71,23 +78,24 @@ class Recipe(Section):
         flags: Mapping[str, object] | None = None,
         preset: Preset | None = None,
     ) -> Recipe:
-        """Make a recipe of a file (or the defaults), then ``key=value`` overrides, then flags by dotted key.
+        """Make a recipe from a file (or the defaults), then ``key=value`` overrides, then flags by dotted key.
 
-        A ``preset`` is what all of them do not say. Flags whose value is None were not given. A file in OTX's form is
-        read as well.
-        Raises: RecipeError with all that is wrong in the three.
+        A ``preset`` sets the keys that none of them has. Flags with the value None were not given. The file may be in
+        OTX's form.
+        Raises: RecipeError with all errors of the three.
         """
         document = {} if config is None else read_document(config)
         problems: list[str] = []
         if is_otx(document):
             translated = from_otx(document)
-            document, problems = _with_keys({}, translated.ours), translated.problems
+            usual = {} if preset else translated.usual
+            document, problems = _with_keys({}, {**usual, **translated.ours}), translated.problems
         try:
-            return _laid_over(_beneath(document, preset), overrides, flags, problems, config)
+            return _with_given(_with_preset(document, preset), overrides, flags, problems, config)
         except RecipeError as error:
             if preset is None:
                 raise
-            _laid_over(document, overrides, flags, problems, config)  # which raises what is wrong without it
+            _with_given(document, overrides, flags, problems, config)  # raises what is wrong without the preset
             keys = listed([f"{key}={value}" for key, value in PRESETS[preset].items()])
             raise RecipeError(
                 error.what,
@@ -97,20 +105,20 @@ class Recipe(Section):
             ) from error
 
     def with_overrides(self, overrides: Sequence[str], flags: Mapping[str, object] | None = None) -> Recipe:
-        """This recipe with ``train.lr=1e-4`` and the like laid over it, then flags as ``build`` takes them.
+        """This recipe changed by ``train.lr=1e-4`` and the like, then by flags as ``build`` takes them.
 
-        Raises: RecipeError with all that is wrong in them.
+        Raises: RecipeError with all their errors.
         """
-        return _laid_over(self.model_dump(exclude_unset=True), overrides, flags, [], None)
+        return _with_given(self.model_dump(exclude_unset=True), overrides, flags, [], None)
 
     def by_key(self) -> dict[str, object]:
-        """Every key by its dotted name, with its value as YAML has it."""
+        """Every key by its dotted name, with its value as in YAML."""
         values = self.model_dump(mode="json", by_alias=True)
         parts = ((key, *key.rpartition(".")[::2]) for key in dotted_keys(type(self)))
         return {key: values[section][leaf] if section else values[leaf] for key, section, leaf in parts}
 
     def replace(self, **sections: Mapping[str, object]) -> Recipe:
-        """This recipe with keys of its sections set to values that hold, as ``replace(train={"epochs": 2})``."""
+        """This recipe with keys of its sections set to valid values, as ``replace(train={"epochs": 2})``."""
         changed: dict[str, Section] = {}
         for name, values in sections.items():
             section: Section = getattr(self, name)
@@ -119,9 +127,9 @@ class Recipe(Section):
         return self.model_copy(update=changed)
 
     def without_adapter(self) -> Recipe:
-        """This recipe with nothing said of an adapter."""
-        silent = self.model_copy(update={"adapter": AdapterRecipe()})
-        return silent.replace(train={"lora_plus": TrainRecipe().lora_plus})
+        """This recipe with the defaults of all keys of an adapter."""
+        plain = self.model_copy(update={"adapter": AdapterRecipe()})
+        return plain.replace(train={"lora_plus": TrainRecipe().lora_plus})
 
     def with_data(self, path: Path) -> Recipe:
         """This recipe for other data, whatever number of labels that has."""
@@ -129,24 +137,24 @@ class Recipe(Section):
 
     @classmethod
     def named(cls, settings: Mapping[str, object]) -> Recipe:
-        """Make a recipe of keys by their last part, as ``{"epochs": 5, "rank": 16}``; None means the default.
+        """Make a recipe from keys by their last part, as ``{"epochs": 5, "rank": 16}``; None means the default.
 
-        Raises: RecipeError with all that is wrong in them.
+        Raises: RecipeError with all their errors.
         """
         full = {key.rpartition(".")[2]: key for key in dotted_keys(cls)}
         return cls.build(flags={full.get(name, name): value for name, value in settings.items()})
 
     def dumps(self, *, defaults: bool = True) -> str:
-        """The recipe as YAML, in the order of the keys' definition; ``loads`` reads it back as it was.
+        """The recipe as YAML, in the order of the keys' definition; ``loads`` reads back an equal one.
 
         Without ``defaults`` only keys that were given.
         """
-        silent = {"adapter"} if self.model.peft == "none" and self.adapter == AdapterRecipe() else None
-        return dump_yaml(self.model_dump(mode="json", exclude_unset=not defaults, exclude=silent))
+        idle = {"adapter"} if self.model.peft == "none" and self.adapter == AdapterRecipe() else None
+        return dump_yaml(self.model_dump(mode="json", exclude_unset=not defaults, exclude=idle))
 
 
 def notes_on_otx(config: Path) -> list[str] | None:
-    """What means a little else in ftx, where a file is a recipe in OTX's form; None where it is ours.
+    """Where ftx differs from OTX, if a file is a recipe in OTX's form; None if it is in ftx's.
 
     Raises: RecipeError if it cannot be read.
     """
@@ -154,76 +162,66 @@ def notes_on_otx(config: Path) -> list[str] | None:
     return from_otx(document).notes if is_otx(document) else None
 
 
-def _beneath(document: Mapping[str, object], preset: Preset | None) -> Mapping[str, object]:
+def _with_preset(document: Mapping[str, object], preset: Preset | None) -> Mapping[str, object]:
     """A document with the keys of a preset that it does not have."""
-    if preset is None:
-        return document
-    said = {f"{section}.{key}" for section, inside in document.items() if isinstance(inside, Mapping) for key in inside}
-    return _with_keys(document, {key: value for key, value in PRESETS[preset].items() if key not in said})
+    keys = {f"{section}.{key}" for section, inside in document.items() if isinstance(inside, Mapping) for key in inside}
+    missing = {} if preset is None else {key: value for key, value in PRESETS[preset].items() if key not in keys}
+    return _with_keys(document, missing)
 
 
-def _laid_over(
+def _with_given(
     document: Mapping[str, object],
     overrides: Sequence[str],
     flags: Mapping[str, object] | None,
     problems: Sequence[str],
     where: Path | None,
 ) -> Recipe:
-    given, unread = _parsed(overrides)
-    asked = {key: value for key, value in (flags or {}).items() if value is not None}
-    twice = [f"{key}: given both as a flag and with --set" for key in asked if key in given]
-    return _checked(document, {**given, **asked}, [*problems, *unread, *twice], where)
+    """The recipe of a document, changed by ``key=value`` texts and by flags.
 
-
-def _parsed(overrides: Sequence[str]) -> tuple[dict[str, object], list[str]]:
-    """The values of ``key=value`` texts by their keys, and a line for each that cannot be read."""
+    Raises: RecipeError with the ``problems`` of the document, and all others.
+    """
     given: dict[str, object] = {}
-    problems: list[str] = []
+    lines = list(problems)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            problems.append(f"{override}: an override is written key=value, as train.lr=1e-4")
+            lines.append(f"{override}: an override is written key=value, as train.lr=1e-4")
             continue
         try:
             given[key.strip()] = parse_yaml(text)
         except YamlError as fault:
-            problems.append(f"{key}: the value is not YAML, {fault}")
-    return given, problems
+            lines.append(f"{key}: the value is not YAML, {fault}")
+    flagged = {key: value for key, value in (flags or {}).items() if value is not None}
+    lines += [f"{key}: given both as a flag and with --set" for key in flagged if key in given]
+    return _checked(document, given | flagged, lines, where)
 
 
 def _checked(
-    document: Mapping[str, object], given: Mapping[str, object], problems: Sequence[str], where: Path | None
+    document: Mapping[str, object], given: Mapping[str, object], lines: Sequence[str], where: Path | None
 ) -> Recipe:
-    """The recipe of a document with what was given by dotted key laid over it.
+    """The recipe of a document, changed by what was given by dotted key.
 
-    Raises: RecipeError with the problems that there are already, and all others.
+    Raises: RecipeError with the ``lines`` of errors found so far, and all others.
     """
     known = set(dotted_keys(Recipe))
     unknown = [key for key in given if key not in known]
-    # The nearest known key is looked for where the line is shown.
-    lines = [*problems, *(unknown_key(key, Recipe) for key in unknown[:LINES]), *unknown[LINES:]]
+    # The nearest known key is only computed for lines that are shown.
+    lines = [*lines, *(unknown_key(key, Recipe) for key in unknown[:LINES]), *unknown[LINES:]]
     try:
         recipe = Recipe.model_validate(_with_keys(document, {key: given[key] for key in given if key in known}))
     except ValidationError as error:
-        raise _refusal(lines + error_lines(error, Recipe), len(lines) + error.error_count(), where) from error
+        raise _error_of(lines + error_lines(error, Recipe), len(lines) + error.error_count(), where) from error
     if recipe.model.peft == "none":
         of_adapter = [key for key in given if key.startswith("adapter.") or key == "train.lora_plus"]
         lines += [f"{key}: contradicts model.peft none, which has no adapter" for key in of_adapter]
     else:
-        lines += _unused_by(recipe.model.peft, recipe)
+        name, facts = recipe.model.peft, ADAPTERS[recipe.model.peft]
+        values, defaults = recipe.by_key(), Recipe().by_key()
+        unused = [key for key in facts.unused if values[key] != defaults[key]]
+        lines += [f"{key}: contradicts model.peft {name}: {facts.title} has no such setting" for key in unused]
     if lines:
-        raise _refusal(lines, len(lines), where)
+        raise _error_of(lines, len(lines), where)
     return recipe
-
-
-def _unused_by(name: AdapterName, recipe: Recipe) -> list[str]:
-    """A line for each key that is set and has no meaning for the adapter method."""
-    facts = ADAPTERS[name]
-    if not facts.unused:
-        return []
-    values, defaults = recipe.by_key(), Recipe().by_key()
-    unused = [key for key in facts.unused if values[key] != defaults[key]]
-    return [f"{key}: contradicts model.peft {name}: {facts.title} has no such setting" for key in unused]
 
 
 def _with_keys(document: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:
@@ -240,8 +238,8 @@ def _with_keys(document: Mapping[str, object], given: Mapping[str, object]) -> d
     return tree
 
 
-def _refusal(lines: Sequence[str], count: int, where: Path | None) -> RecipeError:
-    """The error of ``count`` things that are wrong, of which ``lines`` are the first."""
+def _error_of(lines: Sequence[str], count: int, where: Path | None) -> RecipeError:
+    """The error of ``count`` problems, of which ``lines`` are the first."""
     shown = first_lines(lines, count)
     what = shown[0] if count == 1 else "\n  ".join([f"{count:,} errors in the recipe:", *shown])
     return RecipeError(what, where=where, fix="`ftx schema recipe` lists every key, its type and its default")

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from ftx.recipe.adapter_methods import AdapterName
-from ftx.recipe.adapter_targets import TARGETS, Alphas, BlockChoice, Ranks, Target, TargetNames
-from ftx.recipe.token_fractions import KeepTokens
+from ftx.recipe.adapter_targets import TARGETS, AlphaPerTarget, BlockChoice, RankPerTarget, Target, TargetNames
 from ftx.recipe.value_types import (
     Count,
     CountOrAuto,
+    FiniteFloat,
     FolderPath,
+    FractionOrAuto,
+    KeepTokens,
     LayerExpression,
-    Number,
-    RateOrAuto,
-    ShareOrAuto,
+    PositiveOrAuto,
     SizeOrAuto,
     Switch,
     Text,
@@ -28,7 +29,7 @@ from ftx.tasks.task_names import LossName
 
 PeftMethod = Literal[AdapterName, "none"]
 TrainPrecision = Literal["auto", "f32", "bf16"]
-# light: random resized crop and horizontal flip. none: the image path of evaluation.
+# light: random resized crop and horizontal flip. none: the preprocessing of evaluation.
 Augment = Literal["light", "none"]
 BalanceName = Literal["none", "sampling", "loss"]
 AdapterInit = Literal["zero", "pissa"]
@@ -36,24 +37,31 @@ FrozenRuntime = Literal["torch", "openvino"]
 Compile = Literal["auto", "blocks", "none"]
 HeadInit = Literal["auto", "random", "probe"]
 
-# The share of images that an artifact may lose: two points, as a user would notice more.
+# The fraction of images that an artifact may lose: two points, as a user would notice more.
 MAX_DROP = 0.02
 
 
+# The keys of ``train`` in the recipe of a run, whichever ftx wrote it.
+_IN_EVERY_RUN = {
+    *("epochs", "batch_size", "lr", "lora_plus", "weight_decay", "precision", "warmup_share"),
+    *("loss", "label_smoothing", "balance", "augment", "patience", "tensorboard"),
+}
+
+
 class Section(BaseModel):
-    """Keys that belong together; others are refused."""
+    """Keys that belong together; other keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class DataRecipe(Section):
-    """What is trained on.
+    """The images to train on.
 
-    ``format`` auto knows folders, tables, COCO, Datumaro's JSON and shards by themselves; any other of Datumaro's
-    formats is named (voc, imagenet_txt, ...) and needs the extra ``datumaro``.
+    ``format`` auto recognises folders, tables, COCO, Datumaro's JSON and shards; name any other of Datumaro's formats
+    (voc, imagenet_txt, ...), which needs the extra ``datumaro``.
     ``follow_links``: images and folders may be links that lead out of the data folder.
-    ``val_fraction`` is the share of training images to choose by, where the data has no val of its own.
-    ``classes`` is how many labels the recipe was written for; the data decides, and training says where they differ.
+    ``val_fraction`` is the fraction of training images used for validation, if the data has no val of its own.
+    ``classes`` is how many labels the recipe was written for; the data decides, and training prints a difference.
     ``image_size`` is the side of a square, or HEIGHTxWIDTH as in ``224x160``; auto is the model's pretrained size, and
     224 for dinov2, whose own 518 is too slow for this use.
     """
@@ -62,21 +70,21 @@ class DataRecipe(Section):
     format: Text = "auto"
     follow_links: Switch = False
     image_size: SizeOrAuto = "auto"
-    val_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.2
+    val_fraction: Annotated[FiniteFloat, Field(gt=0, le=0.5)] = 0.2
     classes: CountOrAuto = "auto"
 
 
 class ModelRecipe(Section):
-    """What is trained, and by which method.
+    """The model, and the method that trains it.
 
-    lora, dora and lokr train an adapter and the head; ``none`` trains everything, or with ``freeze_backbone``
-    the head alone (linear probing). ``weights`` is auto, none (seeded random) or a safetensors file; one made on grey
-    images answers in RGB as it did on the grey of an image, 0.299 R + 0.587 G + 0.114 B.
-    ``keep_tokens`` is all, or by block (counted from 0) the share of the patches then present, rounded up, that go on
-    into it: those that the class token attends to most in the block before. Fewer tokens are less work, in training and
-    on the device.
-    ``from_run`` is a finished run whose adapter and head training begins with, rows of the head by the names of their
-    labels; model, adapter, task and image size must be that run's.
+    lora, dora and lokr train an adapter and the head; ``none`` trains everything, or with ``freeze_backbone`` only
+    the head (linear probing). ``weights`` is auto, none (seeded random) or a safetensors file; one made on grey
+    images computes the same in RGB as on the grey of an image, 0.299 R + 0.587 G + 0.114 B.
+    ``keep_tokens`` is all, or by block (counted from 0) the fraction of the patches present there, rounded up, that
+    this block computes: those that the class token attends to most in the block before. Fewer tokens are less work, in
+    training and on the device.
+    ``from_run`` is a finished run whose adapter and head training starts from, with rows of the head matched by label
+    name; model, adapter, task and image size must be that run's.
     """
 
     name: Text = "dinov2-small"
@@ -94,7 +102,7 @@ class ModelRecipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _probing_needs_no_adapter(cls, given: object) -> object:
-        # The default of peft is dora; asked for a frozen backbone and nothing else, linear probing is meant.
+        # The default of peft is dora, but a frozen backbone without a peft key means linear probing.
         if isinstance(given, dict) and "peft" not in given and given.get("freeze_backbone") in (True, "true"):
             return {**cast("dict[str, object]", given), "peft": "none"}
         return cast("object", given)
@@ -115,19 +123,19 @@ class AdapterRecipe(Section):
 
     ``targets`` are q, k, v, proj, fc1, fc2, or attn, mlp, all; ``rank`` and ``alpha`` are one number, or one for each
     target (``{attn: 4, mlp: 16}``). ``blocks`` is all, N for the last N, ``first:N``, or a list counted from 0;
-    auto is the last two fifths of a plain Vision Transformer's, rounded up, where the others are then computed once,
-    and all elsewhere. ``layers`` names linear layers by a regular expression of their whole name, for families that ftx
-    does not know; targets and blocks then say nothing. ``init`` pissa starts from the principal singular vectors of
-    each weight (arXiv:2404.02948), zero from B = 0, which changes nothing at first.
+    auto is the last two fifths of a plain Vision Transformer's, rounded up (the others are then computed once), and all
+    blocks of other models. ``layers`` selects linear layers by a regular expression of their whole name, for families
+    that ftx does not support; targets and blocks then have no effect. ``init`` pissa starts from the principal
+    singular vectors of each weight (arXiv:2404.02948), zero from B = 0, which changes nothing at first.
     """
 
-    rank: Ranks = 8
-    alpha: Alphas = 16.0
+    rank: RankPerTarget = 8
+    alpha: AlphaPerTarget = 16.0
     targets: TargetNames = TARGETS
-    blocks: BlockChoice = "all"
+    blocks: BlockChoice = "auto"
     layers: LayerExpression = "auto"
     init: AdapterInit = "zero"
-    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.0
     rslora: Switch = False
 
     @field_validator("targets")
@@ -137,14 +145,14 @@ class AdapterRecipe(Section):
             each: object = info.data.get(key)
             if isinstance(each, dict) and each.keys() != set(targets):
                 context = {"key": key, "each": ", ".join(cast("dict[str, float]", each)), "targets": ", ".join(targets)}
-                form = "are {targets}, and {key} for {each} alone: give one number, or one for each"
+                form = "are {targets}, and {key} for {each} only: give one number, or one for each"
                 raise PydanticCustomError("ftx", form, context)
         return targets
 
     @field_validator("dropout")
     @classmethod
-    def _on_a_change_alone(cls, dropout: float, info: ValidationInfo) -> float:
-        # PiSSA's side path carries the principal part of the weight: dropping its input drops what was pretrained.
+    def _no_dropout_on_pissa(cls, dropout: float, info: ValidationInfo) -> float:
+        # PiSSA's factors hold the principal part of the weight: dropout on their input would drop what was pretrained.
         if dropout > 0 and info.data.get("init") == "pissa":
             raise PydanticCustomError("ftx", "contradicts adapter.init pissa, whose factors are a part of the weight")
         return dropout
@@ -153,8 +161,8 @@ class AdapterRecipe(Section):
     @classmethod
     def _instead_of_targets(cls, layers: str, info: ValidationInfo) -> str:
         if layers != "auto":
-            for key, unsaid in (("targets", (TARGETS,)), ("blocks", ("all", "auto"))):
-                if info.data.get(key, unsaid[0]) not in unsaid:
+            for key, neutral in (("targets", (TARGETS,)), ("blocks", ("all", "auto"))):
+                if info.data.get(key, neutral[0]) not in neutral:
                     raise PydanticCustomError("ftx", "contradicts adapter.{key}: it names the layers", {"key": key})
             if any(isinstance(info.data.get(key), dict) for key in ("rank", "alpha")):
                 raise PydanticCustomError("ftx", "takes one rank and one alpha for all layers")
@@ -162,70 +170,91 @@ class AdapterRecipe(Section):
 
 
 class TrainRecipe(Section):
-    """How it is trained: AdamW, a linear warm-up and a cosine down to zero.
+    """How the model is trained: AdamW, a linear warm-up and a cosine down to zero.
 
-    ``lr`` auto is what suits the method: 1e-3 for lora and dora, 5e-3 for lokr and linear probing, 2e-5 for full
-    fine-tuning.
-    ``augment`` light varies the images anew in each epoch; where leading blocks do not train, in ``cache_views`` views
-    of each image, which these blocks compute once: kept on disk for all epochs and for later trainings, ``cache_gb`` at
-    most, beyond which they are computed again; as much at most is kept of images, decoded. With 0 views no features
-    are kept. auto is none where such blocks are kept, whose work other views would multiply, and light elsewhere.
-    ``patch_dropout`` is the share of an image's patches that a step leaves out, drawn anew each time (PatchDropout,
-    arXiv:2208.07220): behind blocks that are kept, else before the first one. Less work, and no image twice the same;
-    whoever asks the model later gives it all patches. auto is 0.6 where such blocks are kept, 0 elsewhere.
-    ``frozen_runtime`` is what computes them; auto is OpenVINO where that is faster than torch by enough to be
-    converted for, and as near to f32. ``compile`` blocks lets torch compile those that train: the same step but for
-    rounding; auto measures one of them, and compiles where that takes less time than the whole training saves by it.
-    ``batch_size`` is there at most the number of training images; of several processes (torchrun) it is that of all
-    together. A step computes it in ``accumulation_steps`` parts, one after the other; with ``activation_checkpointing``
+    ``lr`` auto is the default of the method: 1e-3 for lora and dora, 5e-3 for lokr and linear probing, 2e-5 for full
+    fine-tuning. ``lora_plus`` is the learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, which
+    recommends 16). ``warmup_share`` is the fraction of all steps that warm up.
+    ``batch_size`` is at most the number of training images; with several processes (torchrun) it is that of all
+    together. A step computes it in ``accumulation_steps`` parts, one after the other. With ``activation_checkpointing``
     blocks compute their activations again in the backward: the same step, in less memory.
-    ``lora_plus`` is how many times the rate of A that of B is (LoRA+, arXiv:2402.12354, which finds 16 good).
-    ``loss`` is that of labels that decide by themselves, ``label_smoothing`` that of labels that exclude each other.
-    ``balance`` helps rare labels: sampling draws their images more often, loss weighs them by 1 / frequency.
-    ``warmup_share`` is the share of all steps that warm up; ``patience`` the epochs without a better metric after which
-    training stops, which is never where it is no less than ``epochs``. It is a mean over three epochs; the best one is
-    kept by the lower of its metric and that mean. ``checkpoint_minutes`` is how much time is lost at most where
-    training is cut off (``--resume`` goes on); the state is also written at an epoch's end, where that takes under half
-    a percent of the time.
-    ``head_init`` probe begins with a head that fits the frozen features (LP-FT, arXiv:2202.10054); linear probing is
-    then that fit of the images as they are, and takes no epochs. random draws it. auto is probe for linear
-    probing without ``balance``.
-    ``tensorboard`` writes its curves to reports/tensorboard (extra ``tensorboard``).
+    ``augment`` light augments the images, differently in each epoch. If leading blocks are frozen, each image has
+    ``cache_views`` views, which these blocks compute once; they are kept on disk for all epochs and for later
+    trainings. auto is none if such blocks are kept, because more views would multiply their work, and light otherwise.
+    ``cache_gb`` limits the features that are kept, and the decoded images as well; the rest is computed again. With 0
+    views no features are kept.
+    ``patch_dropout`` is the fraction of an image's patches that a step leaves out, drawn again each time (PatchDropout,
+    arXiv:2208.07220): behind blocks that are kept, else before the first one. It is less work, and no image is seen
+    twice in the same way; a trained model gets all patches. auto is 0.6 if such blocks are kept, otherwise 0.
+    ``frozen_runtime`` computes these blocks; auto is OpenVINO if it is as close to f32 as torch, and faster by enough
+    to pay for the conversion. With ``compile`` blocks, torch compiles those that train: the same step but for rounding;
+    auto measures one block, and compiles if the whole training saves more time than compiling takes.
+    ``loss`` is that of independent labels, ``label_smoothing`` that of mutually exclusive classes. ``balance`` helps
+    rare labels: sampling draws their images more often, loss multiplies their loss by 1 / frequency.
+    ``patience`` is the number of epochs without a better metric after which training stops early, which is never if it
+    is not below ``epochs``. It uses a mean over three epochs; the best epoch is chosen by the lower of its metric and
+    that mean. ``checkpoint_minutes`` is the most time that is lost if training is interrupted (``--resume``); the state
+    is also written at an epoch's end if that takes less than half a percent of the time.
+    ``head_init`` probe starts with a head fitted to the frozen features (LP-FT, arXiv:2202.10054). Linear probing is
+    then only this fit to unaugmented images, without epochs. random draws the head. auto is probe for linear probing
+    without ``balance``.
+    ``tensorboard`` writes curves to reports/tensorboard (extra ``tensorboard``).
     """
 
     epochs: Count = 10
     batch_size: Count = 16
     accumulation_steps: Count = 1
     activation_checkpointing: Switch = False
-    lr: RateOrAuto = "auto"
-    lora_plus: Annotated[Number, Field(gt=0)] = 1.0
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
+    lr: PositiveOrAuto = "auto"
+    lora_plus: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.05
     precision: TrainPrecision = "auto"
-    warmup_share: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    warmup_share: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.1
     loss: LossName = "asymmetric"
-    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    label_smoothing: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.1
     balance: BalanceName = "none"
-    augment: Literal["auto"] | Augment = "light"
-    patch_dropout: ShareOrAuto = 0.0
+    augment: Literal["auto"] | Augment = "auto"
+    patch_dropout: FractionOrAuto = "auto"
     cache_views: Annotated[int, Field(ge=0)] = 4
-    cache_gb: Annotated[Number, Field(ge=0)] = 10.0
+    cache_gb: Annotated[FiniteFloat, Field(ge=0)] = 10.0
     frozen_runtime: Literal["auto"] | FrozenRuntime = "auto"
     compile: Compile = "auto"
     patience: Count = 5
     head_init: HeadInit = "auto"
-    checkpoint_minutes: Annotated[Number, Field(ge=0)] = 5.0
+    checkpoint_minutes: Annotated[FiniteFloat, Field(ge=0)] = 5.0
     tensorboard: Switch = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_run(cls, given: object) -> object:
+        # A run's recipe has every key that its ftx had; one without this key was trained on all patches.
+        if isinstance(given, dict) and given.keys() >= _IN_EVERY_RUN:
+            return {"patch_dropout": 0.0, **cast("dict[str, object]", given)}
+        return cast("object", given)
+
     def at_once(self, images: int) -> int:
-        """How many of the images of a step are computed at once: a step computes them in parts."""
+        """How many images of a step are computed at once: a step computes them in parts."""
         return -(-images // self.accumulation_steps)
 
 
 class ValidateRecipe(Section):
-    """What ``ftx validate`` asks of each artifact: ``max_drop`` is the share of images that may be lost, net of those
-    won.
+    """The bound of ``ftx validate`` for each artifact.
 
-    ``--max-drop`` sets another one.
+    ``max_drop`` is the fraction of images that it may lose, minus those that it gains; ``--max-drop`` overrides it.
     """
 
-    max_drop: Annotated[Number, Field(gt=0, lt=1)] = MAX_DROP
+    max_drop: Annotated[FiniteFloat, Field(gt=0, lt=1)] = MAX_DROP
+
+
+Preset = Literal["fast", "balanced", "best"]
+PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
+
+PRESETS: Mapping[Preset, Mapping[str, object]] = {
+    # Only the head, solved on frozen features: one pass over the images.
+    "fast": {"model.peft": "none", "model.freeze_backbone": True, "train.augment": "none"},
+    # The defaults: the adapter in the last two fifths of the blocks, in each step on two fifths of the patches. The
+    # other blocks are computed once, for unaugmented images. If no block is frozen, images are augmented.
+    "balanced": {},
+    # The adapter in all blocks, on all patches of augmented images. OTX recipes train so as well.
+    "best": {"adapter.blocks": "all", "train.augment": "light", "train.patch_dropout": 0.0},
+}

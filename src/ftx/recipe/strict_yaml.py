@@ -1,20 +1,21 @@
 """YAML as a settings file needs it: plain data, no surprises.
 
 Scalars follow YAML 1.2 (``1e-4`` is a number, ``no`` is text; PyYAML's own 1.1 rules read them as text and
-False). Tags, anchors and aliases, and keys given twice are refused.
+False). Tags, anchors, aliases and duplicate keys are errors.
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, cast
 
 import yaml
 from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node
 
-from ftx.core.errors import shown
-from ftx.core.untrusted_input import JsonError, check_extremes
+from ftx.core.errors import RecipeError, shown
+from ftx.core.untrusted_input import JsonError, check_extremes, read_file
 
 # Section 10.3.2 of YAML 1.2.2 (the core schema), without octal and hexadecimal numbers and without a
 # leading zero: `010` is text and no one has to guess its base.
@@ -41,7 +42,7 @@ MOST_LEVELS = 32
 
 
 class YamlError(Exception):
-    """Text that is not the plain YAML we take; the message says where and why."""
+    """Text that is not the plain YAML we take; the message has the line and the reason."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,9 +59,9 @@ class _Loader(yaml.SafeLoader):
         if self._level >= MOST_LEVELS:
             raise YamlError(f"line {line}: nested too deeply, in more than {MOST_LEVELS} levels")
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise YamlError(f"line {line}: anchors and aliases (& and *) are not taken, write the value out")
+            raise YamlError(f"line {line}: anchors and aliases (& and *) are not supported, write the value out")
         if event.tag is not None:
-            raise YamlError(f"line {line}: YAML tags are not taken, found '{event.tag}'")
+            raise YamlError(f"line {line}: YAML tags are not supported, found '{event.tag}'")
         self._level += 1
         try:
             return super().compose_node(parent, index)
@@ -140,3 +141,45 @@ def _numbered(value: object) -> object:
 def dump_yaml(value: object) -> str:
     """Write plain data as YAML, keys in the order given, lists on one line."""
     return yaml.dump(_numbered(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+# A recipe is a page of text; whatever is larger was not meant to be one.
+MAX_RECIPE_BYTES = 1 << 20
+
+
+def read_document(path: Path, of: str = "recipe") -> dict[str, object]:
+    """The keys and values of a recipe's file, or of another one that is written ``of`` its keys.
+
+    Raises: RecipeError if it cannot be read, or holds no plain YAML.
+    """
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise RecipeError(
+                f"this is no {of}", where=path, found=f"{path.stat().st_size} bytes", fix="give a YAML file of ftx"
+            )
+        text = read_file(path).decode()
+    except OSError as error:
+        raise RecipeError(f"the {of} cannot be read", where=path, found=error.strerror, fix="check its path") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"the {of} is not UTF-8 text", where=path, fix="give a YAML file of ftx") from error
+    return parse_document(text, path, of)
+
+
+def parse_document(text: str, where: Path | None = None, of: str = "recipe") -> dict[str, object]:
+    """The keys and values of a recipe's text, which stands in the file ``where`` if in any.
+
+    Raises: RecipeError if it is no plain YAML.
+    """
+    try:
+        value = parse_yaml(text)
+    except YamlError as fault:
+        raise RecipeError(
+            f"the {of} is not plain YAML: {fault}", where=where, fix="write plain keys and values, as in recipe.yaml"
+        ) from fault
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RecipeError(
+            f"a {of} is a mapping of keys", where=where, found=type(value).__name__, fix="write lines as 'seed: 0'"
+        )
+    return cast("dict[str, object]", value)

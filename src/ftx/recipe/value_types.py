@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from ftx.core.addresses import as_typed
-from ftx.core.untrusted_input import MOST_EXPRESSION, MOST_LABELS, MOST_SIDE
+from ftx.core.untrusted_input import MOST_DEPTH, MOST_EXPRESSION, MOST_LABELS, MOST_SIDE
 
 # Epochs and batches: more than anyone waits for, and few enough to be counted with.
 MOST_COUNTED = 1_000_000_000
@@ -75,47 +77,84 @@ def expression(value: object) -> object:
     return value
 
 
-def plain_path(value: object) -> object:
-    """The path of a folder."""
-    return value if isinstance(value, Path) else _not_empty(value, "the path of a folder")
+def text_or_path(value: object, *, expected: str = "text") -> str:
+    """Text that is not empty, or a path as text."""
+    text = str(value) if isinstance(value, Path) else value
+    if not isinstance(text, str) or not text.strip() or "\0" in text or len(text) > _LONGEST_TEXT:
+        raise PydanticCustomError("ftx", "must be {expected}", {"expected": expected})
+    return text
 
 
-def plain_text(value: object) -> object:
-    """Text that is not empty."""
-    return str(value) if isinstance(value, Path) else _not_empty(value, "text")
-
-
-def _not_empty(value: object, wanted: str) -> str:
-    if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > _LONGEST_TEXT:
-        raise PydanticCustomError("ftx", "must be {wanted}", {"wanted": wanted})
-    return value
-
-
-def auto_or_rate(value: object) -> object:
+def auto_or_positive(value: object) -> object:
     """``auto``, or a number above 0."""
-    rate = _number_or_nan(value)
-    if value == "auto":
-        return value
-    if not (math.isfinite(rate) and rate > 0):
+    number = number_or_nan(value)
+    if value != "auto" and not 0 < number < math.inf:
         raise PydanticCustomError("ftx", "must be 'auto' or a number above 0")
-    return rate
+    return value if value == "auto" else number
 
 
-def auto_or_share(value: object) -> object:
+def auto_or_fraction(value: object) -> object:
     """``auto``, or a number from 0 to below 1."""
-    share = _number_or_nan(value)
-    if value == "auto":
-        return value
-    if not 0 <= share < 1:
+    number = number_or_nan(value)
+    if value != "auto" and not 0 <= number < 1:
         raise PydanticCustomError("ftx", "must be 'auto' or a number from 0 to below 1")
-    return share
+    return value if value == "auto" else number
 
 
-def _number_or_nan(value: object) -> float:
+def number_or_nan(value: object) -> float:
+    """A number, also as text; NaN for anything else, booleans included."""
     try:
         return math.nan if isinstance(value, bool) else float(str(value))
     except ValueError:
         return math.nan
+
+
+def key_values(value: object) -> list[tuple[object, object]]:
+    """The keys and values of a mapping, also if it is written as a flag: ``q=4,mlp=16``; none of any other value."""
+    if isinstance(value, str) and "=" in value:
+        parts = (part.partition("=") for part in value.split(",") if part.strip())
+        return [(key.strip(), text.strip()) for key, _, text in parts]
+    return list(cast("Mapping[object, object]", value).items()) if isinstance(value, Mapping) else []
+
+
+_KEEP_TOKENS = "must be 'all', or fractions of the patches by the block they go into, as {4: 0.7, 8: 0.5}"
+
+
+def fractions_by_block(value: object) -> object:
+    """``all``, ``{4: 0.7, 8: 0.5}`` and, as a flag, ``4=0.7,8=0.5``; in the order of the blocks."""
+    if value == "all":
+        return value
+    given = key_values(value)
+    if not given:
+        raise PydanticCustomError("ftx", _KEEP_TOKENS)
+    fractions: dict[int, float] = {}
+    for block, fraction in given:
+        number = _block(block)
+        if number in fractions:
+            raise PydanticCustomError("ftx", "says two things of block {block}", {"block": number})
+        fractions[number] = _kept_fraction(fraction, number)
+    return dict(sorted(fractions.items()))
+
+
+def _block(value: object) -> int:
+    text = str(value)
+    if isinstance(value, bool) or not (text.isascii() and text.isdecimal()) or len(text) > len(str(MOST_DEPTH)):
+        raise PydanticCustomError("ftx", "names blocks by their numbers, as {4: 0.7}")
+    if not 1 <= (number := int(text)) <= MOST_DEPTH:
+        first = "blocks count from 0, and none is before the first"
+        why = first if number == 0 else f"no network has more than {MOST_DEPTH}"
+        raise PydanticCustomError(
+            "ftx", "cannot drop tokens before block {block}: {why}", {"block": number, "why": why}
+        )
+    return number
+
+
+def _kept_fraction(value: object, block: int) -> float:
+    fraction = number_or_nan(value)
+    if not 0 < fraction < 1:
+        context = {"block": block, "why": ", and 0 leaves none" if fraction == 0 else ""}
+        raise PydanticCustomError("ftx", "must be a fraction between 0 and 1 for block {block}{why}", context)
+    return fraction
 
 
 _Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
@@ -123,10 +162,15 @@ Seed = Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)]
 Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=MOST_COUNTED)]
 CountOrAuto = Annotated[Literal["auto"] | int, BeforeValidator(auto_or_count)]
 SizeOrAuto = Annotated[Literal["auto"] | int | _Sides, BeforeValidator(auto_or_size)]
-Number = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
-RateOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_rate)]
-ShareOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_share)]
+FiniteFloat = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
+PositiveOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_positive)]
+FractionOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_fraction)]
 Switch = Annotated[bool, BeforeValidator(true_or_false)]
-Text = Annotated[str, BeforeValidator(plain_text)]
-FolderPath = Annotated[Path, BeforeValidator(plain_path), PlainSerializer(as_typed, when_used="json")]
+Text = Annotated[str, BeforeValidator(text_or_path)]
+FolderPath = Annotated[
+    Path,
+    BeforeValidator(partial(text_or_path, expected="the path of a folder")),
+    PlainSerializer(as_typed, when_used="json"),
+]
 LayerExpression = Annotated[str, BeforeValidator(expression)]
+KeepTokens = Annotated[Literal["all"] | dict[int, float], BeforeValidator(fractions_by_block)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ftx.training.begun_from import recipe_from
-from ftx.training.dry_running import dry_run
+from ftx.training.estimate import dry_run
+from ftx.training.init_from import recipe_from
 from ftx.training.report import DryRunReport, TrainReport
 from ftx.training.session import OnEpoch, resume, train
 from ftx.training.state import EpochEnd

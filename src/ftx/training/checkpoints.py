@@ -31,7 +31,7 @@ from ftx.recipe.schema import Recipe
 from ftx.runs.new_run import NewRun
 from ftx.runs.run_json import CHECKPOINTS, checkpoint_records
 from ftx.training.device_placement import Circumstances
-from ftx.training.state import Record, TrainingState, refuse_inconsistent
+from ftx.training.state import StateRecord, TrainingState, check_consistent
 
 SCHEMA_VERSION = 3
 # Of which the record has no hash.
@@ -62,7 +62,7 @@ class Checkpoint(BaseModel):
     ftx: str = __version__
     torch: str = torch.__version__
     origin: Origin
-    record: Record
+    record: StateRecord
     tensors_sha256: str
     sha256: str | None = None
 
@@ -160,7 +160,7 @@ def newest(run: Path, progress: Progress) -> Saved:
             progress.note(f"a checkpoint is damaged ({one}): going on from the one before, {path.name}")
         return found
     if damaged:
-        anew = train_anew(run)
+        anew = train_again(run)
         faults = "; ".join(damaged)
         raise RunError("no checkpoint of this run is whole", where=folder, found=faults, fix=f"train again: {anew}")
     finished = (run / "run.json").is_file()
@@ -172,7 +172,7 @@ def newest(run: Path, progress: Progress) -> Saved:
     )
 
 
-def train_anew(run: Path) -> str:
+def train_again(run: Path) -> str:
     """The command that trains a run's recipe from the start, on images that who types it names."""
     return f"{shell_command('ftx train --config', run / 'recipe.yaml')} --data DIR"
 
@@ -192,7 +192,7 @@ def _read(path: Path) -> Saved:
     if sha256_file(tensors) != checkpoint.tensors_sha256:
         raise ValueError(f"{tensors.name} is not what was written")
     saved = Saved(checkpoint, load_file(tensors))
-    refuse_inconsistent(checkpoint.record, saved.tensors)
+    check_consistent(checkpoint.record, saved.tensors)
     return saved
 
 

@@ -21,7 +21,7 @@ from ftx.core.memory import available_bytes, keep_freed_memory
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
 from ftx.recipe.sections import TrainPrecision
-from ftx.training.ranks import ALONE, Ranks
+from ftx.training.ranks import ONE_PROCESS, Ranks
 
 # Linux' names of the instructions that multiply bf16 matrices.
 _BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
@@ -84,7 +84,7 @@ def place(
     progress: Progress = SILENT,
     *,
     dropped: DroppedPatches = ALL_PATCHES,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ONE_PROCESS,
 ) -> torch.device:
     """Put the model where it trains, and choose how a CPU computes its attention: docs/decisions/0002.
 

@@ -1,8 +1,9 @@
-"""What a training would take, before it is begun: memory by counting, time by rehearsing two steps."""
+"""What a training would take, before it starts: memory by counting, time by rehearsing two steps."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -15,31 +16,34 @@ from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.layer_roles import depth, plain_vit, token_shape
 from ftx.backbones.split_network import frozen_blocks, only_head_trains
 from ftx.backbones.trained_blocks import joined_attention, recomputing, trained_blocks
-from ftx.core.progress import SILENT
+from ftx.backbones.kept_tokens import tokens_by_block
+from ftx.core.errors import InputError
+from ftx.core.memory import available_bytes, memory_faults
+from ftx.core.progress import SILENT, Progress
+from ftx.data.open_dataset import class_counts
 from ftx.data.pixel_store import PixelStore
 from ftx.recipe.schema import Recipe
 from ftx.training.assembly import frozen_of, inputs_for, pixels_of, training_of
-from ftx.training.class_balance import Balance
-from ftx.training.device_placement import EVAL_BATCH
+from ftx.training.device_placement import EVAL_BATCH, device, place, within_quota
 from ftx.training.head_start import linear_heads
 from ftx.training.inputs import Inputs, Order
 from ftx.training.optimizer import optimizer
 from ftx.training.plan import Plan
-from ftx.training.ranks import ALONE, Ranks
-from ftx.training.report import PlannedLayer
-from ftx.training.resolve import Resolved
-from ftx.training.step import Training, in_parts, measure, train_mode
+from ftx.training.ranks import ONE_PROCESS, Ranks
+from ftx.training.report import DryRunReport, PlannedLayer
+from ftx.training.resolve import Resolved, resolve
+from ftx.training.step import Balance, Training, in_parts, measure, train_mode
 
-# Of steps as short as this what lies around them counts: threads that begin, and an epoch's line, 14 ms until a disk
-# has it.
+# For steps as short as this the work around them matters: threads that start, and an epoch's line, 14 ms until it is on
+# disk.
 _SHORT_S, _ENDS_S = 0.25, 0.015
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that are spent before the first epoch, and in each.
+    """Seconds before the first epoch, and in each.
 
-    Of those before, ``view_s`` go to each of so many ``views`` that epochs see of the training images, each one.
+    Of those before, ``view_s`` are for each of the ``views`` of the training images, one per epoch.
     """
 
     before_s: float
@@ -48,11 +52,11 @@ class Times:
     views: int = 1
 
     def of(self, epochs: int) -> float:
-        """Seconds of a training of so many epochs."""
+        """Seconds of a training of ``epochs`` epochs."""
         return self.before(epochs) + self.epoch_s * epochs
 
     def before(self, epochs: int) -> float:
-        """Seconds before the first of so many epochs."""
+        """Seconds before the first of ``epochs`` epochs."""
         return self.before_s - self.view_s * (self.views - min(self.views, epochs))
 
 
@@ -71,14 +75,14 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
     train, val = found.dataset.split("train"), found.dataset.split("val")
     batch_size = min(recipe.train.batch_size, len(train))
     some = train[:: max(len(train) // (2 * batch_size), 1)][: 2 * batch_size]
-    with frozen_of(found, SILENT) as frozen:  # of which earlier trainings may have kept what they computed
+    with frozen_of(found, SILENT) as frozen:  # earlier trainings may have kept features of it
         whole = training_of(found, pixels, frozen)
         train_views, val_views = whole.inputs.to_prepare(), whole.held_out.to_prepare()
     with (
         torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]),
         frozen_of(found, SILENT, for_others=False) as frozen,
     ):
-        inputs, held_out = (inputs_for(found, pixels, frozen, some, varied=varied) for varied in (True, False))
+        inputs, held_out = (inputs_for(found, pixels, frozen, some, trains=trains) for trains in (True, False))
         order = np.resize(np.arange(len(some)), 2 * batch_size)  # of the same images where there are too few
         one_s, planned = _seconds_to_prepare_one(inputs, order), found.plan
         _seconds_to_prepare_one(held_out, order)
@@ -99,13 +103,13 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
         measured_s = (time.perf_counter() - started) / len(some)
     epoch_s = around_s + step_s / batch_size * len(train) + measured_s * len(val)
     before_s = one_s * (train_views + val_views)
-    if planned.fits_head and not planned.solves_all:  # which reads what the head does of each image
+    if planned.fits_head and not planned.solves_all:  # which reads the features of each image
         before_s += measured_s * (len(train) + len(val))
     return Times(before_s, epoch_s, one_s * train_views / max(planned.kept_views, 1), max(planned.views, 1))
 
 
 def _epoch_of_two(training: Training, steps: torch.optim.Optimizer, order: Order) -> tuple[float, float]:
-    """Seconds of two steps with all that is around them, and of the second alone, as the first is a warm-up."""
+    """Seconds of two steps with the work around them, and of only the second, as the first is a warm-up."""
     step_s, began = 0.0, time.perf_counter()
     started = began
     for batch in training.inputs.batches(order, len(order) // 2, epoch=1):
@@ -117,7 +121,7 @@ def _epoch_of_two(training: Training, steps: torch.optim.Optimizer, order: Order
 
 
 def _seconds_to_prepare_one(inputs: Inputs, order: Order) -> float:
-    """Of decoding an image, or of what the frozen part makes of it; they are prepared afterwards."""
+    """Seconds of decoding an image, or of its features; they are prepared afterwards."""
     started = time.perf_counter()
     for _ in inputs.batches(order, EVAL_BATCH, epoch=1):
         pass
@@ -140,20 +144,20 @@ def adapted_layers(module: torch.nn.Module) -> list[PlannedLayer]:
 
 
 def memory_mb(prepared: TrainableModel, recipe: Recipe, planned: Plan, images: int) -> int:
-    """A rough estimate: weights, gradients and AdamW's two moments, what each layer keeps for its backward, solving.
+    """A rough estimate: weights, gradients, AdamW's two moments, what each layer keeps for its backward, the probe.
 
     Called after ``place``, which chooses how attention is computed.
     """
     module = prepared.backbone.module
     weights = 4 * sum(parameter.numel() for parameter in module.parameters())
-    # An adapted layer keeps the weight that it computed with.
+    # An adapted layer keeps the weight that it computes with.
     merged = 4 * sum(layer.in_features * layer.out_features for _, layer in adapter_layers(module))
     states = 12 * prepared.trainable
     width_bytes = 2 if recipe.train.precision == "bf16" else 4
     part = recipe.train.at_once(min(recipe.train.batch_size, images))
     again = recipe.train.activation_checkpointing
     kept = _kept_numbers(prepared, planned.dropped, again=again) * part * width_bytes
-    # A head that is solved sees all features at once, in f64: as they are read, side by side, and standardised.
+    # A head that is solved needs all features at once, in f64: as they are read, concatenated, and standardised.
     width = sum(head.in_features for head in linear_heads(module))
     solved = 3 * 8 * images * width if planned.head_init == "probe" else 0
     # torch, timm and the images: measured as the least that a training of a small model takes.
@@ -162,15 +166,16 @@ def memory_mb(prepared: TrainableModel, recipe: Recipe, planned: Plan, images: i
 
 
 def what_would_fit(
-    prepared: TrainableModel, recipe: Recipe, planned: Plan, images: int, free_bytes: int, ranks: Ranks = ALONE
+    prepared: TrainableModel, recipe: Recipe, planned: Plan, images: int, free_bytes: int, ranks: Ranks = ONE_PROCESS
 ) -> str:
-    """How to train in so much memory, of which a batch of this size was too much: the largest that fits by estimate.
+    """How to train in ``free_bytes`` of memory, too little for a batch of this size: the largest that fits by estimate.
 
-    ``free_bytes`` are each process's, which computes its part of a batch.
+    ``free_bytes`` is for one process, which computes its part of a batch.
     """
 
     def needed_mb(batch: int) -> int:
-        return memory_mb(prepared, _of_batch(recipe, ranks.largest_share(batch)), planned, images)
+        smaller = recipe.replace(train={"batch_size": ranks.largest_part(batch)})
+        return memory_mb(prepared, smaller, planned, images)
 
     batch = min(recipe.train.batch_size, images) // 2
     while batch and needed_mb(batch) * 1e6 > free_bytes:
@@ -181,12 +186,8 @@ def what_would_fit(
     return "a smaller --image-size or --model, or --freeze-backbone: one image at a time is too much"
 
 
-def _of_batch(recipe: Recipe, size: int) -> Recipe:
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": size})})
-
-
 def _kept_numbers(prepared: TrainableModel, dropped: DroppedPatches, *, again: bool) -> int:
-    """Activations that one image leaves for the backward; ``again``: of one block, and of the others their inputs."""
+    """Activations that the backward needs of one image; ``again``: of one block, and the inputs of the others."""
     module, pre = prepared.backbone.module, prepared.backbone.preprocess
     if only_head_trains(module):
         return 0
@@ -197,7 +198,7 @@ def _kept_numbers(prepared: TrainableModel, dropped: DroppedPatches, *, again: b
         tokens = dropped.step_tokens(vit, blocks)
         plain = [layer for layer in vit.modules() if getattr(layer, "fused_attn", True) is False]
         heads = int(str(getattr(plain[0], "num_heads", 0))) if plain else 0
-        # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; where
+        # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; if
         # attention is computed as plain products, the scores and their softmax as well.
         trained, of_one = depth(vit) - blocks, tokens * width * 16 + 2 * heads * tokens**2
         return trained * tokens * width + of_one if again else trained * of_one
@@ -212,3 +213,110 @@ def _kept_numbers(prepared: TrainableModel, dropped: DroppedPatches, *, again: b
     for hook in hooks:
         hook.remove()
     return counted[0]
+
+
+# Fraction of the budget for writing the run and for what the rehearsal did not foresee.
+_SPARE = 0.05
+
+
+def foreseeable(recipe: Recipe) -> Recipe:
+    """The recipe for a training with a budget: without compiling blocks, whose time cannot be foreseen."""
+    return recipe.replace(train={"compile": "none"}) if recipe.train.compile == "auto" else recipe
+
+
+def within(found: Resolved, budget_s: float, began: float, progress: Progress, ranks: Ranks = ONE_PROCESS) -> Resolved:
+    """The training with fewer epochs if all would not end ``budget_s`` after ``began`` (``time.perf_counter``).
+
+    Each of several processes rehearses its part of a batch, and their work before the epochs is divided.
+
+    Raises: InputError if not even one epoch would.
+    """
+    module, recipe = found.prepared.backbone.module, found.recipe
+    mine = replace(found, recipe=recipe.replace(train={"batch_size": ranks.largest_part(recipe.train.batch_size)}))
+    place(mine.prepared, mine.recipe.train.batch_size, dropped=found.plan.dropped, ranks=ranks)
+    # A step in training mode changes batch statistics.
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    single = rehearse(mine)
+    divided = {"before_s": single.before_s / ranks.local_world, "view_s": single.view_s / ranks.local_world}
+    times = replace(single, epoch_s=single.epoch_s / ranks.world, **divided)
+    for name, buffer in module.named_buffers():
+        buffer.copy_(before[name])
+    # The first decides by its clock: near the limit another might compute one epoch less.
+    chosen = fitted(found, times, budget_s, began, progress) if ranks.leads else found
+    recipe, planned = ranks.of_first((chosen.recipe, chosen.plan))
+    return replace(found, recipe=recipe.replace(data={"path": found.recipe.data.path}), plan=planned)
+
+
+def fitted(found: Resolved, times: Times, budget_s: float, began: float, progress: Progress) -> Resolved:
+    """As ``within``, by the times of a rehearsal."""
+    left_s = (1 - _SPARE) * budget_s - (time.perf_counter() - began)
+    epochs = found.plan.epochs
+    fitting = next((fewer for fewer in range(epochs, 0, -1) if times.of(fewer) <= left_s), 0)
+    if fitting == epochs:
+        return found
+    if not fitting:
+        needed_s = budget_s - left_s + times.of(1)
+        raise InputError(
+            "no training fits into the budget",
+            where="--budget",
+            found=f"{budget_s:.0f} s, one epoch ends after about {needed_s:.1f} s",
+            fix="a longer one, a smaller --image-size, or --preset fast",
+        )
+    progress.note(f"{fitting} of {epochs} epochs fit into the budget: {times.epoch_s:.2g} s each")
+    planned = found.plan.within(fitting)
+    fewer = {"epochs": planned.epochs, "cache_views": planned.views}
+    return replace(found, recipe=found.recipe.replace(train=fewer), plan=planned)
+
+
+def dry_run(
+    recipe: Recipe, *, strict: bool = False, budget_s: float | None = None, progress: Progress = SILENT
+) -> DryRunReport:
+    """Report how data and model were understood, and time two steps, without training; raises as ``train`` does."""
+    began = time.perf_counter()
+    within_quota()
+    found = resolve(recipe if budget_s is None else foreseeable(recipe), strict, progress)
+    prepared, resolved = found.prepared, found.recipe
+    total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
+    place(prepared, resolved.train.batch_size, progress, dropped=found.plan.dropped)
+    needed_mb = memory_mb(prepared, resolved, found.plan, found.images["train"])
+    free_mb = round(available_bytes() / 1e6)
+    times: Times | None = None
+    if needed_mb <= free_mb or budget_s is not None:  # only two steps show what fits into a time
+        with memory_faults(advice(found)):
+            times = rehearse(found)
+        if budget_s is not None:
+            found = fitted(found, times, budget_s, began, progress)
+    counts = class_counts(found.dataset)
+    epochs = found.plan.epochs
+    return DryRunReport(
+        method=prepared.method,
+        model=resolved.model.name,
+        precision=resolved.train.precision,
+        image_size=prepared.backbone.preprocess.image_size,
+        tokens=tokens_by_block(prepared.backbone.module),
+        augment=found.plan.augment,
+        patch_dropout=found.plan.dropped.fraction,
+        counts={name: {str(split): n for split, n in splits.items()} for name, splits in counts.items()},
+        images=found.images,
+        unreadable=found.unreadable,
+        layers=adapted_layers(prepared.backbone.module),
+        trainable_parameters=prepared.trainable,
+        trainable_share=prepared.trainable / total,
+        memory_mb=needed_mb,
+        free_mb=free_mb,
+        epochs=epochs,
+        seconds_before=times and round(times.before(epochs), 1),
+        seconds_per_epoch=times and round(times.epoch_s, 1),
+        seconds=times and round(times.of(epochs), 1),
+    )
+
+
+def advice(found: Resolved, ranks: Ranks = ONE_PROCESS) -> Callable[[], str]:
+    """A function that returns how to train in the memory that is free now, before the training itself uses it.
+
+    Each of several processes has its part of a machine's memory, or that of its own GPU.
+    """
+    where, images = device(), found.images["train"]
+    cpu = where.type == "cpu"
+    free_bytes = available_bytes() // ranks.local_world if cpu else torch.cuda.mem_get_info(where)[0]
+    return lambda: what_would_fit(found.prepared, found.recipe, found.plan, images, free_bytes, ranks)

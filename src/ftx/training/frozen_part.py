@@ -35,7 +35,7 @@ from ftx.data.preprocess import Pixels, normalise
 from ftx.recipe.sections import FrozenRuntime
 from ftx.runs.machine import this_machine
 from ftx.training.device_placement import to_device
-from ftx.training.ranks import ALONE, Ranks
+from ftx.training.ranks import ONE_PROCESS, Ranks
 
 _KIND = "features"
 # Of several processes all but the first have a folder each, with this before their number.
@@ -98,7 +98,9 @@ class FrozenPart:
     With OpenVINO, its conversion is kept in ``folder``.
     """
 
-    def __init__(self, frozen: Frozen, store: ByteStore, folder: Path | None = None, *, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, frozen: Frozen, store: ByteStore, folder: Path | None = None, *, ranks: Ranks = ONE_PROCESS
+    ) -> None:
         self._folder, self._ranks = folder, ranks
         self.tail, self.dtype, self.store = frozen.split.tail, frozen.dtype, store
         self._trunk, self._pre, self._bf16 = frozen.split.trunk, frozen.backbone.preprocess, frozen.bf16
@@ -157,7 +159,7 @@ class FrozenPart:
 
 @contextmanager
 def frozen_part(
-    frozen: Frozen, limit_bytes: float, *, for_others: bool = True, ranks: Ranks = ALONE, progress: Progress
+    frozen: Frozen, limit_bytes: float, *, for_others: bool = True, ranks: Ranks = ONE_PROCESS, progress: Progress
 ) -> Iterator[FrozenPart]:
     """What computes the frozen part of a model, with what is kept of it: for this process alone, or ``for_others`` too.
 

@@ -1,7 +1,6 @@
-"""The head first: it starts as a linear probe on what the network makes of the images before anything is trained.
+"""The head first: it starts as a linear probe on the features of the pretrained network.
 
-A head drawn at random pulls the features towards itself in the first steps, and away from what pretraining made of
-them; one that fits them already leaves them where they are until there is something to gain. Source: LP-FT,
+A random head distorts the features in the first steps; one that already fits them does not. Source: LP-FT,
 arXiv:2202.10054, section 3.
 
 Shapes: N images, W features, C labels, in the order of the logits.
@@ -18,19 +17,19 @@ from itertools import chain
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ftx.backbones.layer_roles import head_names
 from ftx.core.progress import Progress
 from ftx.tasks.labels import Labels
 from ftx.training.device_placement import EVAL_BATCH
 from ftx.training.inputs import Inputs
-from ftx.training.linear_probe import STRENGTHS, Scale, fit, mean_loss
-from ftx.training.ranks import ALONE, Ranks
+from ftx.training.ranks import ONE_PROCESS, Ranks
 
 
 @dataclass(frozen=True)
 class HeadStart:
-    """The penalty of the probe that was chosen, its loss on the validation images, and what it took."""
+    """The penalty of the chosen probe, its loss on the validation images, and the time that it took."""
 
     strength: float
     val_loss: float
@@ -38,7 +37,7 @@ class HeadStart:
 
 
 def linear_heads(module: nn.Module) -> list[nn.Linear]:
-    """The classifiers whose logits are averaged; none where one of them is no linear layer with a bias."""
+    """The classifiers whose logits are averaged; none if one of them is not a linear layer with a bias."""
     heads = [module.get_submodule(name) for name in head_names(module)]
     linear = [head for head in heads if isinstance(head, nn.Linear) and getattr(head, "bias", None) is not None]
     return linear if len(linear) == len(heads) else []
@@ -52,13 +51,12 @@ def start_head(
     *,
     bf16: bool,
     progress: Progress,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ONE_PROCESS,
 ) -> HeadStart | None:
-    """Lay into the head the probe, fitted on ``train``, whose penalty is the best for ``val``.
+    """Set the head to the probe, fitted on ``train``, whose penalty is the best for ``val``.
 
-    Of several processes each reads the features of its images, and all fit all of them.
-
-    None, and the head as it was, where the classifier is no linear layer of one row of features.
+    Each of several processes computes the features of its images, and all fit all of them.
+    Returns None, with the head unchanged, if the classifier is not a linear layer of one row of features.
     """
     heads = linear_heads(module)
     if not heads:
@@ -77,18 +75,18 @@ def start_head(
             weights = fit(scaled_NW, targets_NC, labels, strength, weights)
             loss = float(mean_loss(unseen_scaled_NW @ weights[1:] + weights[0], val_targets_NC, labels))
             bar.advance()
-            if best is not None and loss >= best[0]:  # weaker ones, which take longest, fit the noise
+            if best is not None and loss >= best[0]:  # weaker penalties, which take longest, fit the noise
                 break
             best = loss, weights, strength
     assert best is not None
-    lay(heads, *scale.for_features(best[1]))
+    set_heads(heads, *scale.for_features(best[1]))
     return HeadStart(best[2], best[0], time.perf_counter() - began)
 
 
 def read_by(
     heads: list[nn.Linear], module: nn.Module, inputs: Inputs, *, bf16: bool, progress: Progress, ranks: Ranks
 ) -> tuple[Tensor, Tensor]:
-    """What the heads read of each image, side by side, and the truth, in f64 on the CPU. Shape: [N, W] and [N, C]."""
+    """The heads' input for each image, concatenated, and the targets, in f64 on the CPU. Shape: [N, W], [N, C]."""
     module.eval()
     found: list[tuple[Tensor, Tensor]] = []
     with (
@@ -124,11 +122,90 @@ def _noted(heads: list[nn.Linear]) -> Generator[dict[nn.Module, Tensor]]:
 
 
 @torch.no_grad()
-def lay(heads: list[nn.Linear], weight_CW: Tensor, bias_C: Tensor) -> None:
-    """Give each head its columns, times their number, as their logits are averaged."""
+def set_heads(heads: list[nn.Linear], weight_CW: Tensor, bias_C: Tensor) -> None:
+    """Set each head to its columns, times the number of heads, as their logits are averaged."""
     start = 0
     for head in heads:
         columns = weight_CW[:, start : start + head.in_features]
         head.weight.copy_(len(heads) * columns)
         head.bias.copy_(bias_C)
         start += head.in_features
+
+
+# L2 penalties of the mean loss, the strongest first: a weaker one starts from the solution before. On the sample 0.1
+# and 0.01 are chosen; scikit-learn's default (C = 1) is 1 / N.
+STRENGTHS = (1.0, 0.1, 0.01, 0.001)
+# On the sample a fit ends after 20 to 90.
+_MOST_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and deviation of features. Shape: [W] both."""
+
+    mean_W: Tensor
+    deviation_W: Tensor
+
+    @classmethod
+    def of(cls, features_NW: Tensor) -> Scale:
+        """Those of the images that a probe is fitted on; a constant feature has a deviation of 0."""
+        deviation_W, mean_W = torch.std_mean(features_NW, dim=0, correction=0)
+        # Below rounding a deviation is none.
+        return cls(mean_W, torch.where(deviation_W <= 1e-9 * (1 + mean_W.abs()), 0.0, deviation_W))
+
+    def standardised(self, features_NW: Tensor) -> Tensor:
+        """Features by mean and deviation; a constant one is 0. Shape: [N, W]."""
+        return (features_NW - self.mean_W) * self._inverse
+
+    def for_features(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """A probe of standardised features as one of the features themselves. Shape: weights [C, W], biases [C]."""
+        weight_CW = weights[1:].mT * self._inverse
+        return weight_CW, weights[0] - weight_CW @ self.mean_W
+
+    @property
+    def _inverse(self) -> Tensor:
+        """Of the deviation, with 0 where it is. Shape: [W]."""
+        still_W = self.deviation_W == 0
+        return torch.where(still_W, 0.0, 1 / torch.where(still_W, 1.0, self.deviation_W))
+
+
+def fit(features_NW: Tensor, targets_NC: Tensor, labels: Labels, strength: float, start: Tensor) -> Tensor:
+    """Weights and, in the first row, biases of the least mean loss plus ``strength`` / 2 · ‖weights‖².
+
+    Multinomial logistic regression of each group, a logistic regression of each single. Shape: [1 + W, C].
+    """
+    weights = start.clone().requires_grad_(True)
+    # Convex, and strictly so but for the biases: from wherever it starts it ends in one place.
+    optimizer = torch.optim.LBFGS(
+        [weights],
+        max_iter=_MOST_STEPS,
+        tolerance_grad=1e-5,  # of a mean loss; scikit-learn stops at 1e-4
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits_NC = features_NW @ weights[1:] + weights[0]
+        loss = mean_loss(logits_NC, targets_NC, labels) + strength / 2 * weights[1:].square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weights.detach()
+
+
+def mean_loss(logits_NC: Tensor, targets_NC: Tensor, labels: Labels) -> Tensor:
+    """The sum of the losses of groups and singles, a mean over all images; a group's is 0 where its label is not known.
+
+    A sum, and not a mean over labels as in training: each group and label is then fitted independently.
+    """
+    total = logits_NC.new_zeros(())
+    for group in labels.groups:
+        columns = [labels.index(name) for name in group]
+        truth_NG = targets_NC[:, columns]
+        total = total + cross_entropy(logits_NC[:, columns], truth_NG, reduction="sum")
+    if labels.singles:
+        columns = [labels.index(name) for name in labels.singles]
+        total = total + binary_cross_entropy_with_logits(logits_NC[:, columns], targets_NC[:, columns], reduction="sum")
+    return total / len(logits_NC)

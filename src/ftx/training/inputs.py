@@ -1,4 +1,4 @@
-"""Where a step's input comes from: images, or what the frozen part of the network made of them once."""
+"""The input of a step: images, or features that the frozen trunk computed of them once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from contextlib import closing
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ftx.backbones.build import Backbone
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.kept_tokens import take
 from ftx.backbones.split_network import full_model
@@ -22,21 +19,20 @@ from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
 from ftx.data.loader import ImageView, TrainingImages, in_batches
 from ftx.data.pixel_store import PixelStore
-from ftx.data.preprocess import Pixels, normalise
+from ftx.data.preprocess import Pixels, Preprocess, normalise
 from ftx.data.random_draws import occurrences, patch_generator
+from ftx.data.shards.shard_wise import Order
 from ftx.recipe.sections import Augment
 from ftx.tasks.base import Task
 from ftx.training.device_placement import EVAL_BATCH, to_device
 from ftx.training.frozen_part import FrozenPart
-from ftx.training.ranks import ALONE, Ranks
-
-Order = NDArray[np.intp]
+from ftx.training.ranks import ONE_PROCESS, Ranks
 
 
 class Batch(NamedTuple):
-    """A batch, or this process's part of it: input, truth, and the truth of the whole batch.
+    """A batch, or this process's part of it: input, targets, and the targets of the whole batch.
 
-    Where there are fewer images than processes, one of them stands in, and ``counts`` is 0.
+    If there are fewer images than processes, a process without one computes another's, and ``counts`` is 0.
     Shape: [B, …], [B, C] and [M, C].
     """
 
@@ -46,64 +42,64 @@ class Batch(NamedTuple):
     counts: int = 1
 
     def parts(self, number: int) -> list[Batch]:
-        """It in so many parts or, where it has fewer images, as many as these."""
+        """The batch in ``number`` parts, or in as many as it has images."""
         pairs = zip(self.input.chunk(number), self.targets_BC.chunk(number), strict=True)
         return [Batch(images, targets_BC, self.whole_MC, self.counts) for images, targets_BC in pairs]
 
 
 class Inputs(Protocol):
-    """Batches of input and truth, and the network that is still to be computed on them."""
+    """Batches of inputs and targets, and the network that computes them."""
 
     @property
     def network(self) -> nn.Module:
-        """Its forward takes a batch. Shape: [B, …] to [B, C]."""
+        """From the input of a batch to its logits. Shape: [B, …] to [B, C]."""
         ...
 
     @property
     def unit(self) -> str:
-        """What a batch holds: images, or features that were computed before."""
+        """What a batch contains: images, or features that were computed before."""
         ...
 
     @property
     def waited_s(self) -> float:
         """How long computing has waited for its input, in all batches until now.
 
-        That is for images to be read, varied and normalised, and for features that are kept to be read.
+        That is for images to be read, augmented and normalised, and for kept features to be read.
         """
         ...
 
     def __len__(self) -> int: ...
 
     def batches(
-        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ONE_PROCESS
     ) -> Generator[Batch]:
-        """This process's part of each batch, in the order given, but for the first ``skipped`` batches.
+        """This process's part of each batch, in the order given, without the first ``skipped`` batches.
 
-        In epoch 0, before any training, images are as they are.
+        Epoch 0, before any training, has unaugmented images.
         """
         ...
 
     def to_prepare(self) -> int:
-        """How many images are to be decoded for the first time, or views to be computed by the frozen part."""
+        """How many images must be decoded for the first time, or views computed by the frozen trunk."""
         ...
 
 
-class Part(NamedTuple):
-    """The views of a batch that are this process's to compute, and all of them."""
+class RankViews(NamedTuple):
+    """The views of a batch that this process computes, and all of them."""
 
     mine: Sequence[ImageView]
     whole: Sequence[ImageView]
     counts: int
 
 
-def part_of(whole: Sequence[ImageView], ranks: Ranks) -> Part:
-    """This process's part of a batch: of none, an image that does not count, as all take part in each step."""
-    mine = ranks.share(whole)
-    return Part(mine, whole, 1) if mine else Part(whole[:1], whole, 0)
+def part_of(whole: Sequence[ImageView], ranks: Ranks) -> RankViews:
+    """This process's part of a batch; if it is empty, an image that does not count, as all take part in each step."""
+    mine = ranks.part(whole)
+    return RankViews(mine, whole, 1) if mine else RankViews(whole[:1], whole, 0)
 
 
 class ImageInputs:
-    """Images, for the whole network."""
+    """Images, for the full model."""
 
     unit = "images"
 
@@ -118,7 +114,7 @@ class ImageInputs:
         return len(self.images)
 
     def batches(
-        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ONE_PROCESS
     ) -> Generator[Batch]:
         parts = [part_of(chunk, ranks) for chunk in in_batches(self.images.seen(order, epoch), batch_size, skipped)]
         with closing(self.images.views([part.mine for part in parts])) as batches:
@@ -136,11 +132,11 @@ class ImageInputs:
 
 
 class FeatureInputs:
-    """What the frozen part of a network makes of views of the images, for what comes behind it.
+    """Features of views of the images from the frozen trunk, for the trainable tail.
 
-    Epoch e sees view e of each image, as a training without a store would; behind the last of ``views`` it is the
-    first one's turn again. An image that is drawn again in an epoch is seen in the next view. ``as_they_are``: images
-    are to be seen so as well, by what is fitted before. Of the patches that are ``dropped`` each epoch has others.
+    Epoch e has view e of each image, as a training without a store would; the first view follows the last of ``views``.
+    An image that is drawn again in an epoch has the next view. ``unaugmented``: the head is fitted to unaugmented
+    images before, so they are computed as well. Each epoch has other ``dropped`` patches.
     """
 
     unit = "features"
@@ -151,13 +147,13 @@ class FeatureInputs:
         images: TrainingImages,
         views: int,
         *,
-        as_they_are: bool = False,
+        unaugmented: bool = False,
         dropped: DroppedPatches = ALL_PATCHES,
     ) -> None:
         self.dropped = dropped
         self.network, self.frozen, self.images = frozen.tail, frozen, images
         self.views = 0 if images.augment == "none" else views
-        self.as_they_are = as_they_are or not self.views
+        self.unaugmented = unaugmented or not self.views
         self.targets_NC = torch.from_numpy(images.targets_NC).to(frozen.device)
 
     @property
@@ -168,7 +164,7 @@ class FeatureInputs:
         return len(self.images)
 
     def batches(
-        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ALONE
+        self, order: Order, batch_size: int, *, epoch: int, skipped: int = 0, ranks: Ranks = ONE_PROCESS
     ) -> Generator[Batch]:
         parts = [part_of(chunk, ranks) for chunk in in_batches(self._views(order, epoch), batch_size, skipped)]
         unknown = self._unknown([part.mine for part in parts])
@@ -189,7 +185,7 @@ class FeatureInputs:
         return sum(map(len, self._unknown([self._all_views()])))
 
     def fill(self, ranks: Ranks, progress: Progress) -> None:
-        """Compute this process's share of all views that are not kept yet, for all of its machine to read."""
+        """Compute this process's part of all views that are not kept yet, for all of its machine to read."""
         chunks = in_batches(self._all_views()[ranks.local :: ranks.local_world], EVAL_BATCH, 0)
         unknown = [chunk for chunk in self._unknown(chunks) if chunk]
         with (
@@ -203,7 +199,7 @@ class FeatureInputs:
 
     def _all_views(self) -> list[ImageView]:
         return [
-            ImageView(image, turn) for turn in range(not self.as_they_are, self.views + 1) for image in range(len(self))
+            ImageView(image, turn) for turn in range(not self.unaugmented, self.views + 1) for image in range(len(self))
         ]
 
     def _views(self, order: Order, epoch: int) -> list[ImageView]:
@@ -214,23 +210,21 @@ class FeatureInputs:
         return [ImageView(index, turn % self.views + 1) for index, turn in zip(indices, turns, strict=True)]
 
     def _key(self, view: ImageView) -> bytes:
-        varied = f"{self.images.seed} {view.epoch}" if view.epoch else "as it is"
-        return sha256(f"{self.images.images[view.image].key} {varied}".encode()).digest()
+        drawn = f"{self.images.seed} {view.epoch}" if view.epoch else "as it is"
+        return sha256(f"{self.images.images[view.image].key} {drawn}".encode()).digest()
 
     def _unknown(self, chunks: Sequence[Sequence[ImageView]]) -> list[list[ImageView]]:
-        """Of each chunk the views of which nothing is kept and that no chunk before has."""
+        """The views of each chunk that are not kept and in no chunk before."""
         met: set[ImageView] = set()
         found: list[list[ImageView]] = []
         for chunk in chunks:
-            new = [
-                view for view in dict.fromkeys(chunk) if view not in met and self._key(view) not in self.frozen.store
-            ]
-            met.update(new)
-            found.append(new)
+            unseen = [view for view in dict.fromkeys(chunk) if view not in met]
+            found.append([view for view in unseen if self._key(view) not in self.frozen.store])
+            met.update(unseen)
         return found
 
     def _features(self, chunk: Sequence[ImageView], unknown: Sequence[ImageView], pixels_BHWC: Pixels) -> Tensor:
-        """The features of views, of which those that are ``unknown`` are computed of their pixels, and kept."""
+        """The features of views; those that are ``unknown`` are computed from their pixels, and kept."""
         features = self.frozen.empty(len(chunk))
         computed = self._computed(unknown, pixels_BHWC)
         with self.images.waiting:
@@ -239,7 +233,7 @@ class FeatureInputs:
                 for row, view in zip(features, chunk, strict=True)
                 if view not in computed and not self.frozen.read_into(self._key(view), row)
             ]
-        if lost:  # there was no room for it, or it is no longer what was put
+        if lost:  # the store was full, or the entry is damaged
             (pixels_BHWC,) = self.images.views([lost])
             computed |= self._computed(lost, pixels_BHWC)
         for row, view in zip(features, chunk, strict=True):
@@ -257,35 +251,36 @@ class FeatureInputs:
         rows = dict(zip(views, self.frozen.compute(pixels_BHWC), strict=True)) if views else {}
         for view, row in rows.items():
             self.frozen.keep(self._key(view), row)
-        self.frozen.store.sync(due=True)  # between batches: what is lost of one is computed again as it was, together
+        self.frozen.store.sync(due=True)  # between batches: a batch that is lost is computed again as a whole
         return rows
 
 
-def inputs_of(
-    backbone: Backbone,
+def training_images(
+    pre: Preprocess,
     root: Location,
     entries: Sequence[Entry],
     task: Task,
     *,
-    frozen: FrozenPart | None = None,
     augment: Augment = "none",
-    views: int = 0,
-    as_they_are: bool = False,
-    dropped: DroppedPatches = ALL_PATCHES,
     seed: int = 0,
     pixels: PixelStore | None = None,
+) -> TrainingImages:
+    """Entries of the data below ``root`` as a step decodes them, with their targets."""
+    store, targets_NC = ImageStore(root), task.targets([entry.labels for entry in entries])
+    images = [store.at(entry.path, entry.sha256) for entry in entries]
+    return TrainingImages(images, targets_NC, pre, seed=seed, augment=augment, pixels=pixels)
+
+
+def inputs_of(
+    module: nn.Module,
+    images: TrainingImages,
+    frozen: FrozenPart | None = None,
+    *,
+    views: int = 0,
+    unaugmented: bool = False,
+    dropped: DroppedPatches = ALL_PATCHES,
 ) -> Inputs:
-    """The inputs of some images, for the whole network or for what comes behind its frozen part."""
-    module = backbone.module
-    store = ImageStore(root)
-    images = TrainingImages(
-        [store.at(entry.path, entry.sha256) for entry in entries],
-        task.targets([entry.labels for entry in entries]),
-        backbone.preprocess,
-        seed=seed,
-        augment=augment,
-        pixels=pixels,
-    )
+    """The inputs of some images, for the full model or for the tail behind its frozen trunk."""
     if frozen is not None:
-        return FeatureInputs(frozen, images, views, as_they_are=as_they_are, dropped=dropped)
+        return FeatureInputs(frozen, images, views, unaugmented=unaugmented, dropped=dropped)
     return ImageInputs(full_model(module), images, next(module.parameters()).device)

@@ -1,4 +1,4 @@
-"""The training loop: one epoch after the other, the best one kept, and a state from which it goes on exactly."""
+"""The training loop: one epoch after the other, the best one kept, and a state from which it resumes exactly."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ from ftx.data.shards.shard_wise import shard_wise
 from ftx.runs.train_jsonl import Epoch, best_epoch, means, with_means
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.checkpoints import Checkpoints
-from ftx.training.class_balance import Order
-from ftx.training.optimizer import rate_share, set_rates
-from ftx.training.ranks import Asked
+from ftx.training.optimizer import lr_multiplier, set_lr_multiplier
+from ftx.training.ranks import StopRequest
 from ftx.training.signals import Stop
-from ftx.training.state import EpochEnd, Position, Record, TrainingState
-from ftx.training.step import Training, in_parts, measure, train_mode
+from ftx.training.state import EpochEnd, Position, StateRecord, TrainingState
+from ftx.training.step import Order, Training, in_parts, measure, train_mode
 
 # How often the loss is shown: reading it waits for the device.
 _SHOWN_EVERY_S = 0.2
 
 
 class Diverged(InputError):
-    """The loss is no finite number any more: from any state before, it would come to the same."""
+    """The loss is no longer finite: resuming from any state before would end in the same error."""
 
 
 @dataclass
 class Fit:
-    """What the loop made; the model holds the weights of the best epoch by ``metric``."""
+    """The result of the loop; the model has the weights of the best epoch by ``metric``."""
 
     epochs: list[Epoch]
     best: Epoch
@@ -57,12 +56,12 @@ def fit(
 ) -> Fit | None:
     """Train from a state to the end, and leave the best epoch's weights in the model.
 
-    Where ``stop`` asks for it, training ends after the step that is computed, with the state in a checkpoint, and the
-    best epoch so far is kept. None stands for a training that was stopped before there was one.
+    If ``stop`` requests it, training ends after the current step, with the state in a checkpoint, and the best epoch
+    so far is kept. Returns None if it was stopped before there was one.
     Raises: AdapterError if training does not reach an adapter; Diverged if the loss is not finite.
     """
     stop = Stop() if stop is None else stop
-    interrupted, asked, ranks = False, None, training.ranks
+    interrupted, requested, ranks = False, None, training.ranks
     if training.recipe.compile == "blocks":
         progress.note("the first step takes longer: it compiles the blocks")
     where = next(training.module.parameters()).device
@@ -73,43 +72,43 @@ def fit(
         bar.advance((state.position.epoch - 1) * len(training.inputs) + state.position.images)
         try:
             network = ranks.together(training.inputs.network)
-            with stop.between_steps(), _computed_as_asked(training):
-                while not ((asked := ranks.agreed(stop.asked)[0]) or _has_ended(training, state)):
-                    whole, asked = _train_epoch(training, network, state, checkpoints, stop, bar)
-                    if not whole:
+            with stop.between_steps(), _faster_blocks(training):
+                while not ((requested := ranks.agreed(stop.requested)[0]) or _has_ended(training, state)):
+                    complete, requested = _train_epoch(training, network, state, checkpoints, stop, bar)
+                    if not complete:
                         break
                     end = _finish_epoch(training, state)
                     if checkpoints is not None and checkpoints.is_due(epoch_ended=True):
                         checkpoints.write(state)
                     on_epoch(end)
-        except KeyboardInterrupt as signal:  # in the middle of a step: the state is none to go on from
+        except KeyboardInterrupt as signal:  # in the middle of a step: the state is not one to resume from
             if state.best is None or isinstance(signal.__context__, Exception):  # an error was on its way
                 raise
-            interrupted, asked = True, stop.asked
-    stop.asked = asked
-    if asked and not interrupted and not _has_ended(training, state):
+            interrupted, requested = True, stop.requested
+    stop.requested = requested
+    if requested and not interrupted and not _has_ended(training, state):
         interrupted = True
-        if state.best is None or asked == "terminate":
-            _refuse_infinite(training, state)
+        if state.best is None or requested == "terminate":
+            _check_finite(training, state)
         if checkpoints is not None and np.isfinite(float(state.loss)):
             checkpoints.write(state)
-    if state.best is None or (interrupted and asked == "terminate"):
+    if state.best is None or (interrupted and requested == "terminate"):
         return None
     if interrupted:
         kept = state.best.epoch.epoch
         progress.note(f"interrupted: keeping epoch {kept}, the best so far; after --resume a later one may be better")
     elif len(state.epochs) < training.recipe.epochs:
         progress.note(f"no better epoch in {training.recipe.patience}: stopped early")
-    state.lay_best()
+    state.load_best()
     return Fit(state.epochs, state.best.epoch, training.metric, state.best.thresholds, interrupted)
 
 
 @contextmanager
-def _computed_as_asked(training: Training) -> Iterator[None]:
-    """Let blocks be compiled, and computed again in the backward, where the recipe says so; else attend as is fast."""
+def _faster_blocks(training: Training) -> Iterator[None]:
+    """Compile the blocks if the recipe says so, else use the faster attention; recompute them if the recipe says so."""
     recipe, module = training.recipe, training.module
-    images = recipe.at_once(training.ranks.largest_share(recipe.batch_size))
-    # torch's compiler lays attention out by itself.
+    images = recipe.at_once(training.ranks.largest_part(recipe.batch_size))
+    # torch's compiler plans attention by itself.
     compiles = recipe.compile == "blocks"
     faster = compiled_blocks(module, images) if compiles else joined_attention(trained_blocks(module))
     with faster, recomputing(module) if recipe.activation_checkpointing else nullcontext():
@@ -117,7 +116,7 @@ def _computed_as_asked(training: Training) -> Iterator[None]:
 
 
 def solved(training: Training, state: TrainingState, seconds: float, on_epoch: Callable[[EpochEnd], None]) -> Fit:
-    """What a head that was solved, in so many ``seconds``, is worth: one epoch without a step.
+    """The result of a head that was solved, in ``seconds``: one epoch without a step.
 
     Raises: Diverged if the loss is not finite.
     """
@@ -126,7 +125,7 @@ def solved(training: Training, state: TrainingState, seconds: float, on_epoch: C
         training.module, training.task, training.inputs, loss=recipe.loss, bf16=training.bf16, ranks=ranks
     )
     state.position.images, state.position.seconds = len(training.inputs), seconds
-    if ranks.leads:  # it is the sum of all processes' images already
+    if ranks.leads:  # it is already the sum over the images of all processes
         state.loss += loss * len(training.inputs)
     end = replace(_finish_epoch(training, state), epochs=1)
     on_epoch(end)
@@ -143,13 +142,13 @@ def _has_ended(training: Training, state: TrainingState) -> bool:
 
 
 def _best_smoothed(training: Training, state: TrainingState) -> int:
-    """The first epoch at which the metric's mean was highest: one alone moves by chance."""
+    """The first epoch with the highest mean of the metric: a single epoch's varies by chance."""
     each = means([epoch.metrics[training.metric] for epoch in state.epochs])
     return state.epochs[each.index(max(each))].epoch
 
 
 def epoch_order(training: Training, epoch: int) -> Order:
-    """The images of an epoch, by their place among those of the training, in the order of its batches. Shape: [N]."""
+    """The images of an epoch, by their index, in the order of its batches. Shape: [N]."""
     rng = order_generator(training.seed, epoch)
     order = training.balance.order(rng)
     if training.shard_N is None:
@@ -157,11 +156,8 @@ def epoch_order(training: Training, epoch: int) -> Order:
     return shard_wise(order, training.shard_N, training.recipe.batch_size, rng)
 
 
-def refuse_other_position(training: Training, record: Record) -> None:
-    """Refuse a record of a place that this training does not come by.
-
-    Raises: ValueError.
-    """
+def check_position(training: Training, record: StateRecord) -> None:
+    """Raise ValueError if a record is at a position that this training never has."""
     position = record.position
     images = len(epoch_order(training, position.epoch))
     each = -(-images // training.recipe.batch_size)
@@ -181,8 +177,8 @@ def _train_epoch(
     checkpoints: Checkpoints | None,
     stop: Stop,
     bar: ProgressTask,
-) -> tuple[bool, Asked]:
-    """Take the steps that are left of the current epoch: whether all were taken, and what a signal has asked for."""
+) -> tuple[bool, StopRequest]:
+    """Compute the remaining steps of the current epoch; returns whether it is complete, and the stop request."""
     recipe, position, optimizer, ranks = training.recipe, state.position, state.optimizer, training.ranks
     order = epoch_order(training, position.epoch)
     train_mode(training.module)
@@ -194,7 +190,7 @@ def _train_epoch(
     with closing(batches):
         for batch in batches:
             torch.manual_seed(step_seed(training.seed, position.step, ranks.rank))
-            set_rates(optimizer, rate_share(position.step, training.steps, recipe.warmup_share))
+            set_lr_multiplier(optimizer, lr_multiplier(position.step, training.steps, recipe.warmup_share))
             optimizer.zero_grad(set_to_none=True)
             loss = in_parts(network, training, batch)
             if position.step == 0:
@@ -213,19 +209,19 @@ def _train_epoch(
                 shown = _figures(training, state, loss)
             bar.advance(images, **shown)
             due = position.images < len(order) and checkpoints is not None and checkpoints.is_due()
-            asked, due = ranks.agreed(stop.asked, due)
-            if due or asked:
+            requested, due = ranks.agreed(stop.requested, due)
+            if due or requested:
                 ranks.sum_to_first(state.loss)
             if due and checkpoints is not None:
-                _refuse_infinite(training, state)
+                _check_finite(training, state)
                 checkpoints.write(state)
-            if asked:
-                return position.images == len(order) and asked != "terminate", asked
+            if requested:
+                return position.images == len(order) and requested != "terminate", requested
     return True, None
 
 
 def _figures(training: Training, state: TrainingState, loss: Tensor) -> dict[str, str]:
-    """What is shown beside the bar: the epoch's mean loss, or of several processes that of this one's last batch."""
+    """What the progress bar shows: the epoch's mean loss, or with several processes that of this one's last batch."""
     position, world = state.position, training.ranks.world
     mean = float(state.loss) / position.images if world == 1 else float(loss) * world
     found = {"epoch": f"{position.epoch}/{training.recipe.epochs}", "loss": f"{mean:.3f}"}
@@ -239,25 +235,25 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
     recipe, task, position, ranks = training.recipe, training.task, state.position, training.ranks
     ranks.sum_to_first(state.loss)
     state.loss.fill_(ranks.of_first(float(state.loss)))
-    ranks.lay_first(training.module)
+    ranks.broadcast_buffers(training.module)
     val_loss, logits_NC, targets_NC = measure(
         training.module, task, training.held_out, loss=recipe.loss, bf16=training.bf16, ranks=ranks
     )
-    _refuse_infinite(training, state, val_loss)
+    _check_finite(training, state, val_loss)
     tuned = task.tuned_thresholds(logits_NC, targets_NC)
-    answering = task.with_thresholds(tuned)  # as the run will answer, should this epoch be the best
+    deciding = task.with_thresholds(tuned)  # the run's own task, if this epoch is the best
     epoch = Epoch(
         epoch=position.epoch,
         loss=float(state.loss) / position.images,
         val_loss=val_loss,
-        accuracy=float(answering.correct(logits_NC, targets_NC).mean()),
-        metrics=answering.metrics(logits_NC, targets_NC),
-        lr=training.lr * rate_share(position.step, training.steps, recipe.warmup_share),
+        accuracy=float(deciding.correct(logits_NC, targets_NC).mean()),
+        metrics=deciding.metrics(logits_NC, targets_NC),
+        lr=training.lr * lr_multiplier(position.step, training.steps, recipe.warmup_share),
         images_per_s=position.images / position.seconds,
         seconds=position.seconds,
         waiting_share=position.waited_s / position.seconds,
     )
-    # Which epoch is the best must be the same everywhere, to the last bit.
+    # Which epoch is the best must be the same in all processes, to the last bit.
     epoch, tuned = ranks.of_first((epoch, tuned))
     epoch = with_means([*state.epochs, epoch], training.metric)[-1]
     state.epochs.append(epoch)
@@ -269,8 +265,8 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
     return EpochEnd(epoch, recipe.epochs, training.metric, best, training.inputs.unit)
 
 
-def _refuse_infinite(training: Training, state: TrainingState, val_loss: float | None = None) -> None:
-    """Raise Diverged where a loss is no finite number: nothing comes back from there."""
+def _check_finite(training: Training, state: TrainingState, val_loss: float | None = None) -> None:
+    """Raise Diverged if a loss is not finite: training cannot recover from that."""
     loss, position = float(state.loss), state.position
     if not np.isfinite(loss + (val_loss or 0.0)):
         measured = "" if val_loss is None else f", {val_loss} on validation images"

@@ -1,8 +1,8 @@
-"""The processes that train one model together, and what they tell each other.
+"""The processes that train one model together, and what they exchange.
 
-torchrun starts them and says who is who (RANK, WORLD_SIZE, LOCAL_RANK); gloo, or NCCL between GPUs, carries what they
-tell, and torch's DistributedDataParallel the gradients. A process that was started alone is a world of one, in which
-nothing is exchanged and ``torch.distributed`` is not touched.
+torchrun starts them and gives each its numbers (RANK, WORLD_SIZE, LOCAL_RANK). They exchange messages by gloo, or NCCL
+between GPUs, and gradients by torch's DistributedDataParallel. One process is a world of one, which exchanges nothing
+and initialises no process group.
 
 Source: torch.distributed and torchrun, docs.pytorch.org; PyTorch Distributed, arXiv:2006.15704.
 """
@@ -17,7 +17,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ftx.core import rank_zero_output
 from ftx.core.errors import EnvironmentFault, InputError, listed
@@ -26,12 +28,12 @@ from ftx.core.processors import cores
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-Asked = Literal["interrupt", "terminate"] | None
-_ASKED: tuple[Asked, ...] = (None, "interrupt", "terminate")
-# What torch says where a process that it was connected to is no longer there.
+StopRequest = Literal["interrupt", "terminate"] | None
+_REQUESTS: tuple[StopRequest, ...] = (None, "interrupt", "terminate")
+# In torch's errors if a process that it was connected to no longer exists.
 _LOST = ("gloo", "Connection closed by peer", "Connection reset", "NCCL", "Broken pipe", "recvBytes", "sendBytes")
-# A process that dies closes its connections, which all notice at once; one whose machine falls silent does not. Before
-# they have met, and in a step, the others wait for it so long: they do the same work, but for writing a checkpoint.
+# A process that dies closes its connections, which all notice at once; an unreachable machine does not. Before they
+# have met, and in a step, the others wait this long: they do the same work, except for writing a checkpoint.
 _LONGEST_STEP = timedelta(minutes=10)
 # Outside of steps one process of a machine may read all images while the others wait.
 _LONGEST_WAIT = timedelta(days=7)
@@ -42,7 +44,7 @@ _Some = TypeVar("_Some")
 class Ranks:
     """Which process this is, of how many; ``local`` counts those of this machine.
 
-    ``patient`` is what carries what they tell outside of steps.
+    ``patient`` is the process group for messages outside of steps, with a long timeout.
     """
 
     rank: int = 0
@@ -53,15 +55,15 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes the run and says what happens."""
+        """Whether this is the process that writes the run and prints progress."""
         return self.rank == 0
 
-    def share(self, batch: Sequence[_Some]) -> Sequence[_Some]:
+    def part(self, batch: Sequence[_Some]) -> Sequence[_Some]:
         """This process's part of a batch; none where there are fewer images than processes."""
         start, end = (len(batch) * one // self.world for one in (self.rank, self.rank + 1))
         return batch[start:end]
 
-    def largest_share(self, batch_size: int) -> int:
+    def largest_part(self, batch_size: int) -> int:
         """How many images of a batch one process has at most."""
         return -(-batch_size // self.world)
 
@@ -69,11 +71,9 @@ class Ranks:
         """The network with the first process's weights, whose gradients are from now on the mean over all."""
         if self.world == 1:
             return network
-        from torch.nn.parallel import DistributedDataParallel
-
         self.wait()
         device = next(network.parameters()).device
-        # Only where all of a network trains can a part of it stand beside the path to the logits.
+        # Only if all of a network trains can it have parameters that the logits do not depend on.
         all_train = all(parameter.requires_grad for parameter in network.parameters())
         return DistributedDataParallel(
             network, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=all_train
@@ -85,37 +85,29 @@ class Ranks:
         if self.world == 1:
             yield
             return
-        from torch.nn.parallel import DistributedDataParallel
-
         assert isinstance(network, DistributedDataParallel)
         with network.no_sync():
             yield
 
-    def agreed(self, asked: Asked, due: bool = False) -> tuple[Asked, bool]:
-        """The strongest of what the processes were asked by signals, and whether anything is due in any of them."""
+    def agreed(self, requested: StopRequest, due: bool = False) -> tuple[StopRequest, bool]:
+        """The strongest stop request of all processes, and whether a checkpoint is due in any of them."""
         if self.world == 1:
-            return asked, due
-        import torch.distributed as dist
-
-        # On the CPU: a GPU goes on computing meanwhile.
-        told = torch.tensor([_ASKED.index(asked), int(due)])
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return _ASKED[int(told[0])], bool(told[1])
+            return requested, due
+        # On the CPU: a GPU keeps computing meanwhile.
+        message = torch.tensor([_REQUESTS.index(requested), int(due)])
+        dist.all_reduce(message, dist.ReduceOp.MAX)
+        return _REQUESTS[int(message[0])], bool(message[1])
 
     def sum_to_first(self, total: Tensor) -> None:
         """Give the first process the sum of a tensor over all, and the others zeros: the sum stays what it was."""
         if self.world > 1:
-            import torch.distributed as dist
-
             dist.reduce(total, 0)
             if not self.leads:
                 total.zero_()
 
-    def lay_first(self, module: nn.Module) -> None:
-        """Give all processes the first one's statistics of batches, which each takes of its own part."""
+    def broadcast_buffers(self, module: nn.Module) -> None:
+        """Give all processes the first one's batch statistics, which each computes of its own part."""
         if self.world > 1:
-            import torch.distributed as dist
-
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
@@ -123,18 +115,14 @@ class Ranks:
         """What the first process has."""
         if self.world == 1:
             return value
-        import torch.distributed as dist
-
-        told: list[Any] = [value if self.leads else None]
-        dist.broadcast_object_list(told, group=self.patient)
-        return told[0]
+        message: list[Any] = [value if self.leads else None]
+        dist.broadcast_object_list(message, group=self.patient)
+        return message[0]
 
     def tensors_of_first(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of the CPU by name, as the first process has them, without a copy of all on the way."""
         if self.world == 1:
             return tensors
-        import torch.distributed as dist
-
         kinds = self.of_first([(name, one.shape, one.dtype) for name, one in tensors.items()])
         found = tensors if self.leads else {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in kinds}
         for name, _, _ in kinds:
@@ -146,17 +134,14 @@ class Ranks:
         """What each process has, in their order."""
         if self.world == 1:
             return [value]
-        import torch.distributed as dist
-
         found: list[Any] = [None] * self.world
         dist.all_gather_object(found, value, group=self.patient)
         return found
 
     def agree_on(self, what: str, value: Mapping[str, object], fix: str) -> None:
-        """Raise InputError, in all processes, where one has something else than the first."""
-        said = self.gathered({key: str(one) for key, one in value.items()})
-        for rank, theirs in enumerate(said):
-            first = said[0]
+        """Raise InputError, in all processes, if one has another value than the first."""
+        first, *others = self.gathered({key: str(one) for key, one in value.items()})
+        for rank, theirs in enumerate(others, start=1):
             differ = [key for key in {**first, **theirs} if first.get(key) != theirs.get(key)]
             if differ:
                 found = [f"{key}: {first.get(key)} in rank 0, {theirs.get(key)} in rank {rank}" for key in differ]
@@ -164,7 +149,7 @@ class Ranks:
 
     @contextmanager
     def first_of_machine_first(self) -> Iterator[None]:
-        """Let one process of each machine go ahead: what it keeps on disk the others find."""
+        """Let one process of each machine run before the others, which find what it keeps on disk."""
         if self.local:
             self.wait()
         yield
@@ -174,26 +159,22 @@ class Ranks:
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:
-            import torch.distributed as dist
-
             dist.barrier(group=self.patient)
 
 
-ALONE = Ranks()
+ONE_PROCESS = Ranks()
 
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Join the processes that torchrun started, for as long as the block lasts; alone where it started none.
+    """Join the processes that torchrun started, for as long as the block lasts; one process if it started none.
 
-    Where the block fails in one process, that one says why, and the others, which then miss it, nothing.
+    If the block fails in one process, that one prints why, and the others, which then lose it, nothing.
     Raises: EnvironmentFault if another process is lost.
     """
     if not rank_zero_output.is_distributed():
-        yield ALONE
+        yield ONE_PROCESS
         return
-    import torch.distributed as dist
-
     rank, world, local, local_world = (int(os.environ[name]) for name in rank_zero_output.NUMBERS)
     ranks = Ranks(rank, world, local, local_world)
     threads = torch.get_num_threads()
@@ -203,9 +184,9 @@ def joined() -> Iterator[Ranks]:
         yield replace(ranks, patient=_met(ranks, ours))
     except BaseException as error:
         lost = _lost(error)
-        # What all were told by a signal is the first one's to say.
-        told_to_all = lost is None and isinstance(error, KeyboardInterrupt)
-        rank_zero_output.allow_error_output((ranks.leads or not told_to_all) and rank_zero_output.claim_error_output())
+        # A signal reaches all of them: only the first prints it.
+        by_signal = lost is None and isinstance(error, KeyboardInterrupt)
+        rank_zero_output.allow_error_output((ranks.leads or not by_signal) and rank_zero_output.claim_error_output())
         if lost is not None:
             raise lost from error
         raise
@@ -216,12 +197,10 @@ def joined() -> Iterator[Ranks]:
 
 
 def _met(ranks: Ranks, ours: bool) -> ProcessGroup:
-    """Meet the other processes, and give what carries what is told outside of steps.
+    """Meet the other processes, and return the process group for messages outside of steps.
 
     Raises: InputError if there are more processes than GPUs; EnvironmentFault if the others do not come.
     """
-    import torch.distributed as dist
-
     gpus = torch.cuda.device_count()
     if 0 < gpus < ranks.local_world:
         raise InputError(
@@ -239,14 +218,14 @@ def _met(ranks: Ranks, ours: bool) -> ProcessGroup:
         raise EnvironmentFault(
             "the processes of this training did not meet",
             found=_first_sentence(error),
-            fix="look at what the others said; of several machines each must reach the first one's address and port",
+            fix="read the errors of the others; each machine must reach the address and port of the first",
         ) from error
 
 
 def _threads(ranks: Ranks) -> int:
-    """As many as its share of the cores, unless the user has said otherwise: torchrun says 1 where nobody has."""
-    said = os.environ.get("OMP_NUM_THREADS", "1")
-    return int(said) if said.isdecimal() and said != "1" else max(cores() // ranks.local_world, 1)
+    """A process's part of the cores, unless the user has set a number: torchrun sets 1 if nobody has."""
+    given = os.environ.get("OMP_NUM_THREADS", "1")
+    return int(given) if given.isdecimal() and given != "1" else max(cores() // ranks.local_world, 1)
 
 
 def _lost(error: BaseException) -> EnvironmentFault | None:
@@ -261,7 +240,7 @@ def _lost(error: BaseException) -> EnvironmentFault | None:
     return EnvironmentFault(
         "another process of this training was lost",
         found=_first_sentence(error),
-        fix="look at what it said, and go on from the last checkpoint: torchrun … -m ftx train --resume RUN",
+        fix="read its error, and resume from the last checkpoint: torchrun … -m ftx train --resume RUN",
     )
 
 

@@ -1,4 +1,4 @@
-"""What ``ftx train`` answers."""
+"""The reports of ``ftx train``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ftx.recipe.sections import Augment
 class TrainReport(CommandReport):
     """How a training went, by its kept epoch on validation images.
 
-    ``accuracy`` is the share of wholly right images; ``metric`` names the one of ``metrics`` that chose the epoch.
+    ``accuracy`` is the fraction of entirely correct images; ``metric`` is the name of the one that chose the epoch.
     """
 
     verb: str = "train"
@@ -35,7 +35,7 @@ class TrainReport(CommandReport):
 
 
 class PlannedLayer(BaseModel):
-    """A linear layer that gets an adapter: which targets it serves, its sides, and what trains in it."""
+    """A linear layer that gets an adapter: its targets, its sides, and how many parameters train in it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,10 +50,11 @@ class PlannedLayer(BaseModel):
 class DryRunReport(CommandReport):
     """What a training would do; its times come from two steps on images of the data, on this machine as it is now.
 
-    ``tokens`` is how many go into the first block and into each that ``model.keep_tokens`` names; empty where none is
-    dropped. ``augment`` and ``patch_dropout`` are what the recipe's come to: how images vary, and the share of their
-    patches that a step leaves out. ``seconds_before`` is what is done once: decoding, or computing what is frozen,
-    where no training did it before. Where it would not fit into memory nothing is tried, and there are no times.
+    ``tokens`` is how many go into the first block and into each that ``model.keep_tokens`` names; empty if none is
+    dropped. ``augment`` and ``patch_dropout`` are the recipe's after ``auto`` was decided: how images are augmented,
+    and the fraction of their patches that a step leaves out. ``seconds_before`` is for what is done once: decoding, or
+    computing the frozen trunk, if no training did it before. If it would not fit into memory nothing is tried, and
+    there are no times.
     """
 
     verb: str = "train"
@@ -79,6 +80,6 @@ class DryRunReport(CommandReport):
 
     @property
     def seen(self) -> str:
-        """How a step sees an image, in words."""
-        views = "images as they are" if self.augment == "none" else "crops and flips of images"
+        """What a step computes of an image, in words."""
+        views = "unaugmented images" if self.augment == "none" else "crops and flips of images"
         return f"{views}, {self.patch_dropout:.0%} of the patches left out of a step" if self.patch_dropout else views

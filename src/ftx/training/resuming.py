@@ -1,4 +1,4 @@
-"""What must not have changed for a training to go on: its recipe, its data, its base."""
+"""What must not have changed for a training to be resumed: its recipe, its data, its base."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
 from ftx.runs.run_json import RESUME
 from ftx.training.checkpoints import Origin
-from ftx.training.named_data import DATA_PATH, FOLLOW_LINKS_KEY, refuse_address_of, without_untyped_links
+from ftx.training.init_from import DATA_PATH, FOLLOW_LINKS_KEY, check_address, without_untyped_links
 from ftx.training.resolve import Resolved
 
 
-def recipe_to_go_on_with(
+def recipe_to_resume(
     run: Path, trained_with: Recipe, overrides: Sequence[str], flags: Mapping[str, object] | None
 ) -> Recipe:
-    """The recipe of a run, with ``key=value`` and flags laid over it, if it is the one that its training began with.
+    """The recipe of a run, changed by ``key=value`` and flags, if it is still the recipe of its training.
 
-    Raises: RecipeError naming each key by which another training would have begun, its value then and now; DataError
-    where its images are gone.
+    Raises: RecipeError with each key that differs, its value then and now; DataError if its images are gone.
     """
     path = run / "recipe.yaml"
-    if not path.exists():  # the checkpoint holds it too
+    if not path.exists():  # the checkpoint contains it too
         write_atomic(path, trained_with.dumps().encode())
     now = Recipe.build(path, overrides, flags)
     for where, recipe in ((path, Recipe.load(path)), (None, now)):
-        # What is auto is decided below, and compared then (``refuse_other``).
+        # Keys that are auto are decided later, and compared then (``check_same_inputs``).
         if found := _differences(trained_with, recipe, without="auto"):
             raise RecipeError(
                 "the recipe is another one than the training began with",
                 where=where,
                 found=listed(found),
-                fix="leave the keys as they were to go on, or train anew with the changes",
+                fix="leave the keys as they were to resume, or start a new training with the changes",
             )
-    refuse_address_of(run, now, overrides, flags, RESUME)
+    check_address(run, now, overrides, flags, RESUME)
     if not is_elsewhere(now.data.path) and not images_root(now.data.path).exists():
         raise DataError(
             "the images of this training are not where they were",
@@ -51,18 +50,19 @@ def recipe_to_go_on_with(
 
 def _differences(then: Recipe, now: Recipe, without: str = "") -> list[str]:
     before = then.by_key()
+    # How the images are found decides nothing, nor what is written of an adapter if there is none.
+    idle = (DATA_PATH, FOLLOW_LINKS_KEY, *(("adapter.",) if then.model.peft == now.model.peft == "none" else ()))
     return [
         f"{key}: {after}, was {before[key]}"
         for key, after in now.by_key().items()
-        # How the images are found decides nothing.
-        if key not in (DATA_PATH, FOLLOW_LINKS_KEY) and after not in (before[key], without)
+        if not key.startswith(idle) and after not in (before[key], without)
     ]
 
 
-def refuse_other(run: Path, origin: Origin, now: Resolved) -> None:
-    """Refuse a base or data that are others than those that the training began with.
+def check_same_inputs(run: Path, origin: Origin, now: Resolved) -> None:
+    """Check that base and data are those that the training started with.
 
-    Raises: RunError naming what differs; RecipeError where the recipe means something else here.
+    Raises: RunError with what differs; RecipeError if the recipe means something else here.
     """
     base_digest, entries = now.prepared.backbone.digest, now.dataset.entries
     if base_digest != origin.base_digest:
@@ -77,7 +77,7 @@ def refuse_other(run: Path, origin: Origin, now: Resolved) -> None:
             "the data are others than the training began with",
             where=now.recipe.data.path,
             found=_first_difference(read_entries(run / ENTRIES), entries),
-            fix="restore them, or train anew",
+            fix="restore them, or start a new training",
         )
     if found := _differences(origin.recipe, now.recipe):
         raise RecipeError("the recipe means something else here than where the training began", found=listed(found))

@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and a terminal that is closed, in a training.
+"""Ctrl-C, SIGTERM and a closed terminal during a training.
 
-The step that is computed is finished, so that the state that is left is whole.
+The current step is finished first, so that the saved state is complete.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from ftx.core.signals import handle_signals_on_own_stack, postponed_by_import
 
 
 class Stop:
-    """Whether somebody wants the training to end, and how; between steps it is asked.
+    """A request to end the training, which the loop reads between steps.
 
     Within ``between_steps`` a signal waits for the step to end. Elsewhere it ends the work at once, and so does a
     second Ctrl-C.
     """
 
     def __init__(self) -> None:
-        self.asked: Literal["interrupt", "terminate"] | None = None
+        self.requested: Literal["interrupt", "terminate"] | None = None
         self._deferred = False
 
     def __bool__(self) -> bool:
-        return self.asked is not None
+        return self.requested is not None
 
     @contextmanager
     def between_steps(self) -> Iterator[None]:
-        """Let a signal wait until it is asked for."""
+        """Let a signal wait until the loop reads it."""
         self._deferred = True
         try:
             yield
@@ -41,10 +41,10 @@ class Stop:
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Take a signal."""
-        again = self.asked is not None
+        again = self.requested is not None
         if (again or not self._deferred) and postponed_by_import(number, frame):
             return
-        self.asked = "terminate" if number in TERMINATING else "interrupt"
+        self.requested = "terminate" if number in TERMINATING else "interrupt"
         if self._deferred and not again:
             return
         raise Termination if number in TERMINATING else KeyboardInterrupt
@@ -52,10 +52,9 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Watch for signals until the block ends, but for those that the process was told to ignore.
+    """Receive signals until the block ends, except those that the process ignores.
 
-    A shell starts what is in the background so, and Ctrl-C then is for another. In another thread than the first,
-    Python tells of none.
+    A shell starts background jobs so that they ignore Ctrl-C. Python delivers signals to the main thread only.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

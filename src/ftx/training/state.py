@@ -1,6 +1,6 @@
-"""All that a training needs to go on: what trains, the optimizer, where it stands, and the best epoch so far.
+"""The state of a training: what trains, the optimizer, the position, and the best epoch so far.
 
-The learning rate and what is drawn at random hang on the step and the epoch (``ftx.training.optimizer``,
+The learning rate and random draws depend on the step and the epoch only (``ftx.training.optimizer``,
 ``ftx.data.random_draws``), so neither has a state of its own.
 """
 
@@ -23,9 +23,9 @@ _Count = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What ``on_epoch`` is told: an epoch's figures, of how many, and the best so far by the metric that chooses.
+    """The argument of ``on_epoch``: an epoch's figures, the number of epochs, and the best so far by ``metric``.
 
-    ``unit`` is what a batch holds: images, or features of them that were computed once.
+    ``unit`` is what a batch contains: images, or features of them that were computed once.
     """
 
     epoch: Epoch
@@ -36,7 +36,7 @@ class EpochEnd:
 
     def __str__(self) -> str:
         one, reached = self.epoch, self.epoch.metrics[self.metric]
-        # By the lower of the two an epoch is kept.
+        # The lower of the two decides whether an epoch is kept.
         mean = "" if one.smoothed in (None, reached) else f" (mean of {min(one.epoch, SMOOTHED)}: {one.smoothed:.3f})"
         measured = f"validation {self.metric.replace('_', ' ')} {reached:.3f}{mean}"
         return f"epoch {one.epoch}: loss {one.loss:.3f}, {measured}, {one.images_per_s:.0f} {self.unit}/s"
@@ -52,10 +52,10 @@ class Best:
 
 
 class Position(BaseModel):
-    """Where a training stands: optimizer steps done in all, and what of the current epoch is done.
+    """The position of a training: all optimizer steps done, and the batches and images of the current epoch.
 
-    ``seconds`` is the time that the steps of this epoch took, of which ``waited_s`` were spent waiting for images;
-    ``seconds_before`` what all of the training took before it was resumed.
+    ``seconds`` is the time of the steps of this epoch, of which ``waited_s`` were spent waiting for images;
+    ``seconds_before`` is the time of the whole training before it was resumed.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,8 +69,8 @@ class Position(BaseModel):
     seconds_before: float = 0.0
 
 
-class Record(BaseModel):
-    """What of a state is no tensor."""
+class StateRecord(BaseModel):
+    """The part of a state that is not a tensor."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -83,7 +83,7 @@ class Record(BaseModel):
 
 @dataclass
 class TrainingState:
-    """The state of a training, which the loop moves on; ``loss`` is the sum over the images of the current epoch."""
+    """The state of a training, which the loop changes; ``loss`` is the sum over the images of the current epoch."""
 
     module: nn.Module
     optimizer: torch.optim.AdamW
@@ -102,28 +102,30 @@ class TrainingState:
         self.loss = torch.zeros((), dtype=torch.float64, device=next(self.module.parameters()).device)
 
     def keep_best(self, epoch: Epoch, thresholds: Thresholds) -> None:
-        """Take the weights of this moment for those of the best epoch."""
+        """Keep the current weights as those of the best epoch."""
         self.best = Best(epoch, thresholds, {name: tensor.detach().clone() for name, tensor in changing(self.module)})
 
-    def lay_best(self) -> None:
-        """Lay the weights of the best epoch into the model."""
+    def load_best(self) -> None:
+        """Load the weights of the best epoch into the model."""
         assert self.best is not None
         with torch.no_grad():
             for name, tensor in changing(self.module):
                 tensor.copy_(self.best.weights[name])
 
     def note_means(self, metric: str) -> None:
-        """Give the epochs that an earlier ftx has measured the means by which the best one is kept now."""
+        """Add to epochs that an earlier ftx measured the means by which the best one is chosen."""
         self.epochs = with_means(self.epochs, metric)
         if self.best is not None:
             kept = self.best.epoch.epoch
             self.best = replace(self.best, epoch=next(one for one in self.epochs if one.epoch == kept))
 
-    def record(self) -> Record:
-        """What of it is no tensor."""
+    def record(self) -> StateRecord:
+        """The part of it that is not a tensor."""
         best, thresholds = (None, Thresholds()) if self.best is None else (self.best.epoch.epoch, self.best.thresholds)
         position = self.position.model_copy(update={"seconds_before": self.seconds})
-        return Record(position=position, loss=float(self.loss), epochs=self.epochs, best=best, thresholds=thresholds)
+        return StateRecord(
+            position=position, loss=float(self.loss), epochs=self.epochs, best=best, thresholds=thresholds
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors on the CPU: ``weights.NAME``, ``optimizer.KEY.NAME`` and ``best.NAME``."""
@@ -132,10 +134,10 @@ class TrainingState:
         found |= {} if self.best is None else {f"best.{name}": tensor for name, tensor in self.best.weights.items()}
         return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
-    def restore(self, record: Record, tensors: Mapping[str, Tensor]) -> Self:
-        """Take over a state that was written, and is consistent in itself, into the same model and optimizer.
+    def restore(self, record: StateRecord, tensors: Mapping[str, Tensor]) -> Self:
+        """Load a consistent state into the same model and optimizer.
 
-        Raises: ValueError, before anything is changed, if it is another model's.
+        Raises: ValueError, before anything is changed, if it is of another model.
         """
         own, parameters = dict(changing(self.module)), dict(self.module.named_parameters())
         theirs = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
@@ -165,15 +167,12 @@ class TrainingState:
                 yield name, key, tensor
 
 
-# What AdamW keeps of each parameter: its own count, and two means of the parameter's shape.
+# AdamW's state of each parameter: its step count, and two means of the parameter's shape.
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def refuse_inconsistent(record: Record, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a state whose parts do not belong together, whatever model it is of.
-
-    Raises: ValueError.
-    """
+def check_consistent(record: StateRecord, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if the parts of a state contradict each other, for any model."""
     numbers = [epoch.epoch for epoch in record.epochs]
     if numbers != [*range(1, len(numbers) + 1)] or record.position.epoch != len(numbers) + 1:
         raise ValueError(f"it is in epoch {record.position.epoch}, behind epochs {numbers}")
@@ -206,7 +205,7 @@ def refuse_inconsistent(record: Record, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _differing(these: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> str:
-    """The first name that only one of both has, or whose tensors differ in shape or type; empty where none does."""
+    """The first name that only one of both has, or whose tensors differ in shape or type; empty if none does."""
     for name in sorted(these.keys() | others.keys()):
         both = [(one[name].shape, one[name].dtype) if name in one else None for one in (these, others)]
         if both[0] != both[1]:
@@ -215,6 +214,6 @@ def _differing(these: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> str
 
 
 def changing(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What training changes: the parameters that train, and the statistics of batches."""
+    """The tensors that training changes: the parameters that train, and batch statistics."""
     yield from ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
     yield from module.named_buffers()

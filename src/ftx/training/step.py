@@ -1,34 +1,104 @@
-"""One step of a training: the loss of a batch and its gradients, and the same without a backward to measure."""
+"""One step of a training: the loss of a batch and its gradients; the same without a backward; balance of labels.
+
+Shapes: N images, C labels.
+"""
 
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ftx.recipe.sections import TrainRecipe
+from ftx.data.shards.shard_wise import Order
+from ftx.recipe.sections import BalanceName, TrainRecipe
 from ftx.tasks.base import LossChoice, Targets, Task, choosing_metric
+from ftx.tasks.labels import Labels
 from ftx.tasks.task_names import LossName
 from ftx.tasks.thresholds import Floats
-from ftx.training.class_balance import Balance, Order
 from ftx.training.device_placement import EVAL_BATCH
 from ftx.training.inputs import Batch, Inputs
 from ftx.training.optimizer import optimizer
-from ftx.training.ranks import ALONE, Ranks
+from ftx.training.ranks import ONE_PROCESS, Ranks
 from ftx.training.state import TrainingState
 
+
+@dataclass(frozen=True)
+class Balance:
+    """What makes rare labels count as much as frequent ones: drawing their images more often, or a larger loss.
+
+    ``share_N`` is the probability that each image is drawn; with None each is drawn once an epoch.
+    ``weights_2C`` multiply a label's loss if it is present (row 0) and if it is not (row 1).
+    """
+
+    images: int
+    share_N: NDArray[np.float64] | None = None
+    weights_2C: Tensor | None = None
+
+    def order(self, rng: np.random.Generator) -> Order:
+        """The images of one epoch, as many as there are. Shape: [N]."""
+        if self.share_N is None:
+            return rng.permutation(self.images)
+        return rng.choice(self.images, size=self.images, p=self.share_N)
+
+    def on(self, device: torch.device) -> Balance:
+        """The balance with its weights on a device: to copy them there in each step would wait for it."""
+        return self if self.weights_2C is None else replace(self, weights_2C=self.weights_2C.to(device))
+
+
+def balance_of(kind: BalanceName, labels: Labels, targets_NC: Targets) -> Balance:
+    """The balance of a recipe, by the labels of the training images."""
+    if kind == "sampling":
+        return Balance(len(targets_NC), share_N=image_shares(targets_NC))
+    if kind == "loss":
+        return Balance(len(targets_NC), weights_2C=torch.from_numpy(label_weights(labels, targets_NC)))
+    return Balance(len(targets_NC))
+
+
+def image_shares(targets_NC: Targets) -> NDArray[np.float64]:
+    """The probability of drawing each image, by its rarest label; no label counts as one label. Shape: [N].
+
+    Source: the repeat factor of LVIS (arXiv:1908.03195, appendix B), the largest over an image's labels, here without
+    its root and threshold: mutually exclusive classes are then drawn equally often.
+    """
+    held_NC = np.concatenate([targets_NC > 0, ~(targets_NC > 0).any(axis=1, keepdims=True)], axis=1)
+    repeats_C = 1 / np.maximum(held_NC.sum(axis=0), 1)
+    repeats_N = np.where(held_NC, repeats_C, 0).max(axis=1)
+    return repeats_N / repeats_N.sum()
+
+
+def label_weights(labels: Labels, targets_NC: Targets) -> NDArray[np.float32]:
+    """Weights by which all labels of a group count the same, and both values of an independent label. Shape: [2, C].
+
+    Their mean over the images is 1, so that the learning rate need not change.
+    Source: scikit-learn's class_weight="balanced", n_samples / (n_classes · count); 1 for a label of no image.
+    """
+    count_C = (targets_NC > 0).sum(axis=0)
+    weights_2C = np.ones((2, len(labels)), dtype=np.float32)
+    for group in labels.groups:
+        rows = [labels.index(name) for name in group]
+        counts = count_C[rows]
+        present = counts > 0
+        weights_2C[0, rows] = np.where(present, counts.sum() / (max(present.sum(), 1) * np.maximum(counts, 1)), 1)
+    for name in labels.singles:
+        row, images = labels.index(name), len(targets_NC)
+        if 0 < count_C[row] < images:
+            weights_2C[:, row] = images / (2 * count_C[row]), images / (2 * (images - count_C[row]))
+    return weights_2C
+
+
 # Mean loss, logits and truth.
-Measured = tuple[float, Floats, Targets]
+ValidationOutput = tuple[float, Floats, Targets]
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, on what and how: all that stays the same while it runs.
+    """What is trained, on what and how: everything that stays the same while it runs.
 
-    ``shard_N`` numbers the shard of each image, where these are so many that their order is to heed them.
+    ``shard_N`` is the number of each image's shard, if the order goes shard by shard, as there are many.
     """
 
     module: nn.Module
@@ -40,7 +110,7 @@ class Training:
     lr: float
     bf16: bool
     seed: int
-    ranks: Ranks = ALONE
+    ranks: Ranks = ONE_PROCESS
     shard_N: Order | None = None
 
     @property
@@ -50,7 +120,7 @@ class Training:
 
     @property
     def loss(self) -> LossChoice:
-        """Of a training step; validation smooths and weighs nothing."""
+        """The loss of a training step; validation has no smoothing and no weights."""
         return LossChoice(self.recipe.loss, self.recipe.label_smoothing, self.balance.weights_2C)
 
     @property
@@ -67,7 +137,7 @@ class Training:
 
 
 def in_parts(network: nn.Module, training: Training, batch: Batch) -> Tensor:
-    """The loss of a batch, computed in so many parts as the recipe says; gradients are exchanged with the last one."""
+    """The loss of a batch, computed in the recipe's number of parts; gradients are exchanged with the last one."""
     parts = batch.parts(training.recipe.accumulation_steps)
     with training.ranks.exchanging_later(network):
         losses = [forward_backward(network, training, part) for part in parts[:-1]]
@@ -75,7 +145,7 @@ def in_parts(network: nn.Module, training: Training, batch: Batch) -> Tensor:
 
 
 def forward_backward(network: nn.Module, training: Training, batch: Batch) -> Tensor:
-    """What a batch, or this process's part of it, adds to the mean loss; its gradients are added to the parameters'."""
+    """The part of the mean loss of a batch, or of this process's part of it; adds its gradients."""
     world = training.ranks.world
     with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=training.bf16):
         logits_BC = network(batch.input)
@@ -87,17 +157,17 @@ def forward_backward(network: nn.Module, training: Training, batch: Batch) -> Te
     )
     if not batch.counts:
         loss = loss * 0
-    (loss * world).backward()  # of several processes the mean of the gradients is taken, and their sum is meant
+    (loss * world).backward()  # DistributedDataParallel averages gradients, and their sum is needed
     return loss.detach()
 
 
 def at_least_f32(logits_BC: Tensor) -> Tensor:
-    """What autocast has left in bf16, in f32; a network in f64 stays there."""
+    """Logits of autocast in bf16 as f32; those of a network in f64 stay f64."""
     return logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
 
 
 def train_mode(module: nn.Module) -> None:
-    """Let the model train, but for frozen layers that would take statistics of the batches: nothing would keep them."""
+    """Set the model to training mode, except frozen layers with batch statistics, which must not change."""
     module.train()
     for layer in module.modules():
         statistics = getattr(layer, "running_mean", None)
@@ -107,14 +177,14 @@ def train_mode(module: nn.Module) -> None:
 
 @torch.no_grad()
 def measure(
-    module: nn.Module, task: Task, inputs: Inputs, *, loss: LossName, bf16: bool, ranks: Ranks = ALONE
-) -> Measured:
-    """Loss (without smoothing), logits and truth of every image, computed as the training steps are.
+    module: nn.Module, task: Task, inputs: Inputs, *, loss: LossName, bf16: bool, ranks: Ranks = ONE_PROCESS
+) -> ValidationOutput:
+    """Loss (without smoothing), logits and targets of every image, computed as in training steps.
 
-    Shape: [N, C] both; of several processes in the order of these.
+    Shape: [N, C] both; with several processes in their order.
     """
     module.eval()
-    # All stay where they are computed until the end: to read one waits for the device.
+    # All stay on the device until the end: to read one waits for it.
     losses: list[Tensor] = []
     logits: list[Tensor] = []
     targets: list[Tensor] = []
@@ -128,7 +198,7 @@ def measure(
             losses.append(lost.double() * len(batch.whole_MC))
             logits.append(logits_BC)
             targets.append(batch.targets_BC)
-    mine: Measured | None = None  # where there are fewer images than processes
+    mine: ValidationOutput | None = None  # where there are fewer images than processes
     if losses:
         mine = float(sum(losses)), torch.cat(logits).cpu().numpy(), torch.cat(targets).cpu().numpy()
     total, logits_NC, targets_NC = zip(*filter(None, ranks.gathered(mine)), strict=True)

@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ftx.backbones.architecture_table import read_architectures
 from ftx.core.errors import InputError, RecipeError, first_error, nearest
-from ftx.recipe.document import read_document
 from ftx.recipe.schema import Recipe
-from ftx.recipe.strict_yaml import dump_yaml
+from ftx.recipe.strict_yaml import dump_yaml, read_document
 from ftx.training.optimizer import peak_lr
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from ftx.runs.data_jsonl import entries_digest
 from ftx.runs.latest import RUNS, name_latest
 from ftx.tasks.base import choosing_metric
 from ftx.tasks.output_meaning import TASKS
-from ftx.training.begun_from import begun_run
+from ftx.training.init_from import init_run
 from ftx.training.resolve import read_images
 from ftx.tuning.report import TriedTrial, TuneReport, draw_trials
 from ftx.tuning.space import Space, default_space, read_space
@@ -87,7 +87,7 @@ def tune(
     out = out or RUNS / f"{images_root(recipe.data.path).resolve().stem}-tuned"
     check_folder(out)
     # Before there is a study: invalid images are no trial's fault.
-    data = entries_digest(read_images(recipe, begun_run(recipe), progress).entries)
+    data = entries_digest(read_images(recipe, init_run(recipe), progress).entries)
     out.mkdir(parents=True, exist_ok=True)
     with storage_errors(out, storage), _resumable(out):
         opened = open_study(out, study, storage, recipe, data, searched, len(goal.objectives))

@@ -2,7 +2,7 @@
 
 Images at random from all shards at once would open all of them for each batch, and fetch those of other machines again
 and again. Shards are instead drawn at random, in parallel lanes. In each lane the images of a few shards are mixed, and
-each batch takes from all lanes alike. A process takes a batch's images of neighbouring lanes (``Ranks.share``), and
+each batch takes from all lanes alike. A process takes a batch's images of neighbouring lanes (``Ranks.part``), and
 so reads only the shards of these lanes. The order depends only on the seed and the epoch, and any batch can be the
 first that is read: a training that resumes, with any number of processes, has the same batches.
 

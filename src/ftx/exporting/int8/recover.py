@@ -40,8 +40,8 @@ from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run import Run
 from ftx.runs.run_json import Recovered
 from ftx.runs.trained import load_trained_into, save_trained
-from ftx.training.inputs import Inputs, inputs_of
-from ftx.training.optimizer import optimizer, peak_lr, set_rates
+from ftx.training.inputs import Inputs, inputs_of, training_images
+from ftx.training.optimizer import optimizer, peak_lr, set_lr_multiplier
 from ftx.training.step import measure
 
 with no_telemetry():
@@ -139,7 +139,8 @@ class _Images:
         root, entries, task = run.data_root(data), run.entries("train"), run.task
 
         def inputs(some: Sequence[Entry]) -> Inputs:
-            return inputs_of(prepared.backbone, root, some, task)
+            images = training_images(prepared.backbone.preprocess, root, some, task)
+            return inputs_of(prepared.backbone.module, images)
 
         calibrating, judging = calibration_images(entries)  # of each class as many
         apart = {entry.sha256 for entry in judging}
@@ -285,7 +286,7 @@ def _train(
             order = order_generator(seed, epoch).permutation(len(inputs))
             with closing(inputs.batches(order, BATCH, epoch=epoch)) as batches:
                 for images_N3HW in (batch.input for batch in batches):
-                    set_rates(chosen, (1 + math.cos(math.pi * done / steps)) / 2)
+                    set_lr_multiplier(chosen, (1 + math.cos(math.pi * done / steps)) / 2)
                     chosen.zero_grad(set_to_none=True)
                     tensors = laid.lay()
                     with torch.no_grad():

@@ -22,14 +22,14 @@ from ftx.runs.run import Run
 from ftx.runs.trained import load_trained
 from ftx.tasks.labels import Labels
 from ftx.training import TrainReport, recipe_from, resume, train
-from ftx.training.begun_from import begin_with, begun_run
+from ftx.training.init_from import init_run, load_run_into
 from ftx.training.resolve import resolve
 
 METHODS: dict[str, dict[str, object]] = {
     "lora": {"peft": "lora", "blocks": 2, "rank": {"attn": 2, "mlp": 3}},
-    "dora": {"peft": "dora", "targets": "q,fc1", "rank": 2},
-    "pissa": {"peft": "lora", "targets": "q,fc1", "rank": 2, "init": "pissa"},
-    "rslora pissa": {"peft": "lora", "rank": 2, "init": "pissa", "rslora": True},
+    "dora": {"peft": "dora", "blocks": "all", "targets": "q,fc1", "rank": 2},
+    "pissa": {"peft": "lora", "blocks": "all", "targets": "q,fc1", "rank": 2, "init": "pissa"},
+    "rslora pissa": {"peft": "lora", "blocks": "all", "rank": 2, "init": "pissa", "rslora": True},
     "layers": {"peft": "lora", "layers": r".*\.fc1", "rank": 2, "init": "pissa"},
     "linear": {"peft": "none", "freeze_backbone": True, "head_init": "random"},
     "full": {"peft": "none", "lr": 1e-3},
@@ -69,6 +69,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def asked(data: Path, method: str, **more: object) -> Recipe:
     tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "epochs": 2, "batch_size": 4, "precision": "f32"}
+    tiny |= {"augment": "light", "patch_dropout": 0.0}
     return Recipe.named({"path": str(data), "lr": 0.01, **tiny, **METHODS[method], **more})
 
 
@@ -91,9 +92,9 @@ def test_it_begins_with_the_answers_that_the_run_ended_with(run: Run) -> None:
     with torch.no_grad():
         # f32: an adapter of PiSSA's sums the same products in another order
         torch.testing.assert_close(found.prepared.backbone.module.eval()(X), load_trained(run)(X), rtol=0, atol=2e-5)
-    assert found.begun_from is not None
-    assert (found.begun_from.labels_kept, found.begun_from.labels_new) == (2, ())
-    assert found.begun_from.trained == run.manifest.digest(TRAINED)
+    assert found.init_from is not None
+    assert (found.init_from.labels_kept, found.init_from.labels_new) == (2, ())
+    assert found.init_from.trained == run.manifest.digest(TRAINED)
     assert found.prepared.trainable > 0
 
 
@@ -102,14 +103,14 @@ def test_rows_of_the_head_go_by_their_labels_names(run: Run) -> None:
     prepared = prepare(recipe_from(run.path), 4)
     fresh = prepare(recipe_from(run.path), 4).backbone.module.get_submodule("head").weight.clone()
     listener = Listener()
-    begun = begin_with(run, prepared, Labels.multiclass(names), listener)
+    begun = load_run_into(run, prepared, Labels.multiclass(names), listener)
     assert not listener.said
-    other = begin_with(run, prepared, Labels.multiclass(("pear", "a", "b", "c")), listener)
+    other = load_run_into(run, prepared, Labels.multiclass(("pear", "a", "b", "c")), listener)
     assert (other.labels_kept, other.labels_new) == (1, ("a", "b", "c"))
     (gone,) = listener.said
-    assert gone.endswith("rows of the head are gone: apple")
+    assert gone.endswith("rows of the head are dropped: apple")
     prepared = prepare(recipe_from(run.path), 4)
-    begin_with(run, prepared, Labels.multiclass(names), listener)
+    load_run_into(run, prepared, Labels.multiclass(names), listener)
     assert (begun.labels_kept, begun.labels_new) == (2, ("zucchini", "aronia"))
     old = list(run.manifest.labels.names)
     with torch.no_grad():
@@ -184,7 +185,7 @@ def test_the_rows_of_a_head_that_were_kept_are_not_solved_anew(few: Path, many: 
     listener = Listener()
     with chdir(tmp_path):
         train(recipe, out=tmp_path / "second", progress=listener)
-    assert "the head goes on from the run's: train.head_init=probe is not used" in listener.said
+    assert "the head starts from the run's: train.head_init=probe is not used" in listener.said
     names = Run.open(tmp_path / "second").manifest.labels.names
     before, after = (
         load_trained(Run.open(tmp_path / name)).get_submodule("head").weight for name in ("first", "second")
@@ -234,14 +235,14 @@ def test_an_adapter_for_something_else_is_refused(run: Run, few: Path) -> None:
         ("task=multilabel", "task"),
     ):
         with pytest.raises(RecipeError, match="another model, adapter or task") as caught:
-            begun_run(recipe_from(run.path, [override]))
+            init_run(recipe_from(run.path, [override]))
         assert f"{key}: " in str(caught.value.found)
     if run.manifest.method in ("lora", "dora"):
         with pytest.raises(RecipeError) as caught:
-            begun_run(recipe_from(run.path, ["adapter.rank=5"]))
+            init_run(recipe_from(run.path, ["adapter.rank=5"]))
         assert "adapter.rank: 5, the run has" in str(caught.value.found)
-    assert begun_run(recipe_from(run.path, ["train.lr=0.5", "seed=0"])) == Run(run.path)
-    assert begun_run(asked(few, "lora")) is None
+    assert init_run(recipe_from(run.path, ["train.lr=0.5", "seed=0"])) == Run(run.path)
+    assert init_run(asked(few, "lora")) is None
     with pytest.raises(RunError, match="no such run"):
         recipe_from(run.path / "none")
 
