@@ -48,7 +48,7 @@ def test_every_key_of_the_adapter_reaches_it() -> None:
         dropout=0.3,
     )
     named = adapter_spec(recipe(peft="lora", layers=r"blocks\.0\.mlp\.fc1", rank=4, alpha=6.0))
-    assert named == AdapterSpec("lora", {"layer": 4}, {"layer": 6.0}, layers=r"blocks\.0\.mlp\.fc1")
+    assert named == AdapterSpec("lora", {"layer": 4}, {"layer": 6.0}, blocks="auto", layers=r"blocks\.0\.mlp\.fc1")
 
 
 def test_of_blocks_that_the_model_decides_the_last_two_fifths_are_adapted_rounded_up() -> None:

@@ -114,7 +114,7 @@ def test_room_is_asked_for_what_is_computed(settings: dict[str, object], train: 
         assert frozen is not None
         frozen.make_room(tight.views, listener)
     (said,) = listener.said
-    assert f"what the frozen part makes of {train + 8:,} views takes" in said
+    assert f"the features of {train + 8:,} views take" in said
 
 
 def test_pixels_of_other_data_go_as_far_as_all_images_of_this_one_need(data: Path, cache: Path) -> None:
@@ -168,4 +168,4 @@ def test_openvino_is_tried_where_there_are_enough_views(
     listener = Listener()
     asked = Recipe.named({**TINY, **KEPT, "path": data, "head_init": "random", "frozen_runtime": "auto"})
     assert resolve(asked, False, listener).recipe.train.frozen_runtime == "torch"
-    assert any(said.startswith("torch computes the frozen part") for said in listener.said) == asks
+    assert any(said.startswith("torch computes the frozen trunk") for said in listener.said) == asks

@@ -12,7 +12,7 @@ from tests.training.test_state import moved, same
 from ftx.core.errors import RunError
 from ftx.recipe.schema import Recipe
 from ftx.runs.new_run import NewRun
-from ftx.training.checkpoints import MOST_SHARE, Checkpoints, Origin, newest
+from ftx.training.checkpoints import MOST_FRACTION, Checkpoints, Origin, newest
 from ftx.training.device_placement import Circumstances
 from ftx.training.state import TrainingState
 
@@ -74,7 +74,7 @@ def test_at_the_end_of_an_epoch_one_is_due_where_it_takes_little_of_the_time(
     assert made.is_due(epoch_ended=True)
     assert not made.is_due()
     made.write(at(2))
-    assert MOST_SHARE == 0.005
+    assert MOST_FRACTION == 0.005
     clock[0] += 390
     assert not made.is_due(epoch_ended=True)
     clock[0] += 11
@@ -109,9 +109,9 @@ def test_the_newest_is_that_of_the_most_steps_and_what_is_damaged_is_told(clock:
     assert found.checkpoint.record.position.step == 7
     (said,) = listener.said
     assert said.startswith("a checkpoint is damaged (12.json: 12.safetensors is not what was written)")
-    assert said.endswith("going on from the one before, 7.json")
+    assert said.endswith("resuming from the one before, 7.json")
     (tmp_path / "run" / "checkpoints" / "7.json").write_text("{")
-    with pytest.raises(RunError, match="no checkpoint of this run is whole") as error:
+    with pytest.raises(RunError, match="no checkpoint of this run is complete") as error:
         newest(tmp_path / "run", Listener())
     assert error.value.found is not None
     assert {"12.json", "7.json"} == {one.partition(":")[0] for one in error.value.found.split("; ")}

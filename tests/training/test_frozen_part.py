@@ -28,7 +28,7 @@ from ftx.data.loader import TrainingImages
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.recipe.schema import Recipe
 from ftx.training import frozen_in_openvino
-from ftx.training.frozen_in_openvino import is_as_good, is_faster
+from ftx.training.frozen_in_openvino import is_as_close, is_faster
 from ftx.training.frozen_part import Frozen, FrozenPart, faster_runtime, frozen_part
 from ftx.training.inputs import FeatureInputs
 from ftx.training.plan import plan
@@ -364,7 +364,7 @@ def test_as_good_is_what_is_no_further_from_f32_than_it_is_rounded() -> None:
         return exact + error * exact.square().mean().sqrt() * torch.sign(torch.randn_like(exact))
 
     for error, good in ((0.0, True), (2**-10, True), (2**-8, False)):
-        assert is_as_good(partial(noisy, error=error), trunk, pre, bf16=False) is good
+        assert is_as_close(partial(noisy, error=error), trunk, pre, bf16=False) is good
 
     def as_torch(images: torch.Tensor, times: float) -> torch.Tensor:
         """So many times as far off as torch is in bf16, whose products are rounded at each layer."""
@@ -375,8 +375,8 @@ def test_as_good_is_what_is_no_further_from_f32_than_it_is_rounded() -> None:
         return exact + times * (rounded - exact)
 
     for times, good in ((1.0, True), (1.9, True), (2.1, False)):
-        assert is_as_good(partial(as_torch, times=times), trunk, pre, bf16=True) is good
-        assert not is_as_good(partial(as_torch, times=times), trunk, pre, bf16=False)
+        assert is_as_close(partial(as_torch, times=times), trunk, pre, bf16=True) is good
+        assert not is_as_close(partial(as_torch, times=times), trunk, pre, bf16=False)
 
 
 @pytest.mark.slow
@@ -415,7 +415,7 @@ def test_what_openvino_cannot_convert_torch_computes(monkeypatch: pytest.MonkeyP
     frozen, listener = Frozen(backbone(), 4, bf16=False, runtime="openvino"), Listener()
     assert faster_runtime(frozen, 2000, listener) == "torch"
     assert listener.said == [
-        "torch computes the frozen part: OpenVINO cannot compute the frozen part of this model: aten::odd"
+        "torch computes the frozen trunk: OpenVINO cannot compute the frozen part of this model: aten::odd"
     ]
     with pytest.raises(ModelError, match="cannot compute") as caught, ByteStore(None, 0) as store:
         FrozenPart(frozen, store)

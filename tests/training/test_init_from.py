@@ -200,7 +200,7 @@ def test_a_run_of_images_as_they_were_says_nothing_of_views(few: Path, tmp_path:
     assert recipe_from(first.path, ["train.augment=light"]).train.cache_views == 4
     listener = Listener()
     resolve(first.recipe().with_overrides(["train.augment=light"]), False, listener)
-    assert any("every epoch sees an image in the same view" in line for line in listener.said)
+    assert any("every epoch has the same view of an image" in line for line in listener.said)
 
 
 def test_what_few_images_and_epochs_held_down_is_asked_for_anew(few: Path, many: Path, tmp_path: Path) -> None:

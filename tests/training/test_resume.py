@@ -308,7 +308,7 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_go_on_with(
     run = begun(here, monkeypatch, asked(), tmp_path / "run")
     for path in (run / "checkpoints").glob("*.safetensors"):
         path.write_bytes(b"")
-    with chdir(here), pytest.raises(RunError, match="no checkpoint of this run is whole") as caught:
+    with chdir(here), pytest.raises(RunError, match="no checkpoint of this run is complete") as caught:
         resume(run)
     assert caught.value.fix == f"train again: ftx train --config {run}/recipe.yaml --data DIR"
     with chdir(tmp_path), pytest.raises(RunError, match="no such run") as caught:

@@ -1,8 +1,8 @@
-"""``checkpoints/<step>.safetensors`` and ``.json``: the state of an unfinished training, from which it goes on exactly.
+"""``checkpoints/<step>.safetensors`` and ``.json``: the state of an unfinished training, from which it resumes exactly.
 
-Each is whole or not there: the tensors first, then the record with their hash, each written to a temporary name, synced
-to disk and renamed. The record's own hash covers both. The last two are kept, so that one that is damaged falls back to
-the one before.
+Each is complete or does not exist: the tensors first, then the record with their hash, each written to a temporary
+name, synced to disk and renamed. The record's own hash covers both. The last two are kept, so that a damaged one falls
+back to the one before.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from ftx.training.device_placement import Circumstances
 from ftx.training.state import StateRecord, TrainingState, check_consistent
 
 SCHEMA_VERSION = 3
-# Of which the record has no hash.
+# The version whose record has no hash.
 _UNHASHED = 2
-# At an epoch's end one is written as long as writing takes no more than this share of the time: with the first, whose
-# cost nobody knows before, all of them stay below 1 %.
-MOST_SHARE = 0.005
+# At an epoch's end one is written if writing takes at most this fraction of the time: with the first, whose cost is not
+# known before, all of them stay below 1 %.
+MOST_FRACTION = 0.005
 _KEPT = 2
 
 
 class Origin(BaseModel):
-    """What a training began with."""
+    """The inputs of a training: they must be the same when it is resumed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,7 +54,7 @@ class Origin(BaseModel):
 
 
 class Checkpoint(BaseModel):
-    """What stands beside the tensors; ``sha256`` is of all the rest of it, as ``_digest`` has it."""
+    """The record next to the tensors; ``sha256`` is ``_digest`` of everything else in it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,46 +69,40 @@ class Checkpoint(BaseModel):
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that was read."""
+    """A checkpoint that was read, with its tensors."""
 
     checkpoint: Checkpoint
     tensors: dict[str, Tensor]
 
 
 class Checkpoints:
-    """Those of one training, each when it is due; ``resumed`` is the one that it goes on from."""
+    """The checkpoints of one training; ``resumed`` is the one that it resumes from."""
 
     def __init__(self, run: NewRun, origin: Origin, resumed: Saved | None = None) -> None:
         self._run, self._origin = run, origin
-        # The steps of those that are whole, the newest first: another file of the folder may be damaged.
+        # The steps of complete ones, the newest first: another file of the folder may be damaged.
         self._whole = [] if resumed is None else [resumed.checkpoint.record.position.step]
         self._seconds = 60 * origin.recipe.train.checkpoint_minutes
         self._written_at = time.monotonic()
         self._cost_s = 0.0
-        # Brings to disk what a state rests on: of features that are lost, others computed in other batches differ in
-        # their last bits.
+        # Syncs the features that a state depends on: in other batches they would differ in the last bits.
         self.settle_first: Callable[[], None] = lambda: None
 
     @property
     def folder(self) -> Path:
-        """Where they lie."""
+        """The folder of the checkpoints."""
         return self._run.folder / CHECKPOINTS
 
-    @property
-    def any(self) -> bool:
-        """Whether there is one to go on with."""
-        return bool(checkpoint_records(self._run.folder))
-
     def is_due(self, *, epoch_ended: bool = False) -> bool:
-        """Whether one is to be written: so many minutes after the last, and at an epoch's end.
+        """Whether one must be written: the recipe's minutes after the last, and at an epoch's end.
 
-        Where epochs last but moments, writing one at each end would take more time than training.
+        If epochs are very short, writing one at each end would take more time than training.
         """
         since_s = time.monotonic() - self._written_at
-        return since_s >= self._seconds or (epoch_ended and since_s * MOST_SHARE >= self._cost_s)
+        return since_s >= self._seconds or (epoch_ended and since_s * MOST_FRACTION >= self._cost_s)
 
     def write(self, state: TrainingState) -> None:
-        """Write the state, unless it was written at this very step, and take away all but the last two that are whole.
+        """Write the state, unless it was written at this step, and remove all but the last two that are complete.
 
         Raises: EnvironmentFault if the disk is full or the folder cannot be written.
         """
@@ -127,17 +121,17 @@ class Checkpoints:
             for old in self.folder.glob("[0-9]*.*"):
                 if old.is_file() and old.stem not in map(str, self._whole):
                     old.unlink(missing_ok=True)
-        self._run.show()  # whoever sees the run can go on with it
+        self._run.show()  # a run that is visible can be resumed
         self._written_at = time.monotonic()
         self._cost_s = self._written_at - started
 
     def remove(self) -> None:
-        """Take all of them away: the training has ended."""
+        """Remove all of them: the training has ended."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def newest(run: Path, progress: Progress) -> Saved:
-    """The newest checkpoint of a run that is whole; says where a newer one is not.
+    """The newest complete checkpoint of a run; prints which newer ones are damaged.
 
     Raises: RunError if there is none.
     """
@@ -151,21 +145,24 @@ def newest(run: Path, progress: Progress) -> Saved:
             continue
         if (found.checkpoint.ftx, found.checkpoint.torch) != (__version__, torch.__version__):
             progress.note(
-                f"the training was begun by ftx {found.checkpoint.ftx} and torch {found.checkpoint.torch}: "
-                "with others, what it ends with may differ in the last bits"
+                f"the training was started by ftx {found.checkpoint.ftx} and torch {found.checkpoint.torch}: "
+                "with others, the result may differ in the last bits"
             )
         if found.checkpoint.schema_version == _UNHASHED:
             progress.note(f"{path.name} was written by an earlier ftx: its record has no hash that would show damage")
         for one in damaged:
-            progress.note(f"a checkpoint is damaged ({one}): going on from the one before, {path.name}")
+            progress.note(f"a checkpoint is damaged ({one}): resuming from the one before, {path.name}")
         return found
     if damaged:
-        anew = train_again(run)
-        faults = "; ".join(damaged)
-        raise RunError("no checkpoint of this run is whole", where=folder, found=faults, fix=f"train again: {anew}")
+        raise RunError(
+            "no checkpoint of this run is complete",
+            where=folder,
+            found="; ".join(damaged),
+            fix=f"train again: {train_again(run)}",
+        )
     finished = (run / "run.json").is_file()
     raise RunError(
-        "there is nothing to go on with",
+        "there is nothing to resume",
         where=run,
         found="its training has finished" if finished else f"no checkpoint in {CHECKPOINTS}/",
         fix="name a run whose training was interrupted, or ftx train",
@@ -173,12 +170,12 @@ def newest(run: Path, progress: Progress) -> Saved:
 
 
 def train_again(run: Path) -> str:
-    """The command that trains a run's recipe from the start, on images that who types it names."""
+    """The command that trains a run's recipe from the start, on images that the user names."""
     return f"{shell_command('ftx train --config', run / 'recipe.yaml')} --data DIR"
 
 
 def _read(path: Path) -> Saved:
-    """Raises: ValueError, or what reading raises, for one that does not hold; nothing of it is used before."""
+    """Raises: ValueError, or what reading raises, for an invalid one; nothing of it is used before."""
     document = read_json(path)
     checkpoint = Checkpoint.model_validate(document)
     if checkpoint.schema_version not in (SCHEMA_VERSION, _UNHASHED):
@@ -197,6 +194,6 @@ def _read(path: Path) -> Saved:
 
 
 def _digest(document: Mapping[str, object]) -> str:
-    """SHA-256 of a record in one spelling, without its own."""
+    """SHA-256 of a record in canonical form, without its own."""
     rest = {name: value for name, value in document.items() if name != "sha256"}
     return sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Whether the blocks that train are compiled: where that takes less time than it saves in the length of the training.
+"""Whether the blocks that train are compiled: if that takes less time than the whole training saves by it.
 
-What is gained is measured on a copy of one block, before the first step; ``docs/decisions/0024``.
+The gain is measured on a copy of one block, before the first step; ``docs/decisions/0024``.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from ftx.recipe.sections import Compile, TrainRecipe
 from ftx.runs.machine import this_machine
 from ftx.training.device_placement import device, place
 
-# What trying and compiling took for DINOv2-small on two cores, at most: 45 s with AVX2, 32 s with AMX.
+# Trying and compiling took at most this long for DINOv2-small on two cores: 45 s with AVX2, 32 s with AMX.
 _TAKES_S = 45.0
-# The share of a step that is saved, by bf16 or not: 0.02 to 0.08 in f32 (AVX2), 0.03 and 0.2 in bf16 (AMX).
+# The fraction of a step that is saved, by bf16 or not: 0.02 to 0.08 in f32 (AVX2), 0.03 and 0.2 in bf16 (AMX).
 _HOPED = {False: 0.05, True: 0.15}
 _ROUNDS = 9
-# Images that a block is measured with, at most: it is not known yet whether a whole batch fits into memory.
+# A block is measured with at most this many images: it is not known yet whether a whole batch fits into memory.
 _AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What a step of one block takes, as it is and compiled, and how long compiling took."""
+    """The time of a step of one block, plain and compiled, and of compiling it."""
 
     plain_s: float
     compiled_s: float
@@ -56,10 +56,9 @@ def chosen(
     bf16: bool,
     progress: Progress,
 ) -> Compile:
-    """What ``train.compile`` comes to in a training whose epochs have so many images together.
+    """``train.compile`` as decided for a training whose epochs have ``images`` images together.
 
-    Raises: ModelError or EnvironmentFault where blocks are asked for by name, and there are none or torch cannot
-    compile them.
+    Raises: ModelError or EnvironmentFault if the recipe says blocks, and there are none or torch cannot compile them.
     """
     module = prepared.backbone.module
     blocks = blocks_to_compile(module)
@@ -69,8 +68,8 @@ def chosen(
         raise ModelError(
             "this training has no blocks that could be compiled",
             where="train.compile",
-            found=f"{type(module).__name__}, trained as it is here",
-            fix="leave the key out; blocks of plain Vision Transformers can be, where they train",
+            found=f"{type(module).__name__}, as it trains here",
+            fix="leave the key out; blocks of plain Vision Transformers can be compiled, if they train",
         )
     place(prepared, train.batch_size, dropped=dropped)
     at_once = train.at_once(train.batch_size)
@@ -88,7 +87,7 @@ def chosen(
     except EnvironmentFault as error:
         progress.note(f"blocks are not compiled: {error.found}")
         return "none"
-    plain_s = gain.plain_s * blocks_of_images  # of many steps, where the first look was at one
+    plain_s = gain.plain_s * blocks_of_images  # of many steps, not of one
     saves_s = (gain.plain_s - gain.compiled_s) * blocks_of_images
     pays = saves_s > gain.takes_s
     progress.note(
@@ -99,7 +98,7 @@ def chosen(
 
 
 class _Block:
-    """A copy of the last of the blocks, and so many images' tokens, as they come to it."""
+    """A copy of the last of the blocks, and random tokens of ``images`` images for it."""
 
     def __init__(
         self, module: nn.Module, blocks: list[nn.Module], *, images: int, dropped: DroppedPatches, bf16: bool
@@ -116,19 +115,19 @@ class _Block:
         self.block = copy.deepcopy(blocks[-1]).train()
 
     def plain_s(self) -> float:
-        """What a step takes that is not compiled, in seconds."""
+        """Seconds of a step that is not compiled."""
         with joined_attention([self.block]):
             return self._step_s(self.block.forward)
 
     def gain(self, progress: Progress) -> Gain:
-        """What compiling gains, measured in turn, or found to be so by an earlier training.
+        """The gain of compiling, measured alternately, or by an earlier training.
 
         Raises: EnvironmentFault if torch cannot compile it here.
         """
         with compiling() as folder:
             found = None if folder is None else folder / f"{self._digest}.json"
             if found is not None and found.is_file():
-                with suppress(ValueError, TypeError, OSError):  # cut off: it is measured again
+                with suppress(ValueError, TypeError, OSError):  # interrupted: it is measured again
                     return Gain(**json.loads(found.read_text()))
             with progress.track("Compiling a block", None):
                 gain = self._measured()
@@ -166,13 +165,13 @@ class _Block:
         """A forward and its backward, in seconds."""
         started = time.perf_counter()
         with torch.autocast(self.tokens_NTD.device.type, torch.bfloat16, enabled=self.bf16):
-            answer_NKD = forward(self.tokens_NTD)
-        answer_NKD.backward(torch.ones_like(answer_NKD))
+            output_NKD = forward(self.tokens_NTD)
+        output_NKD.backward(torch.ones_like(output_NKD))
         return time.perf_counter() - started
 
     @property
     def _digest(self) -> str:
-        """Of all that decides how long a step takes, but for torch's version, which names the folder."""
+        """Of everything that decides how long a step takes, except torch's version, which names the folder."""
         parameters = [(name, one.shape, one.dtype, one.requires_grad) for name, one in self.block.named_parameters()]
         attention = [getattr(layer, "fused_attn", None) for layer in self.block.modules()]
         dropout = [getattr(layer, "dropout", None) for layer in self.block.modules()]

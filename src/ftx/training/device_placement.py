@@ -1,4 +1,4 @@
-"""Where a training step computes, and in which precision."""
+"""The device of a training step, and its precision."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ EVAL_BATCH = 32
 
 
 def device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor where it is computed on; to a GPU while that computes what came before, which pinned memory allows."""
+    """A tensor on a device; copied to a GPU while it computes earlier work, which pinned memory allows."""
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def within_quota() -> None:
-    """Let torch compute in no more threads than its control group pays for, where the user has not said in how many."""
+    """Limit torch's threads to the CPU quota of its control group, unless the user has set a number."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
 def resolve_precision(precision: TrainPrecision) -> Literal["f32", "bf16"]:
-    """``auto`` is bf16 where the hardware computes in it: AMX, AVX512-BF16, or a GPU that has it."""
+    """``auto`` is bf16 if the hardware computes in it: AMX, AVX512-BF16, or a GPU that has it."""
     if precision != "auto":
         return precision
     if torch.cuda.is_available():
@@ -58,16 +58,16 @@ def resolve_precision(precision: TrainPrecision) -> Literal["f32", "bf16"]:
 
 def _cpu_flags() -> set[str]:
     cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file():  # not Linux: f32 is right everywhere
+    if not cpuinfo.is_file():  # not Linux: f32 works everywhere
         return set()
     lines = (line for line in cpuinfo.read_text().splitlines() if line.startswith("flags"))
     return set(next(lines, "").split())
 
 
 class Circumstances(BaseModel):
-    """How a training computes, beside its recipe: what must be the same for the same bytes.
+    """How a training computes, in addition to its recipe: what must be the same for the same bytes.
 
-    ``plain_attention`` was chosen by the memory that was free, ``threads`` by the cores, of each of ``processes``.
+    ``plain_attention`` was chosen by the free memory, ``threads`` by the cores, for each of ``processes``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -86,18 +86,18 @@ def place(
     dropped: DroppedPatches = ALL_PATCHES,
     ranks: Ranks = ONE_PROCESS,
 ) -> torch.device:
-    """Put the model where it trains, and choose how a CPU computes its attention: docs/decisions/0002.
+    """Move the model to its device, and choose how a CPU computes its attention: docs/decisions/0002.
 
-    Of several processes each has its share of the free memory and computes ``batch_size`` images; the first decides.
-    A step leaves out the patches that are ``dropped``.
+    Each of several processes has its part of the free memory and computes ``batch_size`` images; the first decides.
+    A step leaves out the ``dropped`` patches.
     """
     where, module = device(), prepared.backbone.module
     module.to(where)
     if where.type == "cpu":
         keep_freed_memory()
-        share = available_bytes() // 4 // ranks.local_world
+        memory_bytes = available_bytes() // 4 // ranks.local_world
         fits = choose_attention(
-            module, batch_size=batch_size, memory_bytes=share, dropped=dropped, evaluated=EVAL_BATCH
+            module, batch_size=batch_size, memory_bytes=memory_bytes, dropped=dropped, evaluated=EVAL_BATCH
         )
         plain = ranks.of_first(fits)
         vit = plain_vit(module)
@@ -113,7 +113,7 @@ def place(
 
 @contextmanager
 def in_threads_as(before: Circumstances) -> Iterator[None]:
-    """Sum in as many threads as a training did before, from the singular vectors of PiSSA on, to the same bits."""
+    """Sum in as many threads as before, from the singular vectors of PiSSA on, for the same bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(before.threads)
     try:
@@ -123,16 +123,16 @@ def in_threads_as(before: Circumstances) -> Iterator[None]:
 
 
 def place_as_before(prepared: TrainableModel, before: Circumstances) -> None:
-    """Put the model where it trained before, to compute as it did.
+    """Move the model to the device where it trained before, to compute the same.
 
     Raises: RunError if that is not possible here.
     """
     where, module = device(), prepared.backbone.module
     if where.type != before.device:
         raise RunError(
-            "the training was begun on another kind of device",
+            "the training was started on another kind of device",
             found=f"{before.device}, here is {where.type}",
-            fix="resume it where it was begun",
+            fix="resume it on the kind of device where it was started",
         )
     module.to(where)
     if where.type == "cpu":

@@ -1,4 +1,4 @@
-"""What a training writes about itself while it runs: a line an epoch, and curves for TensorBoard."""
+"""The log of a training while it runs: a line per epoch, and curves for TensorBoard."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def require_tensorboard() -> None:
 def epoch_log(
     run: NewRun | None, epochs: Sequence[Epoch], *, tensorboard: bool
 ) -> Iterator[Callable[[EpochEnd], None]]:
-    """Give what takes each epoch after it was added to ``epochs``, which holds those before a stop as well.
+    """A function to call with each epoch after it was added to ``epochs``, which contains those before a stop as well.
 
-    It writes ``reports/train.jsonl``, whole at any time, and ``reports/tensorboard/`` if wanted. What an earlier
-    process should have written of its epochs, and may have been ended before it did, is written at once. Without a run,
-    which another process writes, nothing is.
+    It writes ``reports/train.jsonl``, complete at any time, and ``reports/tensorboard/`` if ``tensorboard``. Epochs of
+    an earlier process, which may have ended before it wrote them, are written at once. Without a run, which another
+    process writes, it does nothing.
     """
     if run is None:
         yield lambda _end: None

@@ -1,4 +1,4 @@
-"""The frozen part of a network as OpenVINO computes it on a CPU, where that is faster and as near to f32 as torch is.
+"""The frozen trunk of a network in OpenVINO on a CPU, if that is faster, and as close to f32 as torch.
 
 Eight blocks of DINOv2-small in batches of 16: 1.2 to 1.6 times as fast as torch in f32 on two cores with AVX2, and 1.5
 times in bf16 with AMX. Converting takes 6 to 9 seconds there, so it is for many images.
@@ -25,9 +25,9 @@ from ftx.data.preprocess import Preprocess
 with no_telemetry():
     import openvino as ov
 
-Answer = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], Tensor]
 
-# Beside the features that it makes: a later training need not convert it again.
+# Next to the features that it computes: a later training need not convert it again.
 CONVERTED = "converted"
 _FILE = "model.xml"
 _BATCH, _ROUNDS = 16, 3
@@ -35,8 +35,8 @@ _BATCH, _ROUNDS = 16, 3
 _ROUNDING = 2.0**-9
 
 
-def in_openvino(trunk: nn.Module, pre: Preprocess, *, bf16: bool, folder: Path | None) -> Answer:
-    """What answers as ``trunk`` does in evaluation, images to features, on the CPU.
+def in_openvino(trunk: nn.Module, pre: Preprocess, *, bf16: bool, folder: Path | None) -> Forward:
+    """The forward of ``trunk`` in evaluation, from images to features, on the CPU.
 
     Its conversion is kept in ``folder``, if there is one.
     Raises: ModelError if torch or OpenVINO cannot convert it.
@@ -44,7 +44,7 @@ def in_openvino(trunk: nn.Module, pre: Preprocess, *, bf16: bool, folder: Path |
     file = None if folder is None else folder / CONVERTED / _FILE
     model: ov.Model | None = None
     if file is not None and file.is_file():
-        with suppress(RuntimeError):  # cut off: it is converted again
+        with suppress(RuntimeError):  # damaged: it is converted again
             model = ov.Core().read_model(file)
     if model is None:
         model = _converted(trunk, pre)
@@ -79,8 +79,8 @@ def _converted(trunk: nn.Module, pre: Preprocess) -> ov.Model:
         ) from error
 
 
-def is_as_good(theirs: Answer, ours: nn.Module, pre: Preprocess, *, bf16: bool) -> bool:
-    """Whether answers are no further from f32 than what keeping them rounds, or twice as far as torch's in bf16."""
+def is_as_close(theirs: Forward, ours: nn.Module, pre: Preprocess, *, bf16: bool) -> bool:
+    """Whether features differ from f32 by at most the rounding of keeping them, or twice torch's error in bf16."""
     images_N3HW = _images(pre)
     with torch.no_grad():
         exact = ours.eval()(images_N3HW)
@@ -88,14 +88,14 @@ def is_as_good(theirs: Answer, ours: nn.Module, pre: Preprocess, *, bf16: bool) 
     return _error(theirs(images_N3HW), exact) <= max(_ROUNDING, 2 * torchs_error)
 
 
-def is_faster(theirs: Answer, ours: nn.Module, pre: Preprocess, *, bf16: bool) -> bool:
-    """Whether answers come earlier than torch's: medians of a few, in turn."""
+def is_faster(theirs: Forward, ours: nn.Module, pre: Preprocess, *, bf16: bool) -> bool:
+    """Whether features take less time than torch's: medians of a few rounds, alternately."""
     images_N3HW = _images(pre)
     took_s: tuple[list[float], list[float]] = ([], [])
     for _ in range(_ROUNDS):
-        for answer, seconds in zip((theirs, partial(_torchs, ours, bf16=bf16)), took_s, strict=True):
+        for forward, seconds in zip((theirs, partial(_torchs, ours, bf16=bf16)), took_s, strict=True):
             started = time.perf_counter()
-            answer(images_N3HW)
+            forward(images_N3HW)
             seconds.append(time.perf_counter() - started)
     theirs_s, ours_s = map(statistics.median, took_s)
     return theirs_s < ours_s
@@ -110,6 +110,6 @@ def _torchs(module: nn.Module, images_N3HW: Tensor, *, bf16: bool = True) -> Ten
         return module(images_N3HW).float()
 
 
-def _error(answer: Tensor, exact: Tensor) -> float:
-    """Root of the mean square, as a share of the answer's own."""
-    return float((answer - exact).square().mean().sqrt() / exact.square().mean().sqrt())
+def _error(found: Tensor, exact: Tensor) -> float:
+    """Root of the mean square, relative to that of the exact features."""
+    return float((found - exact).square().mean().sqrt() / exact.square().mean().sqrt())

@@ -1,6 +1,6 @@
-"""The frozen part of a network: what it makes of a view of an image is computed at its first need, and kept.
+"""The frozen trunk of a network: its features of a view of an image are computed when first needed, and kept.
 
-Kept in the user's cache, for the epochs to come and for other trainings on the same images; ``docs/decisions/0017``.
+They are kept in the user's cache, for later epochs and other trainings on the same images; ``docs/decisions/0017``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ftx.training.device_placement import to_device
 from ftx.training.ranks import ONE_PROCESS, Ranks
 
 _KIND = "features"
-# Of several processes all but the first have a folder each, with this before their number.
+# Of several processes, all but the first have a folder each, with this before their number.
 _RANK = "rank-"
 _COMPUTED_BY = ("torch", "timm", "openvino")
 # Views, of which OpenVINO computes each 3 ms (112 px) or more faster, and takes some 7 s to convert.
@@ -47,7 +47,7 @@ _WORTH_CONVERTING = 2000
 
 @dataclass(frozen=True)
 class Frozen:
-    """Which part of a model is frozen, and by what it is computed.
+    """Which part of a model is frozen, and what computes it.
 
     The first ``kept_blocks`` blocks, or with 0 all but the classifier; in ``bf16`` or f32.
     """
@@ -59,23 +59,23 @@ class Frozen:
 
     @cached_property
     def split(self) -> SplitNetwork:
-        """The model, cut behind the frozen part."""
+        """The model, split behind the frozen trunk."""
         module = self.backbone.module
         return cut_after(module, self.kept_blocks) if self.kept_blocks else cut_at_head(module)
 
     @property
     def dtype(self) -> torch.dtype:
-        """In what features are kept: of blocks in bf16, those that the classifier reads, which are few, in f32."""
+        """The type of kept features: bf16 for those of blocks, f32 for the classifier's input, which is small."""
         return torch.bfloat16 if self.kept_blocks else torch.float32
 
     @property
     def folder(self) -> Path | None:
-        """Where its features are kept, in the user's cache; None where that cannot be written."""
+        """The folder of its features in the user's cache; None if that cannot be written."""
         return cache_folder(_KIND, self._digest, keep=None)
 
     @cached_property
     def _digest(self) -> str:
-        """Of all that decides what a view's features are, but for the view."""
+        """Of everything that determines a view's features, except the view."""
         module = self.backbone.module
         blocks = range(self.kept_blocks, depth(module)) if self.kept_blocks else ()
         behind = tuple(f"blocks.{block}." for block in blocks)
@@ -93,7 +93,7 @@ class Frozen:
 
 
 class FrozenPart:
-    """What comes before anything that trains, with a store of its answers, by the key of a view.
+    """The frozen trunk, with a store of its features by the key of a view.
 
     With OpenVINO, its conversion is kept in ``folder``.
     """
@@ -106,90 +106,90 @@ class FrozenPart:
         self._trunk, self._pre, self._bf16 = frozen.split.trunk, frozen.backbone.preprocess, frozen.bf16
         self.device = next(frozen.backbone.module.parameters()).device
         vit = plain_vit(frozen.backbone.module)
-        self.other_tokens = 0 if vit is None else vit.num_prefix_tokens  # that stand before those of the patches
-        self._answer: Callable[[Tensor], Tensor] = self._trunk
+        self.other_tokens = 0 if vit is None else vit.num_prefix_tokens  # before those of the patches
+        self._forward: Callable[[Tensor], Tensor] = self._trunk
         if frozen.runtime == "openvino":
             from ftx.training.frozen_in_openvino import in_openvino
 
-            self._answer = in_openvino(self._trunk, self._pre, bf16=self._bf16, folder=folder)
+            self._forward = in_openvino(self._trunk, self._pre, bf16=self._bf16, folder=folder)
         blank_HW3 = np.zeros((self._pre.height, self._pre.width, 3), np.uint8)
         self.shape = self.compute(blank_HW3[None]).shape[1:]
 
     def find_others(self) -> None:
-        """Read what other processes on this machine have kept of the same features until now."""
+        """Read the same features that other processes on this machine have kept until now."""
         if self._folder is not None:
             for other in {self._folder, *self._folder.glob(f"{_RANK}*")} - {_own_folder(self._folder, self._ranks)}:
                 self.store.look_beside(other)
 
     def empty(self, rows: int) -> Tensor:
-        """Room for features, on the CPU. Shape: [rows, …]."""
-        pinned = self.device.type == "cuda"  # from there a copy to the device need not be waited for
+        """An empty tensor for features, on the CPU. Shape: [rows, …]."""
+        pinned = self.device.type == "cuda"  # so a copy to the device need not be waited for
         return torch.empty(rows, *self.shape, dtype=self.dtype, pin_memory=pinned)
 
     def read_into(self, key: bytes, row: Tensor) -> bool:
-        """Fill a row with what is kept under a key; False where nothing is."""
+        """Fill a row with the features of a key; False if none are kept."""
         return self.store.read_into(key, _bytes_of(row))
 
     def keep(self, key: bytes, row: Tensor) -> bool:
-        """Keep a row; False where there is no room."""
-        return self.store.put(key, _bytes_of(row.contiguous()))  # SigLIP answers with a transposed view
+        """Keep a row; False if the store is full."""
+        return self.store.put(key, _bytes_of(row.contiguous()))  # SigLIP returns a transposed view
 
     def make_room(self, rows: int, progress: Progress) -> None:
-        """Let so many views be kept, in place of what other trainings kept; say what the store may not take."""
+        """Free space for ``rows`` views, in place of those of other trainings; print how many the store cannot keep."""
         needed_bytes, processes = rows * self.empty(1).nbytes, self._ranks.local_world  # each keeps its share
-        # What is kept nowhere else must not cost others what they have kept.
+        # Features in a temporary store must not cost other trainings theirs.
         if self._folder is not None and self.store.lasting and self.store.asked_bytes and not self._ranks.local:
             free_space(self._folder, needed_bytes, self.store.asked_bytes * processes)
             self.store.measure_room()
         limit_bytes = self.store.limit_bytes * processes
         if needed_bytes > limit_bytes:
             progress.note(
-                f"what the frozen part makes of {rows:,} views takes {needed_bytes / 1e9:.3g} GB, of which "
+                f"the features of {rows:,} views take {needed_bytes / 1e9:.3g} GB, of which "
                 f"{limit_bytes / 1e9:.3g} GB are kept (train.cache_gb, and half of the free disk): the"
                 " others are computed in each epoch"
             )
 
     @torch.no_grad()
     def compute(self, pixels_BHWC: Pixels) -> Tensor:
-        """Features of views, on the CPU, of no dropout and no statistics of a batch. Shape: [B, …]."""
+        """Features of views, on the CPU, without dropout and batch statistics. Shape: [B, …]."""
         images_B3HW = to_device(torch.from_numpy(normalise(pixels_BHWC, self._pre)), self.device)
         with _evaluating(self._trunk), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            return self._answer(images_B3HW).to(self.dtype).cpu()
+            return self._forward(images_B3HW).to(self.dtype).cpu()
 
 
 @contextmanager
 def frozen_part(
     frozen: Frozen, limit_bytes: float, *, for_others: bool = True, ranks: Ranks = ONE_PROCESS, progress: Progress
 ) -> Iterator[FrozenPart]:
-    """What computes the frozen part of a model, with what is kept of it: for this process alone, or ``for_others`` too.
+    """The frozen trunk of a model, with the features that are kept: for this process only, or ``for_others`` too.
 
-    Of several processes each keeps what it computes in a store of its own, and reads those of its machine.
+    Each of several processes keeps what it computes in its own store, and reads the others of its machine.
     Raises: ModelError if OpenVINO was chosen and cannot compute it.
     """
     if for_others and frozen.folder is None and limit_bytes:
-        progress.note("the user's cache cannot be written: what is frozen is kept for this training alone")
+        progress.note("the user's cache cannot be written: features are kept for this training only")
     own = _own_folder(frozen.folder, ranks) if frozen.folder is not None and for_others else None
     if own is not None:
-        own.mkdir(mode=0o700, parents=True, exist_ok=True)  # others may have made room meanwhile
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)  # others may have removed it meanwhile
     with ByteStore(own, limit_bytes / ranks.local_world) as store:
         part = FrozenPart(frozen, store, frozen.folder, ranks=ranks)
         if for_others:
             part.find_others()
         yield part
         if store.fault is not None:
-            progress.note(f"not all features of the frozen part could be kept ({store.fault}): it was computed again")
+            progress.note(f"not all features could be kept ({store.fault}): they were computed again")
 
 
 def _own_folder(folder: Path, ranks: Ranks) -> Path:
-    """Where a process keeps what it computes: the first of a machine in the folder itself."""
+    """The folder in which a process keeps what it computes: the first of a machine in ``folder`` itself."""
     return folder / f"{_RANK}{ranks.local}" if ranks.local else folder
 
 
 def faster_runtime(frozen: Frozen, views: int, progress: Progress) -> FrozenRuntime:
-    """OpenVINO on a CPU, for so many views that converting pays, where it is faster and as good; else torch.
+    """OpenVINO on a CPU, if it is faster, as close to f32, and converting pays for ``views`` views; else torch.
 
-    What was found is kept beside the features: it holds for the versions, the weights and the sizes that name them,
-    and for one machine.
+    The result is kept next to the features: it depends on the versions, weights and sizes that name them, and on the
+    machine.
     """
     if views < _WORTH_CONVERTING or torch.cuda.is_available():
         return "torch"
@@ -207,23 +207,23 @@ def faster_runtime(frozen: Frozen, views: int, progress: Progress) -> FrozenRunt
 
 
 def _openvino_holds(frozen: Frozen, progress: Progress) -> bool:
-    from ftx.training.frozen_in_openvino import CONVERTED, in_openvino, is_as_good, is_faster
+    from ftx.training.frozen_in_openvino import CONVERTED, in_openvino, is_as_close, is_faster
 
     trunk, pre = frozen.split.trunk, frozen.backbone.preprocess
     try:
-        answer = in_openvino(trunk, pre, bf16=frozen.bf16, folder=frozen.folder)
-        if all(holds(answer, trunk, pre, bf16=frozen.bf16) for holds in (is_as_good, is_faster)):
+        forward = in_openvino(trunk, pre, bf16=frozen.bf16, folder=frozen.folder)
+        if all(passes(forward, trunk, pre, bf16=frozen.bf16) for passes in (is_as_close, is_faster)):
             return True
     except ModelError as error:
-        progress.note(f"torch computes the frozen part: {error.what}: {error.found}")
-    if frozen.folder is not None:  # another training may have asked for OpenVINO by name, and kept features there
+        progress.note(f"torch computes the frozen trunk: {error.what}: {error.found}")
+    if frozen.folder is not None:  # another training may name OpenVINO in its recipe, and keep features there
         forget(frozen.folder / CONVERTED)
     return False
 
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Let layers, some of which are about to train, answer as in evaluation."""
+    """Set layers, some of which are about to train, to evaluation mode."""
     training = [layer for layer in module.modules() if layer.training]
     module.eval()
     try:
