@@ -208,7 +208,7 @@ def test_an_unfinished_run_says_how_to_go_on(here: Path, tmp_path: Path, monkeyp
         ends: list[EpochEnd] = []
         resume(run, on_epoch=ends.append)
         assert [end.epoch.epoch for end in ends] == [2, 3]
-        with pytest.raises(RunError, match="nothing to go on with") as caught:
+        with pytest.raises(RunError, match="nothing to resume") as caught:
             resume(run)
     assert caught.value.found == "its training has finished"
 
@@ -318,7 +318,7 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_go_on_with(
     with chdir(tmp_path), pytest.raises(RunError, match="no such run") as caught:
         resume(Path("nowhere"))
     assert caught.value.found == "unfinished runs here: photos"
-    with pytest.raises(RunError, match="nothing to go on with") as caught:
+    with pytest.raises(RunError, match="nothing to resume") as caught:
         resume(here)
     assert "no checkpoint in checkpoints/" in str(caught.value.found)
 
