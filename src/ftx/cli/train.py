@@ -22,7 +22,7 @@ from ftx.cli.shared_options import (
 from ftx.core import rank_zero_output
 from ftx.core.errors import INTERRUPTED, InputError, check_known, shell_command
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import PRESET_NAMES, Preset
+from ftx.recipe.sections import PRESET_NAMES, PresetName
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport
@@ -109,9 +109,7 @@ def command(
     else:
         if preset is not None:
             check_known("--preset", [preset], PRESET_NAMES)
-        # The default preset is for trainings without a recipe.
-        chosen = preset or (DEFAULT_PRESET if config is None else None)
-        recipe = read_recipe(config, set_ or (), flags, cast("Preset | None", chosen))
+        recipe = read_recipe(config, set_ or (), flags, cast("PresetName | None", preset))
     if dry_run:
         return _dry_run(recipe, out, strict, budget_s, json)
     from ftx.training import train

@@ -21,7 +21,7 @@ from ftx.recipe.sections import (
     AdapterRecipe,
     DataRecipe,
     ModelRecipe,
-    Preset,
+    PresetName,
     Section,
     TrainRecipe,
     ValidateRecipe,
@@ -76,7 +76,7 @@ class Recipe(Section):
         config: Path | None = None,
         overrides: Sequence[str] = (),
         flags: Mapping[str, object] | None = None,
-        preset: Preset | None = None,
+        preset: PresetName | None = None,
     ) -> Recipe:
         """Make a recipe from a file (or the defaults), then ``key=value`` overrides, then flags by dotted key.
 
@@ -162,7 +162,7 @@ def notes_on_otx(config: Path) -> list[str] | None:
     return from_otx(document).notes if is_otx(document) else None
 
 
-def _with_preset(document: Mapping[str, object], preset: Preset | None) -> Mapping[str, object]:
+def _with_preset(document: Mapping[str, object], preset: PresetName | None) -> Mapping[str, object]:
     """A document with the keys of a preset that it does not have."""
     keys = {f"{section}.{key}" for section, inside in document.items() if isinstance(inside, Mapping) for key in inside}
     missing = {} if preset is None else {key: value for key, value in PRESETS[preset].items() if key not in keys}

@@ -246,10 +246,10 @@ class ValidateRecipe(Section):
     max_drop: Annotated[FiniteFloat, Field(gt=0, lt=1)] = MAX_DROP
 
 
-Preset = Literal["fast", "balanced", "best"]
-PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
+PresetName = Literal["fast", "balanced", "best"]
+PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
 
-PRESETS: Mapping[Preset, Mapping[str, object]] = {
+PRESETS: Mapping[PresetName, Mapping[str, object]] = {
     # Only the head, solved on frozen features: one pass over the images.
     "fast": {"model.peft": "none", "model.freeze_backbone": True, "train.augment": "none"},
     # The defaults: the adapter in the last two fifths of the blocks, in each step on two fifths of the patches. The

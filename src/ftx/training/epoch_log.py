@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -39,38 +39,26 @@ def epoch_log(
         yield lambda _end: None
         return
     with ExitStack() as opened:
-        curves = _Curves(run, opened) if tensorboard else None
+
+        @cache
+        def curves() -> SummaryWriter:
+            """Opened with the first epoch: the run has its name by then. An earlier process' curves are drawn again."""
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = run.folder / "reports" / "tensorboard"
+            return opened.enter_context(SummaryWriter(str(folder), purge_step=1))
 
         def write(added: Sequence[Epoch]) -> None:
             write_atomic(run.folder / EPOCHS_FILE, epoch_lines(epochs))
-            if curves is not None:
-                curves.draw(added)
+            for epoch in added if tensorboard else ():
+                scalars = {"loss/train": epoch.loss, "loss/val": epoch.val_loss, "lr": epoch.lr}
+                scalars |= {f"val/{name}": value for name, value in epoch.metrics.items()}
+                if epoch.smoothed is not None:
+                    scalars["val/smoothed"] = epoch.smoothed
+                for name, value in scalars.items():
+                    curves().add_scalar(name, value, epoch.epoch)
+                curves().flush()
 
         if epochs:
             write(epochs)
         yield lambda end: write([end.epoch])
-
-
-class _Curves:
-    """TensorBoard's file, opened with the first epoch to draw: the run has its name by then."""
-
-    def __init__(self, run: NewRun, opened: ExitStack) -> None:
-        self._run, self._opened = run, opened
-
-    @cached_property
-    def _writer(self) -> SummaryWriter:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # What an earlier process drew is drawn again.
-        folder = self._run.folder / "reports" / "tensorboard"
-        return self._opened.enter_context(SummaryWriter(str(folder), purge_step=1))
-
-    def draw(self, epochs: Sequence[Epoch]) -> None:
-        for epoch in epochs:
-            scalars = {"loss/train": epoch.loss, "loss/val": epoch.val_loss, "lr": epoch.lr}
-            scalars |= {f"val/{name}": value for name, value in epoch.metrics.items()}
-            if epoch.smoothed is not None:
-                scalars["val/smoothed"] = epoch.smoothed
-            for name, value in scalars.items():
-                self._writer.add_scalar(name, value, epoch.epoch)
-        self._writer.flush()

@@ -25,7 +25,7 @@ from ftx.data.preprocess import Preprocess
 with no_telemetry():
     import openvino as ov
 
-Forward = Callable[[Tensor], Tensor]
+TrunkForward = Callable[[Tensor], Tensor]
 
 # Next to the features that it computes: a later training need not convert it again.
 CONVERTED = "converted"
@@ -35,7 +35,7 @@ _BATCH, _ROUNDS = 16, 3
 _ROUNDING = 2.0**-9
 
 
-def in_openvino(trunk: nn.Module, pre: Preprocess, *, bf16: bool, folder: Path | None) -> Forward:
+def in_openvino(trunk: nn.Module, pre: Preprocess, *, bf16: bool, folder: Path | None) -> TrunkForward:
     """The forward of ``trunk`` in evaluation, from images to features, on the CPU.
 
     Its conversion is kept in ``folder``, if there is one.
@@ -79,7 +79,7 @@ def _converted(trunk: nn.Module, pre: Preprocess) -> ov.Model:
         ) from error
 
 
-def is_as_close(theirs: Forward, ours: nn.Module, pre: Preprocess, *, bf16: bool) -> bool:
+def is_as_close(theirs: TrunkForward, ours: nn.Module, pre: Preprocess, *, bf16: bool) -> bool:
     """Whether features differ from f32 by at most the rounding of keeping them, or twice torch's error in bf16."""
     images_N3HW = _images(pre)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def is_as_close(theirs: Forward, ours: nn.Module, pre: Preprocess, *, bf16: bool
     return _error(theirs(images_N3HW), exact) <= max(_ROUNDING, 2 * torchs_error)
 
 
-def is_faster(theirs: Forward, ours: nn.Module, pre: Preprocess, *, bf16: bool) -> bool:
+def is_faster(theirs: TrunkForward, ours: nn.Module, pre: Preprocess, *, bf16: bool) -> bool:
     """Whether features take less time than torch's: medians of a few rounds, alternately."""
     images_N3HW = _images(pre)
     took_s: tuple[list[float], list[float]] = ([], [])
