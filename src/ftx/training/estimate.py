@@ -13,10 +13,10 @@ import torch
 from ftx.adapters.attach import adapter_layers, prove_reach
 from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.dropped_patches import DroppedPatches
+from ftx.backbones.kept_tokens import tokens_by_block
 from ftx.backbones.layer_roles import depth, plain_vit, token_shape
 from ftx.backbones.split_network import frozen_blocks, only_head_trains
 from ftx.backbones.trained_blocks import joined_attention, recomputing, trained_blocks
-from ftx.backbones.kept_tokens import tokens_by_block
 from ftx.core.errors import InputError
 from ftx.core.memory import available_bytes, memory_faults
 from ftx.core.progress import SILENT, Progress
