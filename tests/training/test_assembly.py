@@ -112,7 +112,7 @@ def test_room_is_asked_for_what_is_computed(settings: dict[str, object], train: 
     listener = Listener()
     with frozen_of(tight, listener) as frozen:
         assert frozen is not None
-        frozen.make_room(tight.views, listener)
+        frozen.free_space(tight.views, listener)
     (said,) = listener.said
     assert f"the features of {train + 8:,} views take" in said
 
@@ -144,7 +144,7 @@ def test_balance_is_by_the_labels_of_images_to_train_on(balance: str, data: Path
     table = data / f"{balance}.csv"
     table.write_text("\n".join(lines))
     with assembled(resolved(table, peft="none", balance=balance)) as training:
-        shares, weights = training.balance.share_N, training.balance.weights_2C
+        shares, weights = training.balance.probability_N, training.balance.weights_2C
         light_N = training.inputs.images.targets_NC[:, 1] > 0
     assert training.balance.images == 12
     assert (shares is None, weights is None) == (balance != "sampling", balance != "loss")

@@ -21,7 +21,7 @@ from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
 from ftx.training import train
-from ftx.training.step import balance_of, image_shares, label_weights
+from ftx.training.step import balance_of, draw_probabilities, label_weights
 
 CLASSES = Labels.multiclass(("a", "b", "c"))
 SINGLES = Labels(("a", "b", "c"), singles=("a", "b", "c"))
@@ -104,8 +104,8 @@ def test_one_flat_group_is_weighed_as_multiclass_and_others_by_their_own_images(
 
 
 def test_images_are_drawn_so_that_each_class_is_equally_frequent() -> None:
-    share_N = image_shares(ONE_HOT)
-    np.testing.assert_allclose([share_N[row == ROWS].sum() for row in range(3)], 1 / 3)
+    probability_N = draw_probabilities(ONE_HOT)
+    np.testing.assert_allclose([probability_N[row == ROWS].sum() for row in range(3)], 1 / 3)
     order = balance_of("sampling", CLASSES, ONE_HOT).order(np.random.default_rng(0))
     assert len(order) == 20
     assert len(set(balance_of("none", CLASSES, ONE_HOT).order(np.random.default_rng(0)))) == 20
@@ -118,7 +118,7 @@ def test_images_are_drawn_so_that_each_class_is_equally_frequent() -> None:
 
 def test_the_rarest_label_of_an_image_decides_and_images_without_one_are_a_class() -> None:
     targets = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], dtype=np.float32)
-    np.testing.assert_allclose(image_shares(targets), np.array([1 / 3, 1 / 3, 1, 1]) / (8 / 3))
+    np.testing.assert_allclose(draw_probabilities(targets), np.array([1 / 3, 1 / 3, 1, 1]) / (8 / 3))
 
 
 def uneven(root: Path) -> Path:

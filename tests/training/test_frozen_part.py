@@ -225,7 +225,7 @@ def test_only_what_is_kept_for_others_takes_the_place_of_what_others_kept(
     def make_room(rows: int, limit_bytes: float, *, for_others: bool = True) -> None:
         asked = Frozen(backbone(), 3, bf16=False)
         with frozen_part(asked, limit_bytes, for_others=for_others, progress=SILENT) as frozen:
-            frozen.make_room(rows, SILENT)
+            frozen.free_space(rows, SILENT)
 
     make_room(10**9, 0)
     make_room(10**9, ROW_BYTES, for_others=False)
@@ -315,7 +315,7 @@ def test_what_other_trainings_kept_makes_room(
     for blocks, limit, left in ((4, 1e9, 1), (3, 1e9, 2), (2, COUNT * ROW_BYTES, 1)):
         made = backbone(blocks=6 - blocks)
         with frozen_part(Frozen(made, blocks, bf16=False), limit, progress=SILENT) as frozen:
-            frozen.make_room(COUNT, SILENT)
+            frozen.free_space(COUNT, SILENT)
             seen(FeatureInputs(frozen, images_of(paths, made.preprocess), views=1), 1)
         assert len(list(tmp_path.rglob("content"))) == left
     assert sum(file.stat().st_size for file in tmp_path.rglob("content")) == COUNT * ROW_BYTES
@@ -324,9 +324,9 @@ def test_what_other_trainings_kept_makes_room(
 def test_it_is_said_what_does_not_fit(tmp_path: Path) -> None:
     listener = Listener()
     with frozen_part(Frozen(backbone(), 4, bf16=False), 10 * ROW_BYTES, progress=listener) as frozen:
-        frozen.make_room(10, listener)
+        frozen.free_space(10, listener)
         assert not listener.said
-        frozen.make_room(11, listener)
+        frozen.free_space(11, listener)
         frozen.store.fault = "No space left on device"
     first, second = listener.said
     assert "of 11 views" in first
@@ -454,7 +454,7 @@ def test_room_is_made_for_all_views_of_both_splits(
         module, listener = backbone().module, Listener()
         planned = plan(module, Recipe.named({**SETTINGS, "epochs": 3, "augment": "light", "cache_views": 3}))
         with frozen_part(Frozen(backbone(), 4, bf16=False), limit_bytes, progress=listener) as frozen:
-            frozen.make_room(planned.views_of(10, 4), listener)
+            frozen.free_space(planned.views_of(10, 4), listener)
         assert other.exists() == left
         assert not listener.said
 

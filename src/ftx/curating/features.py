@@ -56,7 +56,7 @@ def frozen_features(
             pixel_store(probing.data, len(entries), pre, probing.train, progress) as pixels,
             frozen_part(replace(head_input, runtime=runtime), limit_bytes, progress=progress) as frozen,
         ):
-            frozen.make_room(len(entries), progress)
+            frozen.free_space(len(entries), progress)
             images = training_images(pre, root, entries, task, pixels=pixels)
             inputs = inputs_of(prepared.backbone.module, images, frozen)
             features_NW = torch.empty(len(entries), *frozen.shape)

@@ -1,4 +1,4 @@
-"""The methods that train: those that train an adapter, with what each is called and begins with, and the two others."""
+"""The training methods: those that train an adapter, and two others, each with its title and learning rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Method = Literal[AdapterName, "linear", "full"]
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What a method is called in reports, and its peak learning rate: docs/decisions/0004-learning-rate-auto.md.
+    """The title of a method in reports, and its peak learning rate: docs/decisions/0004-learning-rate-auto.md.
 
     ``unused`` are the recipe's keys that it has no meaning for.
     """

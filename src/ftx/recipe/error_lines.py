@@ -28,7 +28,7 @@ _EXPECTED = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
 }
-# What the same keys are called in peft, transformers and timm.
+# Names of the same keys in peft, transformers and timm.
 _SYNONYMS = {
     "learning_rate": "lr",
     "r": "rank",

@@ -62,7 +62,7 @@ _HINTS = {
 
 
 def _class_fault(value: object, theirs: Keys) -> str | None:
-    # A class is called after its task: VisionTransformerMulticlassCls, in older releases ...ForMulticlassCls.
+    # A class is named after its task: VisionTransformerMulticlassCls, in older releases ...ForMulticlassCls.
     of_task = {facts.otx_class: name for name, facts in TASK_FACTS.items()}
     name, task = _last(value), _TASKS.get(str(theirs["task"]))
     found = re.fullmatch(rf"(?:VisionTransformer|TimmModel)(?:For)?({'|'.join(of_task)})Cls", name)
@@ -76,7 +76,7 @@ def _model_fault(value: object, theirs: Keys) -> str | None:
         return None
     alike = nearest(str(value), _MODELS)
     hint = f", did you mean '{alike}'?" if alike else "; a TimmModel...Cls takes timm's own names"
-    return f"ftx knows {', '.join(_MODELS)}; found {value!r}{hint}"
+    return f"ftx has {', '.join(_MODELS)}; found {value!r}{hint}"
 
 
 def _monitor_fault(value: object, theirs: Keys) -> str | None:

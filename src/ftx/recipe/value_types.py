@@ -54,14 +54,9 @@ def auto_or_size(value: object) -> object:
     return height if height == width else f"{height}x{width}"
 
 
-def true_or_false(value: object) -> object:
-    """A boolean, or its word."""
-    words = {"true": True, "false": False}
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, str) or value not in words:
-        raise PydanticCustomError("ftx", "must be true or false")
-    return words[value]
+def word_as_bool(value: object) -> object:
+    """A boolean, also as the word of a flag."""
+    return value == "true" if value in ("true", "false") else value
 
 
 def expression(value: object) -> object:
@@ -165,7 +160,7 @@ SizeOrAuto = Annotated[Literal["auto"] | int | _Sides, BeforeValidator(auto_or_s
 FiniteFloat = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
 PositiveOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_positive)]
 FractionOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_fraction)]
-Switch = Annotated[bool, BeforeValidator(true_or_false)]
+Switch = Annotated[bool, BeforeValidator(word_as_bool), Field(strict=True)]
 Text = Annotated[str, BeforeValidator(text_or_path)]
 FolderPath = Annotated[
     Path,

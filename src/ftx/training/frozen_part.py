@@ -134,9 +134,9 @@ class FrozenPart:
         """Keep a row; False if the store is full."""
         return self.store.put(key, _bytes_of(row.contiguous()))  # SigLIP returns a transposed view
 
-    def make_room(self, rows: int, progress: Progress) -> None:
+    def free_space(self, rows: int, progress: Progress) -> None:
         """Free space for ``rows`` views, in place of those of other trainings; print how many the store cannot keep."""
-        needed_bytes, processes = rows * self.empty(1).nbytes, self._ranks.local_world  # each keeps its share
+        needed_bytes, processes = rows * self.empty(1).nbytes, self._ranks.local_world  # each keeps a part
         # Features in a temporary store must not cost other trainings theirs.
         if self._folder is not None and self.store.lasting and self.store.asked_bytes and not self._ranks.local:
             free_space(self._folder, needed_bytes, self.store.asked_bytes * processes)

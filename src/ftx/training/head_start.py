@@ -172,7 +172,7 @@ class Scale:
 def fit(features_NW: Tensor, targets_NC: Tensor, labels: Labels, strength: float, start: Tensor) -> Tensor:
     """Weights and, in the first row, biases of the least mean loss plus ``strength`` / 2 · ‖weights‖².
 
-    Multinomial logistic regression of each group, a logistic regression of each single. Shape: [1 + W, C].
+    Multinomial logistic regression of each group, a logistic regression of each independent label. Shape: [1 + W, C].
     """
     weights = start.clone().requires_grad_(True)
     # Convex, and strictly so but for the biases: from wherever it starts it ends in one place.
@@ -196,7 +196,7 @@ def fit(features_NW: Tensor, targets_NC: Tensor, labels: Labels, strength: float
 
 
 def mean_loss(logits_NC: Tensor, targets_NC: Tensor, labels: Labels) -> Tensor:
-    """The sum of the losses of groups and singles, a mean over all images; a group's is 0 where its label is not known.
+    """The sum of the losses of groups and independent labels, a mean over all images; 0 for a group with no label.
 
     A sum, and not a mean over labels as in training: each group and label is then fitted independently.
     """

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -24,11 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 from ftx.core import rank_zero_output
 from ftx.core.errors import EnvironmentFault, InputError, listed
 from ftx.core.processors import cores
+from ftx.training.signals import StopRequest
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-StopRequest = Literal["interrupt", "terminate"] | None
 _REQUESTS: tuple[StopRequest, ...] = (None, "interrupt", "terminate")
 # In torch's errors if a process that it was connected to no longer exists.
 _LOST = ("gloo", "Connection closed by peer", "Connection reset", "NCCL", "Broken pipe", "recvBytes", "sendBytes")

@@ -36,7 +36,7 @@ from ftx.training.optimizer import peak_lr
 from ftx.training.plan import Plan, plan, without_effect
 from ftx.training.ranks import Ranks
 
-# Keys of steps: they have no effect if no step is taken.
+# Keys that have no effect without steps.
 _STEPS = (
     "epochs",
     "batch_size",

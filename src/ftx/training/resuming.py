@@ -89,4 +89,4 @@ def _first_difference(before: Sequence[Entry], now: Sequence[Entry]) -> str:
         if was.get(path) != found.get(path):
             what = "is new" if path not in was else "is gone" if path not in found else "has changed"
             return f"{path} {what}"
-    return "the images are listed otherwise"
+    return "the images are listed in another way"

@@ -87,7 +87,7 @@ def train(
             report = _Session(new, resolved, stop, progress, on_epoch, ranks).run(None)
         path = ranks.of_first(new and new.path)  # its name may have changed until it was complete
     if new is not None and path != out:
-        progress.note(f"another training has taken {out} meanwhile: this run is {path}")
+        progress.note(f"another training has created {out} meanwhile: this run is {path}")
     return _as_latest(report, path, progress, ranks)
 
 
@@ -188,7 +188,7 @@ class _Session:
                 frozen_of(self.found, self.progress, ranks=self.ranks) as frozen,
             ):
                 if frozen is not None:
-                    frozen.make_room(self.found.views, self.progress)
+                    frozen.free_space(self.found.views, self.progress)
                     if checkpoints is not None:
                         checkpoints.settle_first = frozen.store.sync
                 training = training_of(self.found, pixels, frozen, self.ranks)

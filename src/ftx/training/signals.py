@@ -15,6 +15,8 @@ from typing import Literal
 from ftx.core.errors import TERMINATING, Termination
 from ftx.core.signals import handle_signals_on_own_stack, postponed_by_import
 
+StopRequest = Literal["interrupt", "terminate"] | None
+
 
 class Stop:
     """A request to end the training, which the loop reads between steps.
@@ -24,7 +26,7 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.requested: Literal["interrupt", "terminate"] | None = None
+        self.requested: StopRequest = None
         self._deferred = False
 
     def __bool__(self) -> bool:

@@ -201,7 +201,7 @@ def check_consistent(record: StateRecord, tensors: Mapping[str, Tensor]) -> None
             if found.shape != shape or found.dtype not in types:
                 raise ValueError(f"the optimizer's {key} of {name} has another shape or type")
     if len(moments) != len(_MOMENTS) * len(moved):
-        raise ValueError("the optimizer has tensors that AdamW does not know")
+        raise ValueError("the optimizer has tensors that AdamW does not have")
 
 
 def _differing(these: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> str:

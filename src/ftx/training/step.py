@@ -30,19 +30,19 @@ from ftx.training.state import TrainingState
 class Balance:
     """What makes rare labels count as much as frequent ones: drawing their images more often, or a larger loss.
 
-    ``share_N`` is the probability that each image is drawn; with None each is drawn once an epoch.
+    ``probability_N`` is the probability that each image is drawn; with None each is drawn once an epoch.
     ``weights_2C`` multiply a label's loss if it is present (row 0) and if it is not (row 1).
     """
 
     images: int
-    share_N: NDArray[np.float64] | None = None
+    probability_N: NDArray[np.float64] | None = None
     weights_2C: Tensor | None = None
 
     def order(self, rng: np.random.Generator) -> Order:
         """The images of one epoch, as many as there are. Shape: [N]."""
-        if self.share_N is None:
+        if self.probability_N is None:
             return rng.permutation(self.images)
-        return rng.choice(self.images, size=self.images, p=self.share_N)
+        return rng.choice(self.images, size=self.images, p=self.probability_N)
 
     def on(self, device: torch.device) -> Balance:
         """The balance with its weights on a device: to copy them there in each step would wait for it."""
@@ -52,13 +52,13 @@ class Balance:
 def balance_of(kind: BalanceName, labels: Labels, targets_NC: Targets) -> Balance:
     """The balance of a recipe, by the labels of the training images."""
     if kind == "sampling":
-        return Balance(len(targets_NC), share_N=image_shares(targets_NC))
+        return Balance(len(targets_NC), probability_N=draw_probabilities(targets_NC))
     if kind == "loss":
         return Balance(len(targets_NC), weights_2C=torch.from_numpy(label_weights(labels, targets_NC)))
     return Balance(len(targets_NC))
 
 
-def image_shares(targets_NC: Targets) -> NDArray[np.float64]:
+def draw_probabilities(targets_NC: Targets) -> NDArray[np.float64]:
     """The probability of drawing each image, by its rarest label; no label counts as one label. Shape: [N].
 
     Source: the repeat factor of LVIS (arXiv:1908.03195, appendix B), the largest over an image's labels, here without
