@@ -248,7 +248,7 @@ def test_where_others_make_room_the_disk_has_it(tmp_path: Path) -> None:
             part = FrozenPart(Frozen(backbone(), 4, bf16=False), store, own)
             assert not part.keep(bytes(32), part.empty(1)[0])
             free_bytes[0] = 4 * ROW_BYTES
-            part.make_room(1, SILENT)
+            part.free_space(1, SILENT)
             assert part.keep(bytes(32), part.empty(1)[0])
 
 
