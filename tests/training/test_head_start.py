@@ -19,11 +19,15 @@ from ftx.core.progress import SILENT
 from ftx.data.loader import TrainingImages
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import TrainRecipe
+from ftx.tasks.hierarchical import Hierarchical
 from ftx.tasks.labels import Labels
+from ftx.tasks.thresholds import Thresholds
 from ftx.training import dry_run, train
 from ftx.training.frozen_part import Frozen, FrozenPart
 from ftx.training.head_start import HeadStart, mean_loss, start_head
 from ftx.training.inputs import FeatureInputs, ImageInputs, Inputs
+from ftx.training.step import Balance, Training
 
 PRE = Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CPU = torch.device("cpu")
@@ -95,8 +99,9 @@ def started(
         frozen = Frozen(Backbone(module, "", "", PRE), {"head": 0, "blocks": 2}[kind], bf16=False)
         return FeatureInputs(Exact(frozen, store), images, views=1)
 
-    train_inputs = inputs(slice(0, 24))
-    return start_head(module, labels, train_inputs, inputs(slice(24, 36)), bf16=False, progress=SILENT), train_inputs
+    known, held_out, task = inputs(slice(0, 24)), inputs(slice(24, 36)), Hierarchical(labels, Thresholds())
+    training = Training(module, task, known, held_out, TrainRecipe(), Balance(24), lr=0.0, bf16=False, seed=0)
+    return start_head(training, SILENT), known
 
 
 @pytest.mark.parametrize("labels", [FLAT, TREE], ids=["flat", "tree"])

@@ -24,7 +24,7 @@ from ftx.core.progress import Progress
 from ftx.tasks.labels import Labels
 from ftx.training.device_placement import EVAL_BATCH
 from ftx.training.inputs import Inputs
-from ftx.training.ranks import ONE_PROCESS, Ranks
+from ftx.training.step import Training
 
 
 @dataclass(frozen=True)
@@ -43,29 +43,20 @@ def linear_heads(module: nn.Module) -> list[nn.Linear]:
     return linear if len(linear) == len(heads) else []
 
 
-def start_head(
-    module: nn.Module,
-    labels: Labels,
-    train: Inputs,
-    val: Inputs,
-    *,
-    bf16: bool,
-    progress: Progress,
-    ranks: Ranks = ONE_PROCESS,
-) -> HeadStart | None:
-    """Set the head to the probe, fitted on ``train``, whose penalty is the best for ``val``.
+def start_head(training: Training, progress: Progress) -> HeadStart | None:
+    """Set the head to the probe, fitted on the training images, whose penalty is the best for the validation images.
 
     Each of several processes computes the features of its images, and all fit all of them.
     Returns None, with the head unchanged, if the classifier is not a linear layer of one row of features.
     """
-    heads = linear_heads(module)
+    heads, labels = linear_heads(training.module), training.task.labels
     if not heads:
         return None
     began = time.perf_counter()
-    known_NW, targets_NC = read_by(heads, module, train, bf16=bf16, progress=progress, ranks=ranks)
+    known_NW, targets_NC = read_by(heads, training, training.inputs, progress)
     if known_NW.shape[1] != sum(head.in_features for head in heads):
         return None
-    unseen_NW, val_targets_NC = read_by(heads, module, val, bf16=bf16, progress=progress, ranks=ranks)
+    unseen_NW, val_targets_NC = read_by(heads, training, training.held_out, progress)
     scale = Scale.of(known_NW)
     scaled_NW, unseen_scaled_NW = scale.standardised(known_NW), scale.standardised(unseen_NW)
     weights = torch.zeros(known_NW.shape[1] + 1, targets_NC.shape[1], dtype=torch.float64)
@@ -83,26 +74,24 @@ def start_head(
     return HeadStart(best[2], best[0], time.perf_counter() - began)
 
 
-def read_by(
-    heads: list[nn.Linear], module: nn.Module, inputs: Inputs, *, bf16: bool, progress: Progress, ranks: Ranks
-) -> tuple[Tensor, Tensor]:
+def read_by(heads: list[nn.Linear], training: Training, inputs: Inputs, progress: Progress) -> tuple[Tensor, Tensor]:
     """The heads' input for each image, concatenated, and the targets, in f64 on the CPU. Shape: [N, W], [N, C]."""
-    module.eval()
+    training.module.eval()
     found: list[tuple[Tensor, Tensor]] = []
     with (
         torch.no_grad(),
         _noted(heads) as noted,
         progress.track("Reading features", len(inputs)) as bar,
-        closing(inputs.batches(np.arange(len(inputs)), EVAL_BATCH, epoch=0, ranks=ranks)) as batches,
+        closing(inputs.batches(np.arange(len(inputs)), EVAL_BATCH, epoch=0, ranks=training.ranks)) as batches,
     ):
         for batch in batches:
-            with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=training.bf16):
                 inputs.network(batch.input)
             if batch.counts:
                 read_BW = torch.cat([noted[head].flatten(1) for head in heads], dim=1)
                 found.append((read_BW.cpu().double(), batch.targets_BC.cpu().double()))
             bar.advance(len(batch.whole_MC))
-    read, targets = zip(*chain.from_iterable(ranks.gathered(found)), strict=True)
+    read, targets = zip(*chain.from_iterable(training.ranks.gathered(found)), strict=True)
     return torch.cat(read), torch.cat(targets)
 
 

@@ -279,15 +279,7 @@ class _Session:
         if self.found.init_from is not None and not self.found.plan.fits_head:
             self.progress.note("the head starts from the run's: train.head_init=probe is not used")
             return None
-        started = start_head(
-            training.module,
-            training.task.labels,
-            training.inputs,
-            training.held_out,
-            bf16=training.bf16,
-            progress=self.progress,
-            ranks=self.ranks,
-        )
+        started = start_head(training, self.progress)
         if started is None:
             self.progress.note("the classifier is not a linear layer: it starts at random, and trains")
         return started
@@ -307,14 +299,8 @@ class _Session:
 
             if started is not None and self.found.plan.solves_all:
                 return solved(training, state, started.seconds, report_epoch)
-            made = fit(
-                training,
-                state,
-                progress=self.progress,
-                on_epoch=report_epoch,
-                checkpoints=checkpoints,
-                stop=self.stop,
-            )
+            progress, stop = self.progress, self.stop
+            made = fit(training, state, progress=progress, on_epoch=report_epoch, checkpoints=checkpoints, stop=stop)
         if made is None:
             raise Termination if self.stop.requested == "terminate" else KeyboardInterrupt
         return made
