@@ -23,7 +23,7 @@ RECIPE = Recipe()
         ("--alpha", "A", 16),
         ("--epochs", "N", RECIPE.train.epochs),
         ("--lr", "LR", RECIPE.train.lr),
-        ("--augment", "auto|light|none", "what the preset says, else light"),
+        ("--augment", "auto|light|none", "auto"),
         ("--seed", "N", RECIPE.seed),
     ],
 )

@@ -90,9 +90,8 @@ def test_the_last_two_stay_and_each_step_is_written_once(clock: list[float], tmp
         made.write(at(step))
     assert steps(tmp_path / "run") == ["12.json", "12.safetensors", "7.json", "7.safetensors"]
     assert len(settled) == 3
-    assert made.any
     made.remove()
-    assert not made.any
+    assert not made.folder.exists()
 
 
 def test_the_newest_is_that_of_the_most_steps_and_what_is_damaged_is_told(clock: list[float], tmp_path: Path) -> None:

@@ -20,9 +20,8 @@ from ftx.data.loader import TrainingImages
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import TrainRecipe
-from ftx.tasks.hierarchical import Hierarchical
 from ftx.tasks.labels import Labels
-from ftx.tasks.thresholds import Thresholds
+from ftx.tasks.multiclass import Multiclass
 from ftx.training import dry_run, train
 from ftx.training.frozen_part import Frozen, FrozenPart
 from ftx.training.head_start import HeadStart, mean_loss, start_head
@@ -99,7 +98,11 @@ def started(
         frozen = Frozen(Backbone(module, "", "", PRE), {"head": 0, "blocks": 2}[kind], bf16=False)
         return FeatureInputs(Exact(frozen, store), images, views=1)
 
-    known, held_out, task = inputs(slice(0, 24)), inputs(slice(24, 36)), Hierarchical(labels, Thresholds())
+    known, held_out, task = (
+        inputs(slice(0, 24)),
+        inputs(slice(24, 36)),
+        Multiclass(labels),
+    )  # only its labels are read
     training = Training(module, task, known, held_out, TrainRecipe(), Balance(24), lr=0.0, bf16=False, seed=0)
     return start_head(training, SILENT), known
 
