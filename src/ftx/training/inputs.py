@@ -7,7 +7,9 @@ from contextlib import closing
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
@@ -21,12 +23,13 @@ from ftx.data.loader import ImageView, TrainingImages, in_batches
 from ftx.data.pixel_store import PixelStore
 from ftx.data.preprocess import Pixels, Preprocess, normalise
 from ftx.data.random_draws import occurrences, patch_generator
-from ftx.data.shards.shard_wise import Order
 from ftx.recipe.sections import Augment
 from ftx.tasks.base import Task
 from ftx.training.device_placement import EVAL_BATCH, to_device
 from ftx.training.frozen_part import FrozenPart
 from ftx.training.ranks import ONE_PROCESS, Ranks
+
+Order = NDArray[np.intp]
 
 
 class Batch(NamedTuple):

@@ -13,14 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ftx.data.shards.shard_wise import Order
 from ftx.recipe.sections import BalanceName, TrainRecipe
 from ftx.tasks.base import LossChoice, Targets, Task, choosing_metric
 from ftx.tasks.labels import Labels
 from ftx.tasks.task_names import LossName
 from ftx.tasks.thresholds import Floats
 from ftx.training.device_placement import EVAL_BATCH
-from ftx.training.inputs import Batch, Inputs
+from ftx.training.inputs import Batch, Inputs, Order
 from ftx.training.optimizer import optimizer
 from ftx.training.ranks import ONE_PROCESS, Ranks
 from ftx.training.state import TrainingState
