@@ -34,7 +34,7 @@ def changed(folder: Path, **change: object) -> Path:
     ("change", "what", "found"),
     [
         # One misspelt: its thresholds would silently be those of no label.
-        ({"treshold": {}}, "card.json does not hold", "treshold"),
+        ({"treshold": {}}, "card.json is invalid", "treshold"),
         ({"schema_version": 2}, "another schema version", "version 2, this ftx reads 1"),
         ({"files": {"model.xml": "0" * 64}}, "not what was written", "card.json"),
         ({"files": {"model.onnx": "0" * 64}}, "is missing", ""),

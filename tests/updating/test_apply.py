@@ -681,7 +681,7 @@ def a_file_less(files: dict[str, bytes]) -> None:
         (said(base_ir_digest="0" * 64), "another base IR"),
         (said(image_size=48), "another image size"),
         (said(schema=9), "another schema version"),
-        (said(sequence=0), "does not hold"),
+        (said(sequence=0), "is invalid"),
         (said(tensors={"head.weight": "0" * 64}), "not those of the server"),
         (counted(lambda tensors: tensors.update({"blocks.9.attn.qkv.weight": "0" * 64})), "not those of the server"),
         (counted(lambda tensors: tensors.pop("head.bias")), "not those of the server"),

@@ -55,8 +55,7 @@ def command(
 
 
 def _remove(runs: Sequence[Path], *, confirm: bool) -> RunsReport:
-    from ftx.runs.inventory import list_runs
-    from ftx.runs.removal import remove_runs
+    from ftx.runs.inventory import list_runs, remove_runs
 
     if not runs:
         raise InputError("no run is named to be removed", fix="ftx runs lists them; ftx runs --remove RUN...")

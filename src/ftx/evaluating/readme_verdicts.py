@@ -27,7 +27,7 @@ def write_verdicts(run: Run, report: ParityReport, progress: Progress = SILENT) 
     found = _NEXT.search(text)
     at = found.start() if found else len(text)
     try:
-        run.write_card(DENSE, f"{text[:at]}{_section(report)}\n\n{text[at:]}", progress)
+        run.write_file(f"{DENSE}/{MODEL_CARD}", f"{text[:at]}{_section(report)}\n\n{text[at:]}".encode(), progress)
     except EnvironmentFault as fault:  # the answer is known all the same
         progress.note(f"{DENSE}/{MODEL_CARD} is not kept: {fault.what} ({fault.found})")
 

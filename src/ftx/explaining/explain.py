@@ -10,8 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import ExportError, ImageError, InputError, listed, nearest
 from ftx.core.files import staged_file
@@ -34,27 +35,23 @@ MOST_BYTES = 100
 ROLLOUT = "rollout"
 
 
-class Picture(BaseModel):
+class Picture(ClosedModel):
     """A map as a picture; rollout's is of no label, but of the image.
 
     ``score`` is the label's.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     label: str | None
     score: float | None
     path: str
 
 
-class Explanation(BaseModel):
+class Explanation(ClosedModel):
     """The answer for one image and its pictures, or why there are none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     path: str
-    labels: list[ScoredLabel] = []
-    pictures: list[Picture] = []
+    labels: list[ScoredLabel] = Field(default_factory=list[ScoredLabel])
+    pictures: list[Picture] = Field(default_factory=list[Picture])
     error: str | None = None
 
 

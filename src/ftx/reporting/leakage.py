@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.progress import Progress
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.data.dataset import Entry
@@ -21,13 +22,11 @@ from ftx.runs.run import Run
 LEAKAGE_FILE = Path("reports", "near_duplicates.json")
 
 
-class Leakage(BaseModel):
+class Leakage(ClosedModel):
     """``reports/near_duplicates.json``: the pairs, and the hash of the list of images that they were looked for in.
 
     In version 1, which had no number, images of test were compared only with train: they are looked for again.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[2]
     images: str

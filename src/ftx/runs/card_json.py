@@ -1,12 +1,13 @@
-"""``card.json``: what a device must know of an exported model that stands alone."""
+"""``card.json``: what a device needs of an exported model that is in no run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import ExportError
 from ftx.core.files import cached_sha256, sha256_file, write_atomic
 from ftx.core.version import __version__
@@ -27,27 +28,23 @@ TUNING_FILE = "tuning.json"
 CARD_SCHEMA = 1
 
 
-class BaseIr(BaseModel):
+class BaseIr(ClosedModel):
     """What makes an IR a base: ``ftx apply`` merges adapters into its constants.
 
     ``constants`` has the name of the constant of each weight that an adapter may change, and of the head's tensors, by
     the names of the network; ``head`` are those of the latter. The head itself is no trained one.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     base_digest: str
     constants: dict[str, str]
     head: tuple[str, ...]
 
 
-class AppliedUpdate(BaseModel):
+class AppliedUpdate(ClosedModel):
     """The update that an IR was made by on a device, and the base, each by its SHA-256.
 
-    ``sequence`` is null of an adapter that came without the trained model's answers.
+    ``sequence`` is null of an adapter that came without the trained model's outputs.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sequence: int | None
     update: str
@@ -68,7 +65,7 @@ class Card(LabelRecord):
     thresholds: Thresholds = Thresholds()
     # The digest of the dense weights that the model was made from.
     dense_digest: str
-    # By block, the share of the patches that go on into it; empty where all tokens do.
+    # By block, the fraction of the patches that enter it; empty where all tokens do.
     keep_tokens: dict[Annotated[int, Field(ge=1)], Annotated[float, Field(gt=0, lt=1)]] = Field(
         default_factory=dict[int, float]
     )
@@ -87,14 +84,14 @@ def write_card(folder: Path, card: Card) -> None:
     """Write ``card.json`` with the hash of every file now in the folder, but for what is found out later."""
     files = [path for path in sorted(folder.iterdir()) if path.name not in (CARD_FILE, PROOF_FILE, TUNING_FILE)]
     whole = card.model_copy(update={"files": {path.name: sha256_file(path) for path in files}})
-    unsaid = {name for name in ("base", "update", "keep_tokens") if not getattr(card, name)}
-    write_atomic(folder / CARD_FILE, f"{whole.model_dump_json(indent=2, exclude=unsaid)}\n".encode())
+    unset = {name for name in ("base", "update", "keep_tokens") if not getattr(card, name)}
+    write_atomic(folder / CARD_FILE, f"{whole.model_dump_json(indent=2, exclude=unset)}\n".encode())
 
 
 def read_card(folder: Path) -> Card:
-    """Read a card and check the files beside it.
+    """Read a card and check the other files of its folder.
 
-    Raises: ExportError if the card is missing, of another schema, or a file is not what it says.
+    Raises: ExportError if the card is missing, of another schema, or a file does not have its hash.
     """
     path = folder / CARD_FILE
     if not path.is_file():
@@ -106,13 +103,13 @@ def read_card(folder: Path) -> Card:
         )
     card = read_record(path, Card, ExportError, fix="export it again")
     for name, digest in card.files.items():
-        beside = folder / name
-        if not beside.is_file():
-            raise ExportError("a file of the exported model is missing", where=beside, fix="copy the whole folder")
-        if cached_sha256(beside) != digest:
+        file = folder / name
+        if not file.is_file():
+            raise ExportError("a file of the exported model is missing", where=file, fix="copy the whole folder")
+        if cached_sha256(file) != digest:
             raise ExportError(
                 "a file of the exported model is not what was written",
-                where=beside,
+                where=file,
                 found=f"its hash is not the one in {CARD_FILE}",
                 fix="copy the whole folder again, or export it again",
             )

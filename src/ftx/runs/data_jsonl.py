@@ -19,14 +19,14 @@ ENTRIES = "data.jsonl"
 def read_entries(path: Path) -> tuple[Entry, ...]:
     """The images of a run.
 
-    Raises: RunError if a line does not hold.
+    Raises: RunError if a line is invalid.
     """
     # Not splitlines(): a file's name may hold what that takes for the end of a line.
     try:
         lines = path.read_bytes().decode().split("\n")
         return tuple(Entry.from_json(parse_json(line)) for line in lines if line)
     except (OSError, ValueError, DataError) as error:
-        raise RunError(f"{ENTRIES} does not hold", where=path, found=str(error), fix=RESTORE) from error
+        raise RunError(f"{ENTRIES} is invalid", where=path, found=str(error), fix=RESTORE) from error
 
 
 def write_entries(folder: Path, entries: Sequence[Entry]) -> None:

@@ -33,7 +33,7 @@ _MERGE = f"run: {DENSE.made_by}"
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """What ``config.json`` says beside the weights."""
+    """The content of ``config.json``, next to the weights."""
 
     architecture: str
     meaning: Meaning | None  # None: a backbone without a head
@@ -111,9 +111,9 @@ def _pool_name(module: nn.Module) -> str | None:
 
 
 def read_dense_config(folder: Path) -> TimmConfig:
-    """What ``config.json`` of a dense folder says.
+    """The content of ``config.json`` of a dense folder.
 
-    Raises: ExportError if the folder is no dense model, or its config does not hold.
+    Raises: ExportError if the folder is no dense model, or its config is invalid.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -124,27 +124,27 @@ def read_dense_config(folder: Path) -> TimmConfig:
         raise ExportError(f"{CONFIG} cannot be read", where=path, found=str(error), fix=_MERGE) from error
     except (ValidationError, DataError) as error:  # the second is of the labels
         found = first_error(error) if isinstance(error, ValidationError) else error.what
-        raise ExportError(f"{CONFIG} does not hold", where=path, found=found, fix=_MERGE) from error
+        raise ExportError(f"{CONFIG} is invalid", where=path, found=found, fix=_MERGE) from error
 
 
 def read_dense(folder: Path) -> tuple[Preprocess, Meaning]:
-    """Image path and meaning of a dense folder that stands alone.
+    """Preprocessing and meaning of a dense folder that is in no run.
 
-    Raises: ExportError if its config does not hold, or does not say both.
+    Raises: ExportError if its config is invalid, or lacks one of them.
     """
     config = read_dense_config(folder)
     cfg, where = config.pretrained_cfg, folder / CONFIG
     if config.ftx is None:
-        raise ExportError(f"{CONFIG} does not hold", where=where, found="no labels that ftx wrote", fix=_MERGE)
+        raise ExportError(f"{CONFIG} is invalid", where=where, found="no labels that ftx wrote", fix=_MERGE)
     if not (cfg.input_size and cfg.crop_pct and cfg.interpolation and cfg.mean and cfg.std):
-        raise ExportError(f"{CONFIG} does not hold", where=where, found="no whole pretrained_cfg", fix=_MERGE)
+        raise ExportError(f"{CONFIG} is invalid", where=where, found="no whole pretrained_cfg", fix=_MERGE)
     _, height, width = cfg.input_size
     # A hair less than written: the first ftx left a quotient a rounding below its whole number.
     resize = covering(height, width, cfg.crop_pct * (1 - 1e-9))
     try:
         pre = Preprocess(height, width, resize, cfg.interpolation, cfg.mean, cfg.std)
     except ValueError as error:
-        raise ExportError(f"{CONFIG} does not hold", where=where, found=str(error), fix=_MERGE) from error
+        raise ExportError(f"{CONFIG} is invalid", where=where, found=str(error), fix=_MERGE) from error
     return pre, config.ftx
 
 
@@ -169,18 +169,18 @@ def load_dense(folder: Path, *, all_tokens: bool = False) -> nn.Module:
 
 
 def require_fit(module: nn.Module, folder: Path, pre: Preprocess, labels: int) -> None:
-    """Ask a model about a black image: its config may speak of another size, or another number of labels, than it has.
+    """Run a model on a black image: its config may name another size, or another number of labels, than it has.
 
-    Raises: ExportError if it does not answer with a logit a label.
+    Raises: ExportError if its output is not a logit a label.
     """
     try:
         with torch.inference_mode():
-            answer = tuple(module(torch.zeros(1, 3, pre.height, pre.width)).shape)
+            shape = tuple(module(torch.zeros(1, 3, pre.height, pre.width)).shape)
     except (AssertionError, RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
         found = f"{pre.image_size} px: {str(error)[:200]}"
         raise ExportError("the dense model is of another image size", where=folder, found=found, fix=_MERGE) from error
-    if answer != (1, labels):
-        found = f"an answer of {answer}, {labels} labels"
+    if shape != (1, labels):
+        found = f"an output of {shape}, {labels} labels"
         raise ExportError("the dense model is of other labels", where=folder, found=found, fix=_MERGE)

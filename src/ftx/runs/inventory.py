@@ -1,8 +1,9 @@
-"""The runs below a folder: what each is, what it has reached, and what it takes."""
+"""The runs below a folder: what each is, what it has reached, how large it is; and their removal."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -10,16 +11,18 @@ from math import inf
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
+from ftx.core.disk import disk_faults
 from ftx.core.errors import InputError, RunError, check_known
-from ftx.core.files import is_locked
+from ftx.core.files import is_locked, partial_path, sole_writer
 from ftx.core.untrusted_input import read_file
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.bench_json import BENCH_FILE, read_bench
-from ftx.runs.latest import LATEST, RUNS, known_runs, latest_run
+from ftx.runs.latest import LATEST, RUNS, known_runs, latest_run, point_latest_at
 from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE, is_run
 from ftx.runs.train_jsonl import EPOCHS_FILE, best_epoch, read_epochs
@@ -36,16 +39,14 @@ EVAL_FILE = Path("reports", "eval.json")
 LATENCY = "bench.p50_ms"
 
 
-class ListedRun(BaseModel):
+class ListedRun(ClosedModel):
     """One run. Null is what is not known of it, as of one whose training has not ended.
 
     ``figures`` by name: the metrics of the epoch that was kept, on validation images; with ``eval.`` before them those
     that ``ftx eval`` found on held-out images, and ``bench.p50_ms`` of the fastest model that ``ftx bench`` timed.
     ``artifacts`` are those that are not stale, ``stale`` the others. ``begun_from`` is the run, of those listed, whose
-    adapter and head this one began with, or which ``ftx export --recover`` trained on. ``keys`` are the recipe's.
+    adapter and head this one started with, or which ``ftx export --recover`` trained on. ``keys`` are the recipe's.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     run: str
     state: RunState
@@ -68,7 +69,7 @@ class ListedRun(BaseModel):
 
 
 class RunsReport(CommandReport):
-    """The runs in the order that was asked for; those that were removed; and the one that runs/latest names now."""
+    """The runs in the order of ``--sort``; those that were removed; and the one that runs/latest names now."""
 
     verb: str = "runs"
     runs: list[ListedRun]
@@ -132,7 +133,7 @@ def different_keys(runs: Sequence[ListedRun]) -> dict[str, list[object]]:
 
 
 def _listed(folder: Path, digests: dict[str, str]) -> ListedRun:
-    """What is known of a run; the digest of what it trained goes into ``digests`` by its name."""
+    """The facts of a run; the digest of its trained model goes into ``digests`` by its name."""
     recipe_file = folder / RECIPE_FILE
     known = ListedRun(
         run=str(folder),
@@ -147,7 +148,7 @@ def _listed(folder: Path, digests: dict[str, str]) -> ListedRun:
         run = Run.open(folder)
         digests[known.run] = run.manifest.digest(TRAINED)
         for report in (EPOCHS_FILE, EVAL_FILE, BENCH_FILE):
-            run.check_report(report, "ftx train")  # the command is not shown: a line of the list says what is wrong
+            run.check_report(report, "ftx train")  # the command is not shown: a line of the list is the message
         return known.model_copy(update=_of_finished(run, known.figures))
     except InputError as fault:
         problem = fault.what + (f": {Path(fault.where).name}" if fault.where else "")
@@ -185,15 +186,15 @@ def _of_training(folder: Path, recipe: Recipe) -> dict[str, object]:
 
 
 def _of_finished(run: Run, figures: Mapping[str, float]) -> dict[str, object]:
-    """What the run holds, what it began with (the digest of that), and what was measured of it."""
+    """The run's artifacts, the digest of the weights that it started with, and its figures."""
     manifest = run.manifest
-    # A recovered run has both if the run that it was made from was begun from another: its own source counts.
-    begun = manifest.recovered or manifest.begun_from
-    held = run.artifacts()
+    # A recovered run has both if the run that it was made from started with another's: its own source counts.
+    source = manifest.recovered or manifest.begun_from
+    present = run.artifacts()
     return {
-        "artifacts": [artifact.name for artifact in held if not manifest.is_stale(artifact)],
-        "stale": [artifact.name for artifact in held if manifest.is_stale(artifact)],
-        "begun_from": begun.trained if begun else None,
+        "artifacts": [artifact.name for artifact in present if not manifest.is_stale(artifact)],
+        "stale": [artifact.name for artifact in present if manifest.is_stale(artifact)],
+        "begun_from": source.trained if source else None,
         "figures": {**figures, **_reported(run)},
     }
 
@@ -231,3 +232,40 @@ def _sorted(runs: Sequence[ListedRun], sort: Sort) -> list[ListedRun]:
         "seconds": lambda one: one.seconds,
     }
     return sorted(sorted(runs, key=keys["name"]), key=keys[sort])
+
+
+def remove_runs(paths: Sequence[Path]) -> RunsReport:
+    """Remove runs; ``runs/latest`` names the most recent one that is left and finished, or is gone.
+
+    A folder is renamed before it is emptied, so that no command meets half a run, and the next ftx sweeps what a killed
+    one has left of it.
+    Raises: RunError for a folder that is no run, and for one that another process changes, before any is removed;
+    EnvironmentFault where it cannot be written.
+    """
+    folders = list(dict.fromkeys(named_run(path) for path in paths))
+    for folder in folders:
+        if folder.is_symlink():
+            raise RunError(
+                "this is a link to a run", where=folder, found=str(folder.resolve()), fix="name the run itself"
+            )
+        if is_locked(folder):
+            raise RunError("another ftx is changing this run", where=folder, fix="wait for it, or stop it")
+    _let_latest_go({folder.resolve() for folder in folders})
+    for folder in folders:
+        with disk_faults(folder):
+            with sole_writer(folder, None):
+                retired = folder.rename(partial_path(folder.parent))
+            shutil.rmtree(retired)
+    return list_runs().model_copy(update={"removed": [str(folder) for folder in folders]})
+
+
+def _let_latest_go(folders: set[Path]) -> None:
+    latest = named_by_latest()
+    if latest is None or Path(latest).resolve() not in folders:
+        return
+    finished = [run for run in all_runs() if (run / MANIFEST_FILE).is_file() and run.resolve() not in folders]
+    if finished:
+        point_latest_at(max(finished, key=lambda run: (run / RECIPE_FILE).stat().st_mtime))
+    elif LATEST.is_symlink() or LATEST.is_file():
+        with disk_faults(LATEST):
+            LATEST.unlink()

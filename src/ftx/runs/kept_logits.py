@@ -1,4 +1,4 @@
-"""``reports/answers/``: what an artifact answered for the held-out images, so that no later question asks it again.
+"""``reports/answers/``: an artifact's logits for the held-out images, so that no later command computes them again.
 
 Shapes: N images, C labels.
 """
@@ -23,7 +23,7 @@ from ftx.runs.run import Run
 from ftx.tasks.thresholds import Floats
 
 KEPT_LOGITS = Path("reports", "answers")
-# Of 50,000 images and 1,000 labels the file would be this large: there it is not kept, and asked again.
+# Of 50,000 images and 1,000 labels the file would be this large: it is not kept then.
 MOST_BYTES = 200_000_000
 
 
@@ -52,11 +52,11 @@ def keep_logits(
     try:
         run.write_file(_file(artifact).as_posix(), sorted_header(blob), progress)
     except EnvironmentFault as fault:
-        progress.note(f"the answers of {artifact} are not kept: {fault.what} ({fault.found})")
+        progress.note(f"the logits of {artifact} are not kept: {fault.what} ({fault.found})")
 
 
 def read_logits(run: Run, artifact: Artifact) -> KeptLogits | None:
-    """What an artifact answered; None where nothing was kept, or of another artifact or other images than now."""
+    """An artifact's logits; None if none were kept, or those of another artifact or other images than now."""
     name = _file(artifact).as_posix()
     path = run.path / name
     try:
@@ -69,7 +69,7 @@ def read_logits(run: Run, artifact: Artifact) -> KeptLogits | None:
             logits_NC = file.get_tensor("logits")
             machine = Machine.model_validate_json(metadata["machine"])
             compute = read_compute(metadata["compute"])
-    except (OSError, SafetensorError, KeyError, ValueError):  # it is asked again
+    except (OSError, SafetensorError, KeyError, ValueError):  # they are computed again
         return None
     shape = (len(run.report_entries()), len(run.manifest.labels))
     return KeptLogits(logits_NC, compute, machine) if logits_NC.shape == shape else None

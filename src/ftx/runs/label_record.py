@@ -1,12 +1,13 @@
-"""What ``run.json`` and ``card.json`` have in common: labels of one task, hashes of files, and how they are read."""
+"""What ``run.json`` and ``card.json`` share: labels of one task, hashes of files, and how they are read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, ValidationError, model_validator
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import DataError, ExportError, RunError, first_error, shown
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.tasks.labels import Labels
@@ -17,10 +18,8 @@ from ftx.tasks.thresholds import Thresholds
 RecordT = TypeVar("RecordT", bound="LabelRecord")
 
 
-class LabelRecord(BaseModel):
-    """A file that says what the logits of a model mean. The subclass has the fields, in the order of its file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+class LabelRecord(ClosedModel):
+    """A file that contains what the logits of a model mean. The subclass has the fields, in the order of its file."""
 
     if TYPE_CHECKING:
         schema_version: int
@@ -51,19 +50,19 @@ def _below_the_folder(files: dict[str, str]) -> dict[str, str]:
 FileHashes = Annotated[dict[str, str], AfterValidator(_below_the_folder)]
 
 
-def read_record(path: Path, kind: type[RecordT], refuse: type[RunError | ExportError], fix: str) -> RecordT:
-    """A record as the file holds it.
+def read_record(path: Path, kind: type[RecordT], error_type: type[RunError | ExportError], fix: str) -> RecordT:
+    """A record from its file.
 
-    Raises: ``refuse`` if the file cannot be read, is of another schema version, or does not hold.
+    Raises: ``error_type`` if the file cannot be read, is of another schema version, or invalid.
     """
     try:
         raw = read_json(path)
     except JsonError as error:
-        raise refuse(f"{path.name} cannot be read", where=path, found=str(error), fix=fix) from error
+        raise error_type(f"{path.name} cannot be read", where=path, found=str(error), fix=fix) from error
     known: int = kind.model_fields["schema_version"].default
     version = cast("dict[str, object]", raw).get("schema_version") if isinstance(raw, dict) else None
     if version != known:
-        raise refuse(
+        raise error_type(
             f"{path.name} has another schema version",
             where=path,
             found=f"version {shown(version)}, this ftx reads {known}",
@@ -73,6 +72,6 @@ def read_record(path: Path, kind: type[RecordT], refuse: type[RunError | ExportE
         return kind.model_validate(raw)
     except ValidationError as error:
         found = first_error(error)
-    except DataError as error:  # its labels, which training refuses in the same words
+    except DataError as error:  # its labels, which training rejects in the same words
         found = "; ".join([error.what, *(text for _, text in error.details())])
-    raise refuse(f"{path.name} does not hold", where=path, found=found, fix=fix)
+    raise error_type(f"{path.name} is invalid", where=path, found=found, fix=fix)

@@ -71,20 +71,20 @@ def point_latest_at(out: Path) -> None:
             staged.symlink_to(target, target_is_directory=True)
         except (OSError, NotImplementedError):  # a file system or an account without links
             write_atomic(LATEST, f"{target}\n".encode())
-        else:
-            try:
-                staged.replace(LATEST)
-            except OSError:  # the user's own folder is called latest
-                staged.unlink()
-                raise
+            return
+        try:
+            staged.replace(LATEST)
+        except OSError:  # the user's own folder is called latest
+            staged.unlink()
+            raise
 
 
 def name_latest(out: Path, progress: Progress) -> None:
-    """Make ``runs/latest`` name this run, or say that it cannot: the run is none the worse for it."""
+    """Make ``runs/latest`` name this run, or note that it cannot: the run is complete without it."""
     try:
         point_latest_at(out)
     except (EnvironmentFault, OSError) as fault:
-        progress.note(f"runs/latest cannot name this run, so name it to the next verb: {fault}")
+        progress.note(f"runs/latest cannot name this run, so name it in the next command: {fault}")
 
 
 def known_runs(near: Path, *, unfinished: bool = False) -> str:
@@ -92,7 +92,7 @@ def known_runs(near: Path, *, unfinished: bool = False) -> str:
     marks = RUNS.glob(f"*/{CHECKPOINTS}/" if unfinished else f"*/{MANIFEST_FILE}")
     runs = sorted(path.parent.name for path in marks if path.parent.name != LATEST.name)
     if not runs and not unfinished and (LATEST / MANIFEST_FILE).is_file():
-        return f"runs/latest alone, which is {LATEST.resolve()}"
+        return f"only runs/latest, which is {LATEST.resolve()}"
     if not runs:
         return f"no {'unfinished ' * unfinished}runs below runs/"
     alike = nearest(near.name, runs)
@@ -100,9 +100,9 @@ def known_runs(near: Path, *, unfinished: bool = False) -> str:
 
 
 def check_run_exists(run: Path) -> None:
-    """Refuse a training to go on with where there is no folder.
+    """Check that the folder of a training to resume exists.
 
-    Raises: RunError naming those that are there.
+    Raises: RunError naming those that do.
     """
     if not run.is_dir():
         found = known_runs(run, unfinished=True)

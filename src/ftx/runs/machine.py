@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from ftx.core.closed_model import ClosedModel
 
 InstructionSet = Literal["avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx"]
 # By age of the CPUs that brought them; avx2_vnni is of CPUs without AVX512, younger than the three behind it.
@@ -98,10 +98,8 @@ def set_in_use(flags: frozenset[str], limits: Mapping[str, str] = os.environ) ->
 _DECISIVE = ("amx_int8", "amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "avx2")
 
 
-class Machine(BaseModel):
+class Machine(ClosedModel):
     """A CPU by its name, the instruction sets that matter here, and the version of OpenVINO."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     cpu: str
     instructions: tuple[str, ...]

@@ -77,8 +77,7 @@ def new_run(out: Path) -> Iterator[NewRun]:
             if not made.shown:
                 made.place()
         except BaseException:
-            stays = is_run(made.folder)
-            if made.shown and not stays:
+            if made.shown and not is_run(made.folder):
                 shutil.rmtree(made.folder, ignore_errors=True)
             raise
         finally:
@@ -87,10 +86,10 @@ def new_run(out: Path) -> Iterator[NewRun]:
 
 @contextmanager
 def unfinished_run(path: Path) -> Iterator[NewRun]:
-    """Go on with a run that was shown before it was done, or that was interrupted; no other process changes it.
+    """A run that was shown before it was finished, or that was interrupted; no other process changes it.
 
-    Raises: RunError if another process is at work on it, or if it has a run.json that does not hold, which ``seal``
-    would find only after all the training.
+    Raises: RunError if another process changes it, or if its run.json is invalid, which ``seal`` would find only after
+    all the training.
     """
     check_no_links(folders_in(path))
     with sole_writer(path, None):
@@ -100,7 +99,7 @@ def unfinished_run(path: Path) -> Iterator[NewRun]:
 
 
 def check_name_free(out: Path) -> None:
-    """Raise RunError if ``out`` is taken: a run is never written over another."""
+    """Raise RunError if ``out`` exists: a run is never written over another."""
     if out.absolute() == LATEST.absolute():
         raise RunError("runs/latest is where ftx keeps the newest run", where=out, fix="choose another name")
     if out.exists() or out.is_symlink():

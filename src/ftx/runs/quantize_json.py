@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from ftx.core.closed_model import ClosedModel
 from ftx.runs.artifacts import IR_INT8, IR_INT8_SAFE, Artifact
 from ftx.runs.machine import InstructionSet, Machine
 
@@ -18,7 +17,7 @@ QUANTIZE_FILES: Mapping[Artifact, Path] = {
 }
 
 
-class CandidateRow(BaseModel):
+class CandidateRow(ClosedModel):
     """One setting.
 
     ``mean_abs`` is the mean absolute difference of a logit from the float model's on the images that judge (null where
@@ -26,8 +25,6 @@ class CandidateRow(BaseModel):
     model's multiplications, with one in 8 bits counted as a quarter: chosen is the least product of error and work,
     which no clock has a part in. ``latency_ms`` is the median of one image on this machine.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     setting: str
     smooth_quant_alpha: float | None
@@ -44,13 +41,11 @@ class CandidateRow(BaseModel):
     chosen: bool
 
 
-class LayerSensitivity(BaseModel):
+class LayerSensitivity(ClosedModel):
     """A product that was rounded to 8 bits: ``gain`` is by how much the error falls if its activations are not.
 
     ``multiplications`` are those of one image.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     layer: str
     kind: Literal["linear", "convolution", "attention"]
@@ -58,10 +53,8 @@ class LayerSensitivity(BaseModel):
     gain: float
 
 
-class QuantizeReport(BaseModel):
+class QuantizeReport(ClosedModel):
     """A search, in the order in which it went."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     artifact: str
     machine: Machine

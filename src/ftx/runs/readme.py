@@ -35,7 +35,7 @@ from ftx.tasks.output_meaning import Meaning
 from ftx.tasks.task_names import TASK_FACTS
 from ftx.tasks.thresholds import Thresholds
 
-# Those of timm's licences that the hub knows by name; the others it calls "other" and shows their name beside.
+# Those of timm's licences that the hub knows by name; the others it calls "other" and shows their name next to it.
 # Source: https://huggingface.co/docs/hub/repositories-licenses
 _HUB_LICENCES = frozenset("apache-2.0 mit bsd-3-clause cc-by-4.0 cc-by-nc-4.0 apple-ascl apple-amlr gemma".split())
 # A card has some kilobytes, and names at most all labels.
@@ -82,7 +82,7 @@ def write_trained_card(
     size_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     facts = [
         ("base", _base_named(recipe.model, backbone.architecture)),
-        ("base digest", f"`{backbone.digest}`, without the head: on another base this answers otherwise"),
+        ("base digest", f"`{backbone.digest}`, without the head: on another base the outputs differ"),
         ("method", _method_named(prepared)),
         ("trained", f"{prepared.trainable:,} parameters; {size_bytes:,} bytes in the file"),
         ("task", f"{recipe.task}, {len(dataset.labels)} labels"),
@@ -94,7 +94,7 @@ def write_trained_card(
     if begun_from is not None:
         rows = f"{begun_from.labels_kept} of {len(dataset.labels)} labels were in it"
         new = f", new: {', '.join(begun_from.labels_new)}" if begun_from.labels_new else ""
-        facts.append(("began with", f"`trained/` {begun_from.trained[:12]}… of another run: {rows}{new}"))
+        facts.append(("started with", f"`trained/` {begun_from.trained[:12]}… of another run: {rows}{new}"))
     if recovered is not None:
         errors = f"a logit was off by {recovered.error_before:.3g} before and by {recovered.error_after:.3g} after"
         facts[-1] = ("recovered", f"{recovered.steps} steps through 8 bits from the weights of another run; {errors}")
@@ -102,7 +102,7 @@ def write_trained_card(
         f"# {_title(recipe)}\n\nMade by ftx {__version__}.",
         _table(("", ""), facts),
         _measured(results),
-        "## Use\n\n" + _code(trained_code(recipe, prepared, meaning)) + _reading(meaning),
+        "## Use\n\n" + _code(trained_code(recipe, prepared, meaning), meaning),
         _labels(dataset),
         "## Recipe\n\n" + f"```yaml\n{dump_yaml(_essentials(recipe)).rstrip()}\n```",
     ]
@@ -111,7 +111,7 @@ def write_trained_card(
 
 
 def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
-    """Write the card of ``dense/``; what training measured is taken from the card of ``trained/``."""
+    """Write the card of ``dense/``; what training measured is read from the card of ``trained/``."""
     manifest, recipe = run.manifest, run.recipe()
     results, metric = _measured_in(run.path / "trained" / MODEL_CARD)
     dataset = Dataset(root=run.path, labels=manifest.labels, entries=run.entries())
@@ -130,9 +130,7 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
         _table(("", ""), facts),
         f"## Proof of the merge\n\n{layers}{logits} (bound {proof.logit_bound:.1e}).",
         *([_measured(results)] if results else []),
-        "## Use\n\nWith timm:\n\n" + _code(timm_code(manifest.meaning, shares)) + _reading(manifest.meaning),
-        f"With transformers{', which computes with all tokens' if shares else ''}:\n\n"
-        + _code(transformers_code(manifest.meaning)),
+        *_use(manifest.meaning, shares),
         _labels(dataset),
     ]
     _write(folder, _front_matter(recipe, manifest.architecture, "timm", results, metric), sections)
@@ -160,9 +158,8 @@ def write_combined_card(
         f"## Proof of the merge\n\n{proved}",
     ]
     if meaning:
-        sections += ["## Use\n\nWith timm:\n\n" + _code(timm_code(meaning, shares)) + _reading(meaning)]
-        sections += ["With transformers:\n\n" + _code(transformers_code(meaning))]
-        sections += ["## Labels\n\nIn the order of the logits: " + ", ".join(map(_plain, names)) + "."]
+        labels = "## Labels\n\nIn the order of the logits: " + ", ".join(map(_plain, names)) + "."
+        sections += [*_use(meaning, shares), labels]
     tags = ["image-classification" if meaning else "image-feature-extraction", "timm", "ftx"]
     _write(folder, ModelCardData(library_name="timm", pipeline_tag=tags[0], tags=tags), sections)
 
@@ -195,17 +192,16 @@ def _tokens(shares: TokenFractions) -> list[tuple[str, str]]:
     """The fact that a model drops patches; none where all tokens stay."""
     if not shares:
         return []
-    each = [f"{100 * share:g} % of the patches go on into block {block}" for block, share in shares.items()]
-    said = ", of those ".join(each)
-    said += ": those that the class token attends to most. timm and transformers compute with all"
-    return [("tokens", said)]
+    each = [f"{100 * share:g} % of the patches enter block {block}" for block, share in shares.items()]
+    which = "those that the class token attends to most. timm and transformers compute with all"
+    return [("tokens", f"{', of those '.join(each)}: {which}")]
 
 
 def layers_proved(layers: int, relative_error: float, bound: float) -> str:
-    """The sentence that says how far merged layers lie from their separate products."""
+    """The sentence on the error of merged layers, against their unmerged forward."""
     return (
-        f"Each of the {layers} merged layers answers as its separate products in float64, which never see the "
-        f"merged weight: within {relative_error:.1e} of the largest (bound {bound:.0e}). "
+        f"Each of the {layers} merged layers computes the same as its unmerged forward in float64, which never reads "
+        f"the merged weight: within {relative_error:.1e} of the largest (bound {bound:.0e}). "
     )
 
 
@@ -286,7 +282,7 @@ def _base_named(model: ModelRecipe, architecture: str) -> str:
     hub_id, _ = _origin(model, architecture)
     weights = {"auto": "pretrained weights", "none": "random weights"}.get(model.weights, "weights from a file")
     if hub_id is not None:
-        carried = " that travel with ftx, which come" if model.name in BUNDLED else ""
+        carried = " bundled with ftx, which come" if model.name in BUNDLED else ""
         weights = f"weights{carried} from [{hub_id}](https://huggingface.co/{hub_id})"
     return f"timm's `{architecture}`, {weights}"
 
@@ -305,7 +301,7 @@ def _chosen_by(kept: KeptEpoch) -> str:
 
 
 def _interrupted(recipe: Recipe, kept: KeptEpoch) -> str:
-    return f"; interrupted: the recipe's {recipe.train.epochs} would go on" if kept.interrupted else ""
+    return f"; interrupted: the recipe's {recipe.train.epochs} would continue" if kept.interrupted else ""
 
 
 def _by_size(spec: AdapterSpec) -> dict[str, list[str]]:
@@ -325,13 +321,19 @@ def _essentials(recipe: Recipe) -> dict[str, object]:
     return document
 
 
-def _reading(meaning: Meaning) -> str:
-    reading = TASK_FACTS[meaning.task].reading
-    return f"\n\n{reading}" if reading else ""
+def _use(meaning: Meaning, shares: TokenFractions) -> list[str]:
+    return [
+        "## Use\n\nWith timm:\n\n" + _code(timm_code(meaning, shares), meaning),
+        f"With transformers{', which computes with all tokens' if shares else ''}:\n\n"
+        + _code(transformers_code(meaning), None),
+    ]
 
 
-def _code(lines: Sequence[str]) -> str:
-    return "```python\n" + "\n".join(lines) + "\n```"
+def _code(lines: Sequence[str], meaning: Meaning | None) -> str:
+    """Python, with a sentence on the scores of ``meaning``'s task if they need one."""
+    code = "```python\n" + "\n".join(lines) + "\n```"
+    reading = TASK_FACTS[meaning.task].reading if meaning else ""
+    return f"{code}\n\n{reading}" if reading else code
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""``reference.safetensors``: images and the trained model's answers, by which a device proves itself without torch."""
+"""``reference.safetensors``: images and the trained model's logits, by which a device proves itself without torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The run folder: what training started and every later verb adds to.
+"""The run folder, which training makes and every later command adds to.
 
-An artifact is a folder below the run; it is written to a temporary name, moved into place when whole, and refused later
-if a file in it changed or if what it was made from is no longer what the run holds.
+An artifact is a folder below the run; it is written to a temporary name, moved into place when whole, and rejected
+later if a file in it changed or if what it was made from is no longer what the run contains.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from ftx.runs.data_jsonl import read_entries
 from ftx.runs.latest import known_runs, latest_run
 from ftx.runs.run_json import (
     MANIFEST_FILE,
-    MODEL_CARD,
     RESTORE,
     Lineage,
     Manifest,
@@ -98,7 +97,7 @@ class Run:
     def require(self, artifact: Artifact) -> Path:
         """The folder of an artifact that is whole, unaltered and not stale.
 
-        Raises: RunError naming the file or the ancestor that does not hold.
+        Raises: RunError naming the file or the ancestor that is damaged or stale.
         """
         manifest = self.manifest
         if not self.has(artifact):
@@ -124,7 +123,7 @@ class Run:
 
     @classmethod
     def around(cls, folder: Path) -> tuple[Run, Artifact] | None:
-        """The run in which a folder lies as one of its artifacts; None where it lies alone, as on a device.
+        """The run in which a folder is one of its artifacts; None if it is in no run, as on a device.
 
         Raises: as ``open``.
         """
@@ -137,9 +136,9 @@ class Run:
 
     @classmethod
     def check_folder(cls, folder: Path) -> None:
-        """Refuse the folder of an artifact in a run that is another's, or was made from what the run no longer holds.
+        """Check that a run made the folder of an artifact in it, from what the run still has.
 
-        Of its files the card alone is hashed, which has the hashes of the others.
+        Of its files only the card is hashed, which has the hashes of the others.
         Raises: RunError.
         """
         found = cls.around(folder)
@@ -153,7 +152,7 @@ class Run:
                 artifact = artifact.made_from
 
     def file(self, name: str) -> Path:
-        """A file that training wrote beside its artifact, unaltered.
+        """A file that training wrote next to its artifact, unaltered.
 
         Raises: RunError if it is missing or another than was written.
         """
@@ -170,7 +169,7 @@ class Run:
         return Recipe.load(self.file("recipe.yaml"))
 
     def check_report(self, report: Path, again: str) -> None:
-        """Refuse a report that is there and not what was written; ``again`` is the command that writes it.
+        """Check that a report, if it exists, is what was written; ``again`` is the command that writes it.
 
         Raises: RunError.
         """
@@ -223,12 +222,8 @@ class Run:
         """Write ``reports/NAME.json``."""
         return self.write_file(f"reports/{name}.json", (report.model_dump_json(indent=2) + "\n").encode(), progress)
 
-    def write_card(self, artifact: Artifact, text: str, progress: Progress = SILENT) -> None:
-        """Write an artifact's model card anew; what was made from the artifact does not hang on it."""
-        self.write_file(f"{artifact}/{MODEL_CARD}", text.encode(), progress)
-
     def keep_report(self, name: str, report: BaseModel, progress: Progress) -> None:
-        """Write ``reports/NAME.json``, or say that the run cannot be written: the answer is known all the same."""
+        """Write ``reports/NAME.json``, or note that the run cannot be written: the result is complete without it."""
         try:
             self.write_report(name, report, progress)
         except EnvironmentFault as fault:
@@ -262,9 +257,7 @@ class Run:
         path = self.file("data.jsonl")
         found = read_entries(path)
         if TASK_FACTS[self.manifest.task].one_label and any(len(entry.labels) != 1 for entry in found):
-            raise RunError(
-                "data.jsonl does not hold", where=path, found="an image without exactly one label", fix=RESTORE
-            )
+            raise RunError("data.jsonl is invalid", where=path, found="an image without exactly one label", fix=RESTORE)
         if unknown := {name for entry in found for name in entry.labels} - set(self.manifest.labels.names):
             raise RunError(
                 "data.jsonl names labels that run.json does not",
@@ -284,7 +277,7 @@ class Run:
     def data_root(self, override: Location | None = None) -> Location:
         """The folder that the paths in data.jsonl count from, or the address that ``override`` names.
 
-        Raises: DataError if the folder is not there, or the run alone names an address.
+        Raises: DataError if the folder is not there, or only the run names an address.
         """
         if override is None and is_elsewhere(self.manifest.data_root):
             raise DataError(

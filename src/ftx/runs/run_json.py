@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import RunError, shell_command
 from ftx.core.files import is_locked, sha256_file
 from ftx.core.version import __version__
@@ -25,22 +26,18 @@ MANIFEST_SCHEMA = 1
 MODEL_CARD = "README.md"
 
 
-class Lineage(BaseModel):
+class Lineage(ClosedModel):
     """What an artifact was made from, and the digest that had at the time."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     made_from: str
     digest: str
 
 
-class Recovered(BaseModel):
-    """That a run's weights were trained on through 8 bits: from which ``trained/`` (its digest), and what it brought.
+class Recovered(ClosedModel):
+    """How a run's weights were trained further through 8 bits: from which ``trained/`` (its digest), with which result.
 
     Errors are mean absolute differences of a logit from the model in f32 before.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     trained: str
     steps: int
@@ -49,13 +46,11 @@ class Recovered(BaseModel):
     error_after: float
 
 
-class InitialWeights(BaseModel):
-    """That training began with what another run had trained: the digest of its ``trained/``, and the head's rows.
+class InitialWeights(ClosedModel):
+    """The weights that training started with, of another run: the digest of its ``trained/``, and the head's rows.
 
-    ``labels_kept`` rows were that run's, those of ``labels_new`` began anew.
+    ``labels_kept`` rows were that run's, those of ``labels_new`` are new.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     trained: str
     labels_kept: int
@@ -96,7 +91,7 @@ class Manifest(LabelRecord):
     def digest(self, artifact: Artifact) -> str:
         """SHA-256 over the names and hashes of an artifact's files, without its card.
 
-        The card says what was measured, and with which images: what is made from the artifact does not hang on it.
+        The card contains what was measured, and on which images: what is made from the artifact does not depend on it.
         """
         lines = [
             f"{name} {digest}\n"
@@ -111,7 +106,7 @@ class Manifest(LabelRecord):
         return line is not None and source is not None and line.digest != self.digest(source)
 
 
-# Of an unfinished training, to go on from.
+# Of an unfinished training, to resume from.
 CHECKPOINTS = "checkpoints"
 RESUME = "ftx train --resume"
 RESTORE = "restore the file from a copy of the run, or train again"
@@ -137,12 +132,12 @@ def is_run(folder: Path) -> bool:
 def read_manifest(path: Path) -> Manifest:
     """``run.json`` of a run folder.
 
-    Raises: RunError if there is none, it is of another schema version, or it does not hold.
+    Raises: RunError if there is none, it is of another schema version, or invalid.
     """
     if not path.is_file():
         found, fix = f"no {path.name} in it", "name a run folder"
         if checkpoint_records(path.parent):
-            found, fix = "its training has not ended", f"go on with it: {shell_command(RESUME, path.parent)}"
+            found, fix = "its training has not ended", f"resume it: {shell_command(RESUME, path.parent)}"
             if is_locked(path.parent):
                 fix = "another ftx is training it: wait for it"
         raise RunError("this folder is no finished run", where=path.parent, found=found, fix=fix)
@@ -151,8 +146,8 @@ def read_manifest(path: Path) -> Manifest:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The content of ``run.json``."""
-    unsaid = {name for name in ("recovered", "begun_from") if getattr(manifest, name) is None}
-    return (manifest.model_dump_json(indent=2, exclude=unsaid) + "\n").encode()
+    unset = {name for name in ("recovered", "begun_from") if getattr(manifest, name) is None}
+    return (manifest.model_dump_json(indent=2, exclude=unset) + "\n").encode()
 
 
 def file_hashes(folder: Path, prefix: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from ftx.core.errors import InputError
 from ftx.core.untrusted_input import read_file
 
-# Of so many epochs a mean is taken: one alone moves by chance, of few validation images by several points.
+# The epochs of a mean: a single one moves by chance, of few validation images by several points.
 SMOOTHED = 3
 
 # A hundred thousand epochs, each with the metrics of a multi-label task.
@@ -26,9 +26,9 @@ EPOCHS_FILE = Path("reports", "train.jsonl")
 class Epoch:
     """One line of train.jsonl; measured on validation images but for ``loss``; ``lr`` is that of its end.
 
-    ``waiting_share`` is that of its seconds in which nothing could be computed, as images were still read, varied or
+    ``waiting_share`` is that of its seconds in which nothing could be computed, as images were still read, augmented or
     normalised, or kept features read. ``smoothed`` is the metric that chooses the epoch to keep, as the mean of this
-    epoch and the two before; None in what an earlier ftx wrote, which chose by the epoch alone.
+    epoch and the two before; None in what an earlier ftx wrote, which chose only by the epoch.
     """
 
     epoch: int

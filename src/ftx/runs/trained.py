@@ -35,12 +35,12 @@ def save_trained(prepared: TrainableModel, folder: Path) -> None:
         )
         return
     if prepared.method == "full":
-        tensors = dense_state(module)
+        file, tensors = MODEL, dense_state(module)
     else:
-        tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in head_state(module).items()}
+        file, tensors = HEAD, head_state(module)
+        tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     with disk_faults(folder):
-        name = MODEL if prepared.method == "full" else HEAD
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        save_file(tensors, folder / file, metadata={"format": "pt"})
 
 
 def head_state(module: nn.Module) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ def load_trained(run: Run) -> nn.Module:
     """The trained model as training left it: f32, adapters attached and not merged, for inference.
 
     Shape: it takes normalised images [N, 3, H, W].
-    Raises: RunError if ``trained/`` is altered; AdapterError or MergeError if it does not hold.
+    Raises: RunError if ``trained/`` is altered; AdapterError or MergeError if it is invalid.
     """
     prepared = prepare(run.recipe(), len(run.manifest.labels), saved=True)
     load_trained_into(prepared, run)
@@ -118,7 +118,7 @@ def read_plain(folder: Path, method: Method, base: nn.Module) -> dict[str, Tenso
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Lay tensors over those of the same name, in place."""
+    """Load tensors into those of the same name, in place."""
     state = module.state_dict()
     with torch.no_grad():
         for name, tensor in tensors.items():

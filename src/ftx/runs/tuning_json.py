@@ -1,6 +1,6 @@
-"""``tuning.json`` beside an OpenVINO model: how it runs fastest, on each machine that ``ftx bench --save`` was run on.
+"""``tuning.json`` next to an OpenVINO model: how it runs fastest, on each machine that ``ftx bench --save`` was run on.
 
-Like ``proof.json`` it lies outside of the hashes, and speaks of one model alone, by the digest of its card.
+Like ``proof.json`` it is outside of the hashes, and of one model only, by the digest of its card.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.files import write_atomic
 from ftx.core.processors import cores
 from ftx.core.untrusted_input import JsonError, read_json
@@ -21,16 +22,14 @@ from ftx.runs.proof_json import ir_digest
 
 TUNING_SCHEMA = 1
 
-# For one image: the shortest time until its answer. For many: the most of them in a second.
+# For one image: the shortest time until its prediction. For many: the most of them in a second.
 TuningGoal = Literal["latency", "throughput"]
 
 _Count = Annotated[int, Field(ge=1, le=4096)]
 
 
-class OpenvinoSetting(BaseModel):
-    """How OpenVINO is told to run a model: images in a batch, threads of all streams together, and streams."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class OpenvinoSetting(ClosedModel):
+    """How OpenVINO runs a model: images in a batch, threads of all streams together, and streams."""
 
     compute: Compute = "auto"
     batch: _Count = 1
@@ -38,10 +37,8 @@ class OpenvinoSetting(BaseModel):
     streams: _Count | None = None
 
 
-class TuningResult(BaseModel):
-    """What one machine found, with so many processors to itself: the settings, and what they were chosen by."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class TuningResult(ClosedModel):
+    """What one machine found with ``processors`` to itself: the settings, and what they were chosen by."""
 
     machine: Machine
     processors: int
@@ -55,19 +52,17 @@ class TuningResult(BaseModel):
         return self.latency if goal == "latency" else self.throughput
 
 
-class Tuning(BaseModel):
+class Tuning(ClosedModel):
     """``tuning.json``; ``ir`` is the SHA-256 of the card."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int = TUNING_SCHEMA
     ftx: str = __version__
     ir: str
-    tuned: list[TuningResult] = []
+    tuned: list[TuningResult] = Field(default_factory=list[TuningResult])
 
 
 def read_tuning(folder: Path) -> Tuning:
-    """What is known of the model in a folder; nothing where the file is missing, does not hold, or is of another model.
+    """What is known of the model in a folder; nothing if the file is missing, invalid, or of another model.
 
     It is no proof of anything: without it a model runs as OpenVINO chooses.
     """

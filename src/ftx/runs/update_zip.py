@@ -1,7 +1,7 @@
 """An update: one file that turns the base IR of a device into the model that a server trained.
 
 A zip of ``adapter_config.json`` and ``adapter_model.safetensors`` (Hugging Face PEFT, head included), ``update.json``,
-and ``answers.safetensors``: what the trained model answers to the reference images that lie with the base.
+and ``answers.safetensors``: the trained model's logits for the reference images next to the base.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ UPDATE_SCHEMA = 1
 MOST_BYTES = 1_000_000_000
 # What update.json has: the hashes of a few hundred tensors, and all labels.
 MOST_TEXT_BYTES = 64_000_000
-# Trained weights can hardly be compressed; what unpacks to many times its size, beyond so many bytes, is none.
+# Trained weights can hardly be compressed; what unpacks to many times its size, beyond these bytes, is none.
 MOST_TIMES, SMALL_BYTES = 20, 16_000_000
-# What an update may hold beside update.json.
+# What an update may contain next to update.json.
 PARTS = frozenset({ANSWERS_FILE, PROOF_FILE, CONFIG, WEIGHTS})
 
 
 class Update(BaseModel):
-    """``update.json``: what the update is for, what comes of it, and the hashes of the files beside it.
+    """``update.json``: the base of the update, its result, and the hashes of its other files.
 
     ``tensors`` has the SHA-256 of each merged weight and of the head's, as f32, by the names of the network;
-    ``previous`` that of the update before. A device takes a higher ``sequence`` than its last alone.
+    ``previous`` that of the update before. A device takes only a higher ``sequence`` than its last.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -108,7 +108,7 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, UnicodeError, JsonError) as error:
         raise ExportError("the update cannot be read", where=path, found=str(error)[:200], fix=again) from error
     except ValidationError as error:
-        raise ExportError(f"{UPDATE_FILE} does not hold", where=path, found=first_error(error), fix=again) from error
+        raise ExportError(f"{UPDATE_FILE} is invalid", where=path, found=first_error(error), fix=again) from error
     if update.schema_version != UPDATE_SCHEMA:
         found = f"version {update.schema_version}, this ftx reads {UPDATE_SCHEMA}"
         raise ExportError("the update has another schema version", where=path, found=found, fix="update ftx")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
+from ftx.core.closed_model import ClosedModel
 from ftx.tasks.base import Task
 from ftx.tasks.hierarchical import Hierarchical
 from ftx.tasks.labels import Labels
@@ -20,10 +19,8 @@ TASKS: dict[TaskName, type[Task]] = {
 }
 
 
-class Meaning(BaseModel):
+class Meaning(ClosedModel):
     """What logits mean, as an artefact records it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: TaskName = "multiclass"
     labels: Labels
