@@ -65,7 +65,7 @@ def test_a_model_of_another_number_of_labels_is_refused(folder: Path, module: to
     require_fit(module, folder, PRE, 3)
     with pytest.raises(ExportError, match="of other labels") as caught:
         require_fit(module, folder, PRE, 4)
-    assert caught.value.found == "an answer of (1, 3), 4 labels"
+    assert caught.value.found == "an output of (1, 3), 4 labels"
 
 
 def test_weights_of_another_network_are_refused(folder: Path, tmp_path: Path) -> None:

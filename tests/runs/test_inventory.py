@@ -324,5 +324,5 @@ def test_at_a_terminal_it_asks(
     os.close(person)
     printed = capsys.readouterr().err
     assert "Remove it for good?" in printed
-    assert "staying: runs/third" in printed
+    assert "these started from it, and stay: runs/third" in printed
     assert Path("runs/first").exists() == stays

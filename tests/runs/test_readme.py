@@ -327,7 +327,7 @@ def test_a_card_says_how_many_images_epochs_and_parameters_there_were(tmp_path: 
         told = row(text, "epoch kept")
         assert told.startswith(f"{min(4, epochs)} of {epochs}, by `accuracy`")
         assert ("as a mean of three epochs" in told) == (epochs > 1)
-        assert told.endswith("; interrupted: the recipe's 9 would go on") == interrupted
+        assert told.endswith("; interrupted: the recipe's 9 would continue") == interrupted
         assert row(text, "images") == "9 train, 6 val"
         # A head of 64 inputs for three labels, with its bias; what else the file takes is its header.
         size_bytes = (tmp_path / "head.safetensors").stat().st_size
@@ -341,11 +341,11 @@ def test_a_card_says_what_the_training_began_with_and_what_was_recovered(tmp_pat
     begun = InitialWeights(trained="0123456789abcdef", labels_kept=2, labels_new=("c",))
     write_trained_card(tmp_path, recipe, prepared, dataset, kept(), begun_from=begun)
     text = (tmp_path / "README.md").read_text()
-    assert row(text, "began with") == "`trained/` 0123456789ab… of another run: 2 of 3 labels were in it, new: c"
+    assert row(text, "started with") == "`trained/` 0123456789ab… of another run: 2 of 3 labels were in it, new: c"
     assert row(text, "epoch kept")
     none_new = begun.model_copy(update={"labels_kept": 3, "labels_new": ()})
     write_trained_card(tmp_path, recipe, prepared, dataset, kept(), begun_from=none_new)
-    assert row((tmp_path / "README.md").read_text(), "began with").endswith("3 of 3 labels were in it")
+    assert row((tmp_path / "README.md").read_text(), "started with").endswith("3 of 3 labels were in it")
     recovered = Recovered(trained="0", steps=17, lr=0.5, error_before=0.375, error_after=0.125)
     write_trained_card(tmp_path, recipe, prepared, dataset, kept(), recovered)
     text = (tmp_path / "README.md").read_text()

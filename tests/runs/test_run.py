@@ -214,7 +214,7 @@ def test_who_waits_for_another_writer_keeps_what_that_one_wrote(
     write: Callable[[Run, Listener], None], ours: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the run holds is read when it is one's turn, not before."""
-    monkeypatch.setattr(files, "_WORTH_A_WORD_S", 0.01)
+    monkeypatch.setattr(files, "_NOTED_AFTER_S", 0.01)
     waits = threading.Event()
 
     class Waiting(Listener):
@@ -266,7 +266,7 @@ def test_a_card_that_is_written_anew_makes_nothing_stale(run: Run) -> None:
         with run.add(artifact) as folder:
             (folder / "weights").write_text(artifact.name)
             (folder / "README.md").write_text("not measured yet")
-    run.write_card(DENSE, "measured")
+    run.write_file(f"{DENSE}/README.md", b"measured")
     assert run.require(ONNX).is_dir()
     assert (run.require(DENSE) / "README.md").read_text() == "measured"
     (run.path / "dense" / "README.md").write_text("measured by hand")
