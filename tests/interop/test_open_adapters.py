@@ -296,7 +296,7 @@ def test_a_base_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model called"):
         combine([tmp_path / "adapter"], tmp_path / "out", base="vit_tniy")
     (tmp_path / "base" / "config.json").write_text(json.dumps({"model_type": "swin"}))
-    with pytest.raises(ModelError, match="not one that ftx can lay out"):
+    with pytest.raises(ModelError, match="cannot read this kind of model"):
         combine([tmp_path / "adapter"], tmp_path / "out", base=str(tmp_path / "base"))
 
 

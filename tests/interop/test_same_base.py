@@ -91,5 +91,5 @@ def test_of_an_adapter_that_names_no_base_of_timm_that_is_noted(said: str | None
     folder = adapter(tmp_path / "adapter", said)
     open_adapters([folder], base=BARE, head=False, progress=listener)
     (note,) = listener.said
-    found = "nothing of its base" if not said else "of its base no more than"
-    assert note.startswith(f"{folder}: says {found}")
+    found = "does not name its base" if not said else "names its base only"
+    assert note.startswith(f"{folder}: {found}")
