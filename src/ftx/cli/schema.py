@@ -40,7 +40,7 @@ SCHEMAS = {
     "serve": ("ftx.serving.server", "ServeReport"),
     "run": ("ftx.pipeline", "PipelineReport"),
     "runs": ("ftx.runs.inventory", "RunsReport"),
-    "tune": ("ftx.tuning.tune", "TuneReport"),
+    "tune": ("ftx.tuning.report", "TuneReport"),
     "models": ("ftx.cli.models", "ModelsReport"),
     "recipes": ("ftx.cli.recipes", "RecipesReport"),
     "quickstart": ("ftx.pipeline", "PipelineReport"),

@@ -1,16 +1,17 @@
-"""The paths of the server, with FastAPI.
+"""The paths of the server, with FastAPI."""
 
-Annotations are objects here, and not text as in other files, because FastAPI reads them. What they name is imported in
-the functions, as the extra `serve` may be missing.
-"""
+from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 
 from ftx.core.errors import shown
@@ -32,9 +33,6 @@ from ftx.serving.protocol import (
     write_response,
 )
 from ftx.serving.registry import Registry
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI, Request
 
 _T = TypeVar("_T")
 JSON_LENGTH = "inference-header-content-length"
@@ -64,11 +62,8 @@ class AppState:
     metrics: Metrics
 
 
-def build(state: AppState) -> "FastAPI":
+def build(state: AppState) -> FastAPI:
     """The application, without its guard."""
-    from fastapi import FastAPI
-    from fastapi.responses import HTMLResponse
-
     app = FastAPI(title="ftx serve", version=__version__, docs_url=None, redoc_url=None)  # these load from a CDN
     _add_errors(app)
     _add_server(app, state)
@@ -84,11 +79,7 @@ def build(state: AppState) -> "FastAPI":
     return app
 
 
-def _add_errors(app: "FastAPI") -> None:
-    from fastapi import Request
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import JSONResponse
-
+def _add_errors(app: FastAPI) -> None:
     def described(request: Request, error: Exception) -> tuple[str, int]:
         if isinstance(error, RequestValidationError):
             first = error.errors()[0]
@@ -111,10 +102,7 @@ def _add_errors(app: "FastAPI") -> None:
         app.add_exception_handler(kind, respond)
 
 
-def _add_server(app: "FastAPI", state: AppState) -> None:
-    from fastapi import Response
-    from fastapi.responses import JSONResponse
-
+def _add_server(app: FastAPI, state: AppState) -> None:
     @app.get("/v2/health/live", status_code=200)
     async def live() -> Response:
         return Response()
@@ -141,10 +129,7 @@ def _add_server(app: "FastAPI", state: AppState) -> None:
         return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_model(app: "FastAPI", state: AppState) -> None:
-    from fastapi import Response
-    from fastapi.responses import JSONResponse
-
+def _add_model(app: FastAPI, state: AppState) -> None:
     @app.get("/v2/models/{name}/versions/{version}/ready")
     @app.get("/v2/models/{name}/ready")
     async def ready(name: str, version: int | None = None) -> Response:
@@ -179,9 +164,7 @@ def _add_model(app: "FastAPI", state: AppState) -> None:
         )
 
 
-def _add_infer(app: "FastAPI", state: AppState) -> None:
-    from fastapi import Request, Response
-
+def _add_infer(app: FastAPI, state: AppState) -> None:
     images = state.images
 
     @app.post("/v2/models/{name}/versions/{version}/infer")
@@ -205,10 +188,7 @@ def _add_infer(app: "FastAPI", state: AppState) -> None:
         return Response(content, headers={JSON_LENGTH: str(length)}, media_type="application/octet-stream")
 
 
-def _add_predict(app: "FastAPI", state: AppState) -> None:
-    from fastapi import Request
-    from fastapi.responses import JSONResponse
-
+def _add_predict(app: FastAPI, state: AppState) -> None:
     @app.post("/predict")
     async def predict(
         request: Request,
@@ -243,7 +223,7 @@ def _check_query(given: Iterable[str]) -> None:
             raise HttpError(400, f"there is no parameter {shown(word)}: {suggestion(word, _QUERY)}")
 
 
-async def _files(request: "Request") -> Sequence[tuple[str, bytes]]:
+async def _files(request: Request) -> Sequence[tuple[str, bytes]]:
     """The images of a request, with their names: the files of a form, or the body itself.
 
     Raises: HttpError.

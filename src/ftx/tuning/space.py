@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated, Self
 
+from optuna import Trial
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ftx.backbones.architecture_table import read_architectures
@@ -19,9 +20,6 @@ from ftx.core.errors import InputError, RecipeError, first_error, nearest
 from ftx.recipe.schema import Recipe
 from ftx.recipe.strict_yaml import dump_yaml, read_document
 from ftx.training.optimizer import peak_lr
-
-if TYPE_CHECKING:
-    from optuna import Trial
 
 # Learning rates from a fifth of the method's own to five times it.
 _AROUND = 5.0

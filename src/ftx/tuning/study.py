@@ -7,16 +7,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from uuid import uuid4
+
+import optuna
+from optuna import Study
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from ftx.core.errors import EnvironmentFault, InputError, RunError, listed
 from ftx.recipe.schema import Recipe
 from ftx.tuning.space import Space
-
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.storages import RDBStorage
 
 STUDY_FILE = "study.db"
 # Marks a folder as a study's.
@@ -40,8 +43,6 @@ def open_study(
     ``data`` is the digest of the images.
     Raises: EnvironmentFault if the storage's driver is not installed; RunError if the study is another one.
     """
-    import optuna
-
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     opened, searched = _open(out, storage), _digest(recipe, data, space, objectives)
     sampler = optuna.samplers.TPESampler(n_startup_trials=_AT_RANDOM, seed=None)
@@ -86,9 +87,6 @@ def _is_identified_soon(study: Study) -> bool:
 
 
 def _open(out: Path, storage: str | None) -> RDBStorage:
-    from optuna.storages import RDBStorage
-    from sqlalchemy.engine import URL
-    from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
     url = storage or URL.create("sqlite", database=str((out / STUDY_FILE).absolute())).render_as_string(False)
     url = url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a pattern
@@ -122,9 +120,6 @@ def _open(out: Path, storage: str | None) -> RDBStorage:
 
 def printable(out: Path, storage: str | None) -> str:
     """Where a study is, without a password, which may also be in the query."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
     if storage is None:
         return str(out / STUDY_FILE)
     try:
@@ -140,9 +135,6 @@ def storage_errors(out: Path, storage: str | None) -> Iterator[None]:
     A folder is removed if it is still empty.
     Raises: EnvironmentFault, or RunError for the file next to the trials; InputError for an invalid address.
     """
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
     try:
         yield
     except ArgumentError as error:  # also for a dialect that SQLAlchemy does not know

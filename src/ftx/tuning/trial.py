@@ -77,11 +77,9 @@ def run_trial(
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     epochs = read_epochs(run)
     best = best_epoch(epochs, metric).metrics[metric]
-    if pruned:
-        return TrialResult(best, (), len(epochs), pruned=True)
     data = if_address(recipe.data.path)
-    values = tuple(best if one == "metric" else latency_ms(run, progress, data) for one in objectives)
-    return TrialResult(best, values, len(epochs), pruned=False)
+    values = (best if one == "metric" else latency_ms(run, progress, data) for one in objectives if not pruned)
+    return TrialResult(best, tuple(values), len(epochs), pruned)
 
 
 def latency_ms(folder: Path, progress: Progress, data: Path | None = None) -> float:

@@ -7,19 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
+from optuna import Study, Trial
+from optuna.trial import FrozenTrial, TrialState
 
 from ftx.core.errors import RunError
 from ftx.core.files import write_atomic
 from ftx.runs.run_json import checkpoint_records
 from ftx.tuning.study import MARK_FILE, identity
-
-if TYPE_CHECKING:
-    from optuna import Study, Trial
-    from optuna.trial import FrozenTrial
 
 TRIALS = "trials"
 # User attributes of a trial: the machine and the folder of its run, and the name of the study's folder.
@@ -82,22 +79,18 @@ class TrialFolders:
 
     def running(self, study: Study) -> list[FrozenTrial]:
         """Trials of this folder that have no end: a worker has them, or was killed in them."""
-        from optuna.trial import TrialState
-
         trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [trial for trial in trials if trial.user_attrs.get(OWNER) == self.own]
 
     @contextmanager
     def assigned(self, study: Study, *, most: int | None) -> Iterator[TrialAssignment | None]:
         """Hold a trial whose worker was killed, else a new one; None if other workers have ``most`` trials already."""
-        import optuna
-
         running = self.running(study)
         for left in running:
             with held(self.run_of(left)) as free:
                 # Another worker may have ended it meanwhile. One without an end is opened as Optuna itself does.
                 if free and left.number in [one.number for one in self.running(study)]:
-                    trial = optuna.Trial(study, left._trial_id)  # pyright: ignore[reportPrivateUsage]
+                    trial = Trial(study, left._trial_id)  # pyright: ignore[reportPrivateUsage]
                     run, reported = self.run_of(left), frozenset(left.intermediate_values)
                     yield TrialAssignment(trial, run, True, _count_loss(trial, run), reported)
                     return

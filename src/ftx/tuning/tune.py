@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
+
+from optuna import Study, Trial
+from optuna.trial import FrozenTrial, TrialState
 
 from ftx.core.errors import (
     DataError,
@@ -37,10 +40,6 @@ from ftx.tuning.space import Space, default_space, read_space
 from ftx.tuning.study import check_folder, open_study, printable, storage_errors
 from ftx.tuning.trial import Objective, run_trial
 from ftx.tuning.trial_folders import TrialAssignment, TrialFolders, claim
-
-if TYPE_CHECKING:
-    from optuna import Study, Trial
-    from optuna.trial import FrozenTrial
 
 BEST_FILE, SPACE_FILE, TRIALS_FILE, PLOT_FILE = "best.yaml", "space.yaml", "trials.jsonl", "trials.svg"
 OBJECTIVES: tuple[Objective, ...] = ("metric", "latency")
@@ -139,8 +138,6 @@ class _Search:
 
     def ended(self) -> list[FrozenTrial]:
         """Trials that are complete or pruned."""
-        from optuna.trial import TrialState
-
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
     def most(self) -> int | None:
@@ -159,8 +156,6 @@ class _Search:
         not count.
         Raises: InputError or EnvironmentFault, as the last trial did, if none of the last few could be trained.
         """
-        from optuna.trial import TrialState
-
         with self.folders.assigned(self.study, most=self.most()) as assignment:
             if assignment is None:
                 return None
@@ -179,8 +174,6 @@ class _Search:
 
     def run(self, assignment: TrialAssignment) -> None:
         """Train a trial, and record its result in the study. Raises: what the training raises."""
-        from optuna.trial import TrialState
-
         trial = assignment.trial
         if assignment.resumed:
             self.progress.note(f"trial {trial.number} was interrupted: it is resumed")
