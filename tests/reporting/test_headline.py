@@ -46,7 +46,7 @@ def said_of(facts: RunFacts) -> Headline:
 def test_proved_is_ready(validated_run: Path) -> None:
     found = said_of(gather(Run.open(validated_run)))
     assert (found.kind, found.word) == ("ok", "Ready")
-    assert "is proved to get at most 2 more in 100 wrong than what was trained" in found.sentence
+    assert "is proved to get at most 2 more in 100 wrong than the trained model" in found.sentence
 
 
 def test_unproved_is_not_proved_and_says_why(validated_run: Path, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_the_code_of_a_card_reads_the_logits_of_its_task(
 
 def test_each_size_of_an_adapter_is_told_with_its_targets(tmp_path: Path) -> None:
     sizes = {"rank": {"q": 2, "v": 2, "fc1": 3}, "alpha": {"q": 8.0, "v": 8.0, "fc1": 5.0}}
-    recipe, prepared = of(**TINY, freeze_backbone=False, peft="lora", targets="q,v,fc1", **sizes)
+    recipe, prepared = of(**TINY, freeze_backbone=False, peft="lora", targets="q,v,fc1", blocks="all", **sizes)
     told = card(tmp_path, recipe, prepared)
     assert row(told.text, "method") == "LoRA in 12 layers; q, v: rank 2, alpha 8; fc1: rank 3, alpha 5"
     assert told.data.library_name == "peft"

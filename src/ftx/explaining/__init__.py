@@ -1,1 +1,1 @@
-"""What a model's answers come from: maps of the image, and pictures of them."""
+"""What a model's predictions come from: maps of the image, and pictures of them."""

@@ -1,4 +1,4 @@
-"""``ftx explain``: pictures of what a model's answers come from."""
+"""``ftx explain``: pictures of what a model's predictions come from."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Picture(ClosedModel):
 
 
 class Explanation(ClosedModel):
-    """The answer for one image and its pictures, or why there are none."""
+    """The prediction for one image and its pictures, or why there are none."""
 
     path: str
     labels: list[ScoredLabel] = Field(default_factory=list[ScoredLabel])
@@ -81,7 +81,7 @@ class Explaining(Protocol):
 
 @dataclass(frozen=True)
 class Explainer:
-    """A model that is ready to say what its answers come from."""
+    """A model that is ready to explain its predictions."""
 
     run: str | None
     name: str
@@ -101,11 +101,11 @@ def explain(
     labels: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> ExplainReport:
-    """Draw a map over each image for each label that it is given, or for those that are named.
+    """Draw a map over each image for each label that is predicted, or for those that are named.
 
-    Without an artifact the model of the latest run is asked, in torch. An IR is asked for the maps that it was
-    exported with. A file is called after its image and its label; one of an earlier time is replaced.
-    Raises: InputError for a label that the model does not know; ModelError if its network has no such map; ExportError
+    Without an artifact the model of the latest run is used, in torch. An IR gives the maps that it was exported with. A
+    file has the name of its image and its label; an earlier one is replaced.
+    Raises: InputError for a label that the model does not have; ModelError if its network has no such map; ExportError
     for an IR without maps; RunError, EnvironmentFault as ``ftx.load``.
     """
     if method not in get_args(MapMethod):
@@ -125,16 +125,16 @@ def explain(
         out, [item.name for item in found if isinstance(item.image, EncodedImage)], explainer.task.labels.names
     )
     labels = list(dict.fromkeys(labels))
-    answers: list[Explanation] = []
+    explanations: list[Explanation] = []
     with progress.track("explaining", len(found)) as bar:
         for item in found:
-            answers.append(_explained(item, explainer, labels, names))
+            explanations.append(_explained(item, explainer, labels, names))
             bar.advance()
-    return ExplainReport(run=explainer.run, artifact=explainer.name, method=method, images=answers)
+    return ExplainReport(run=explainer.run, artifact=explainer.name, method=method, images=explanations)
 
 
 def open_explainer(artifact: Run | Path | str | None, method: MapMethod, progress: Progress) -> Explainer:
-    """The model of a run in torch, merged or not; or an exported folder, which says it by itself.
+    """The model of a run in torch, merged or not; or an exported folder, with the maps in it.
 
     Raises: as ``explain``.
     """
@@ -156,7 +156,7 @@ def _run_of(artifact: Run | Path | str | None) -> Run | None:
 
 
 def _of(model: Predictor, method: MapMethod, artifact: Path | str) -> Explain:
-    """How the model of a folder is asked.
+    """The logits and maps of the model of a folder.
 
     Raises: ExportError for an exported model without maps; InputError for a method that needs torch.
     """
@@ -184,15 +184,15 @@ def _in_torch(model: Predictor, method: MapMethod) -> Explain:
 
     assert isinstance(model, TorchPredictor)
     pre = model.preprocess
-    rivals = exclusive_groups(model.task.labels)
-    network = Rollout(model.module) if method == "rollout" else explained(model.module, rivals, pre)
+    groups = exclusive_groups(model.task.labels)
+    network = Rollout(model.module) if method == "rollout" else explained(model.module, groups, pre)
 
-    def ask(pixels_NHWC: Pixels) -> tuple[Floats, Floats]:
+    def explain(pixels_NHWC: Pixels) -> tuple[Floats, Floats]:
         with torch.inference_mode():
             logits_NC, maps_NChw, *_ = network(torch.from_numpy(normalise(pixels_NHWC, pre)))
         return logits_NC.float().numpy(), maps_NChw.float().numpy()
 
-    return ask
+    return explain
 
 
 def _check_labels(labels: Sequence[str], task: Task) -> None:
@@ -200,7 +200,7 @@ def _check_labels(labels: Sequence[str], task: Task) -> None:
         if label not in task.labels.names:
             alike = nearest(label, task.labels.names)
             fix = f"did you mean '{alike}'?" if alike else f"choose from {listed(task.labels.names)}"
-            raise InputError(f"the model knows no label '{label}'", where="--label", fix=fix)
+            raise InputError(f"the model has no label '{label}'", where="--label", fix=fix)
 
 
 def _explained(item: Item, explainer: Explainer, labels: Sequence[str], names: _Names) -> Explanation:
@@ -209,17 +209,17 @@ def _explained(item: Item, explainer: Explainer, labels: Sequence[str], names: _
             raise item.image
         image = open_image(item.image)
     except ImageError as error:
-        said = to_prediction(item.name, error, explainer.task)
-        return Explanation(path=said.path, error=said.error)
+        prediction = to_prediction(item.name, error, explainer.task)
+        return Explanation(path=prediction.path, error=prediction.error)
     logits_NC, maps_NChw = explainer.explain(resize_crop(image, explainer.preprocess)[None])
-    said = to_prediction(item.name, logits_NC[0], explainer.task)
-    if said.error is not None:
-        return Explanation(path=said.path, error=said.error)
+    prediction = to_prediction(item.name, logits_NC[0], explainer.task)
+    if prediction.error is not None:
+        return Explanation(path=prediction.path, error=prediction.error)
     scores_C = explainer.task.scores(logits_NC)[0]
     of_label: Sequence[str | None] = [None]
-    if explainer.by_label:  # where labels decide by themselves and none is called, the nearest to it
+    if explainer.by_label:  # of independent labels of which none is predicted, the nearest to it
         best = explainer.task.labels.names[int(scores_C.argmax())]
-        of_label = labels or [label.name for label in said.labels] or [best]
+        of_label = labels or [label.name for label in prediction.labels] or [best]
     pictures: list[Picture] = []
     for label in of_label:
         index = 0 if label is None else explainer.task.labels.names.index(label)
@@ -228,11 +228,11 @@ def _explained(item: Item, explainer: Explainer, labels: Sequence[str], names: _
             overlay(image, maps_NChw[0, index], explainer.preprocess).save(staged, format="PNG")
         score = None if label is None else float(scores_C[index])
         pictures.append(Picture(label=label, score=score, path=str(path)))
-    return Explanation(path=said.path, labels=said.labels, pictures=pictures)
+    return Explanation(path=prediction.path, labels=prediction.labels, pictures=pictures)
 
 
 class _Names:
-    """Names of pictures in one folder: of which image and label each is, in letters that every file system takes."""
+    """Names of pictures in one folder, by image and label, in letters that every file system takes."""
 
     def __init__(self, folder: Path, images: Sequence[str], labels: Sequence[str]) -> None:
         self._folder = folder
@@ -260,7 +260,7 @@ def _plain(texts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _without_pictures(found: Sequence[Item], out: Path) -> Sequence[Item]:
-    """The images that were named, less those in the folder that pictures go into: pictures of an earlier time.
+    """The images that were named, without those in the folder that pictures go into: earlier pictures.
 
     Raises: InputError where there are no others.
     """

@@ -14,12 +14,12 @@ SIDES = (448, 1024)
 _COLOURS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 # How much of the image the map hides where it is 0 and where it is 1.
 _HIDDEN = (0.25, 0.65)
-# What is left of the image beside the crop that the network saw.
+# The brightness of the image outside the crop that the network saw.
 _UNSEEN = 0.35
 
 
 def overlay(image: Image.Image, map_hw: Floats, pre: Preprocess) -> Image.Image:
-    """Lay a map in [0, 1] over an image, where the network saw it; the rest of the image is darkened.
+    """Draw a map in [0, 1] over the part of an image that the network saw; the rest of the image is darkened.
 
     Shape: [h, w], any grid over the crop that ``pre`` takes of the image.
     """

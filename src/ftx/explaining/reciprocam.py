@@ -1,14 +1,14 @@
-"""ReciproCAM: how much would speak for each label if the model saw one patch of the image and nothing else.
+"""ReciproCAM: the evidence for each label if the model saw only one patch of the image.
 
 Before the last of what mixes a network's tokens all patches but one are masked; what the rest of the network then
-answers is that patch's value in the map of each label. There is a mask for each patch, so done literally this is as
+computes is that patch's value in the map of each label. There is a mask for each patch, so done literally this is as
 many passes through the rest as there are patches. Here it is one.
 
 - Where the head reads the class token (and its like), masks lie between the last block's first norm and its attention.
   Keys and values of a token that is masked are the layer's biases. Softmax takes no notice of what all scores have in
   common, so with g 1 for a token that is left and 0 for one that is masked, k and v less their biases b, the attention
-  of all masks is softmax(g q k) (g v) + b: one product, weighed by the masks before its softmax and behind it. What
-  follows asks about the class token alone, once a mask.
+  of all masks is softmax(g q k) (g v) + b: one product, multiplied by the masks before its softmax and behind it.
+  What follows needs only the class token, once a mask.
 - Where the head reads the mean of the patches, masks lie before that mean.
 
 What is in front of the patches (class token, registers, distillation token) is never masked.
@@ -43,12 +43,12 @@ from ftx.tasks.labels import Labels
 
 # The numbers of labels of which one holds, for each such group.
 ExclusiveGroups = Sequence[Sequence[int]]
-# A mean taken in two steps and in one differ by rounding in f32 alone.
+# Means in two steps and in one differ only by rounding in f32.
 SAME = 1e-3
 
 
 class TimmClassifier(Protocol):
-    """What every classifier of timm's answers to."""
+    """The interface of every classifier of timm."""
 
     num_features: int
 
@@ -56,7 +56,7 @@ class TimmClassifier(Protocol):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor: ...
 
 
-def explained(module: nn.Module, rivals: ExclusiveGroups, pre: Preprocess) -> nn.Module:
+def explained(module: nn.Module, groups: ExclusiveGroups, pre: Preprocess) -> nn.Module:
     """The network with its maps, for images of its size: logits [N, C], maps [N, C, h, w], features [N, D].
 
     A map is in [0, 1]; features are what the classifier reads.
@@ -65,25 +65,26 @@ def explained(module: nn.Module, rivals: ExclusiveGroups, pre: Preprocess) -> nn
     assert not module.training
     vit = plain_vit(module)
     if vit is not None and _reads_first_tokens(vit):
-        return FirstTokens(vit, rivals)
-    # Of some image that is not the same all over: how a head reads its features is asked.
+        return FirstTokens(vit, groups)
+    # Some image that is not uniform, which shows how a head reads its features.
     some_N3HW = torch.rand(1, 3, pre.height, pre.width, generator=torch.Generator().manual_seed(0))
-    return MeanOfPatches(module, rivals, some_N3HW.to(next(module.parameters())))
+    return MeanOfPatches(module, groups, some_N3HW.to(next(module.parameters())))
 
 
 def exclusive_groups(labels: Labels) -> ExclusiveGroups:
-    """The groups of labels that exclude each other."""
+    """The groups of mutually exclusive classes."""
     return [[labels.index(name) for name in group] for group in labels.groups if len(group) > 1]
 
 
-def against_others(logits_NC: Tensor, rivals: ExclusiveGroups) -> Tensor:
-    """How much speaks for each label and not for those that exclude it: its logarithmic odds among them.
+def against_others(logits_NC: Tensor, groups: ExclusiveGroups) -> Tensor:
+    """The evidence for each label against the others of its exclusive group: its logarithmic odds among them.
 
-    Of a label that nothing excludes its logit. Shape: [N, C].
+    Of an independent label its logit. Shape: [N, C].
     """
-    alone = sorted(set(range(logits_NC.shape[1])) - {label for group in rivals for label in group})
-    parts = [_log_odds(logits_NC[:, list(group)]) for group in rivals] + [logits_NC[:, alone]]
-    order = [label for group in rivals for label in group] + alone
+    grouped = [label for group in groups for label in group]
+    independent = sorted(set(range(logits_NC.shape[1])) - set(grouped))
+    parts = [_log_odds(logits_NC[:, list(group)]) for group in groups] + [logits_NC[:, independent]]
+    order = grouped + independent
     return torch.cat(parts, dim=1)[:, [order.index(label) for label in range(len(order))]]
 
 
@@ -95,7 +96,7 @@ def _log_odds(logits_NC: Tensor) -> Tensor:
     top_NC = torch.arange(logits_NC.shape[1], device=logits_NC.device) == logits_NC.argmax(dim=1, keepdim=True)
     all_N1 = logits_NC.logsumexp(dim=1, keepdim=True)
     below_top_N1 = logits_NC.masked_fill(top_NC, -torch.inf).logsumexp(dim=1, keepdim=True)
-    # Of all but the top one the share is half at most, and can be taken from the sum.
+    # Of all but the top one the probability is half at most, and can be subtracted from the sum.
     share_NC = (logits_NC - all_N1).masked_fill(top_NC, -1.0).exp()
     return logits_NC - torch.where(top_NC, below_top_N1, all_N1 + torch.log1p(-share_NC))
 
@@ -112,9 +113,9 @@ class FirstTokens(nn.Module):
 
     masks_MP: Tensor
 
-    def __init__(self, vit: VisionTransformer, rivals: ExclusiveGroups) -> None:
+    def __init__(self, vit: VisionTransformer, groups: ExclusiveGroups) -> None:
         super().__init__()
-        self.vit, self.rivals = vit, rivals
+        self.vit, self.groups = vit, groups
         self.all_but_last = VitTrunk(vit, depth(vit) - 1)
         self.read = 2 if isinstance(vit, VisionTransformerDistilled) else 1
         self.grid = cast("tuple[int, int]", vit.patch_embed.grid_size)
@@ -135,12 +136,12 @@ class FirstTokens(nn.Module):
         x_NQD = tokens_NTD[:, : self.read]
         x_MQD = x_NQD[:, None].expand(-1, masks, -1, -1).flatten(0, 1)
         features_NQD = self._behind(block, x_NQD, y_NQD)
-        scores_MC = against_others(self._classify(self._behind(block, x_MQD, y_NMQD.flatten(0, 1))), self.rivals)
+        scores_MC = against_others(self._classify(self._behind(block, x_MQD, y_NMQD.flatten(0, 1))), self.groups)
         maps_NCM = in_unit_range(scores_MC.unflatten(0, (images, masks)).transpose(1, 2))
         return self._classify(features_NQD), maps_NCM.unflatten(2, self.grid), features_NQD.mean(dim=1)
 
     def _behind(self, block: Block, x_NQD: Tensor, y_NQD: Tensor) -> Tensor:
-        """What each classifier reads, given what the last attention answered. Shape: [N, Q, D]."""
+        """What each classifier reads, given the output of the last attention. Shape: [N, Q, D]."""
         x_NQD = x_NQD + block.ls1(y_NQD)
         x_NQD = self.vit.norm(x_NQD + block.ls2(block.mlp(block.norm2(x_NQD))))
         return x_NQD if self.read == 2 else self.vit.forward_head(x_NQD, pre_logits=True)[:, None]
@@ -180,14 +181,14 @@ class MeanOfPatches(nn.Module):
 
     masks_MP: Tensor
 
-    def __init__(self, module: nn.Module, rivals: ExclusiveGroups, images_N3HW: Tensor) -> None:
+    def __init__(self, module: nn.Module, groups: ExclusiveGroups, images_N3HW: Tensor) -> None:
         super().__init__()
         if not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
             raise _not_explained(module, "it does not keep features and head apart")
-        # Of fresh weights its output hardly differs from the mean's, so asking would not tell.
+        # With random weights its output hardly differs from the mean's, so a comparison would not show it.
         if getattr(module, "attn_pool", None) is not None:
             raise _not_explained(module, "its head pools by an attention of its own")
-        self.module, self.timm, self.rivals = module, cast("TimmClassifier", module), rivals
+        self.module, self.timm, self.groups = module, cast("TimmClassifier", module), groups
         with torch.no_grad(), recorded_choices(module) as chosen:
             features = self.timm.forward_features(images_N3HW)
             self.layout = _layout(module, features, images_N3HW, fewer=bool(chosen))
@@ -207,7 +208,7 @@ class MeanOfPatches(nn.Module):
         masks_NMP = _of_those_kept(masks_MP, chosen, patches_NPD.shape[0], self.layout.in_front)
         means_NMD = masks_NMP @ patches_NPD / patches_NPD.shape[1]
         logits_MC = self.timm.forward_head(self.layout.one_place(means_NMD.flatten(0, 1)))
-        scores_MC = against_others(logits_MC, self.rivals)
+        scores_MC = against_others(logits_MC, self.groups)
         maps_NCM = in_unit_range(scores_MC.unflatten(0, means_NMD.shape[:2]).transpose(1, 2))
         read_ND = self.timm.forward_head(features, pre_logits=True)
         return self.timm.forward_head(features), maps_NCM.unflatten(2, self.layout.grid), read_ND

@@ -1,12 +1,12 @@
 """Attention rollout: how much of each patch reaches what the head reads, by the attention of all blocks in turn.
 
-It says where a network looks, and not for which label; ReciproCAM says the latter.
+It shows where a network looks, and not for which label; ReciproCAM shows the latter.
 
 Source: arXiv:2005.00928, section 3: of each block the attention's mean over its heads, to half, and the residual
 connection, to the other half; the blocks' matrices are multiplied. What is in front of the patches passes on what it
 gathered, and is no part of the map.
 
-Legend: N images, T tokens, K tokens that go on, P patches, D width, H heads, d width of a head, h x w the grid of
+Legend: N images, T tokens, K tokens that stay, P patches, D width, H heads, d width of a head, h x w the grid of
 patches.
 """
 
@@ -32,15 +32,20 @@ class Rollout(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         """Wrap the network.
 
-        Raises: ModelError for one whose attention cannot be asked.
+        Raises: ModelError for one whose attention cannot be read.
         """
         super().__init__()
         vit = plain_vit(module)
-        found = None if vit is not None else "its blocks are not those of a plain Vision Transformer"
-        if vit is not None and (other := next((block for block in vit_blocks(vit) if not _can_ask(block)), None)):
-            found = f"its blocks are of the kind {type(other).__name__}"
-        if vit is not None and vit.attn_pool is not None:
+        found = None
+        if vit is None:
+            found = "its blocks are not those of a plain Vision Transformer"
+        elif vit.attn_pool is not None:
             found = "its head pools by an attention of its own"
+        else:
+            for block in vit_blocks(vit):
+                if not (is_plain(block) or isinstance(block, SelectingBlock)):
+                    found = f"its blocks are of the kind {type(block).__name__}"
+                    break
         if found is not None:
             raise ModelError(
                 "rollout follows the attention of all tokens among each other",
@@ -53,10 +58,10 @@ class Rollout(nn.Module):
 
     def forward(self, images_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and one map in [0, 1] for all labels. Shape: [N, C] and [N, 1, h, w]."""
-        taken: list[tuple[Block, Tensor]] = []
+        inputs: list[tuple[Block, Tensor]] = []
 
         def note(block: nn.Module, given: tuple[Tensor]) -> None:
-            taken.append((cast("Block", block), given[0]))
+            inputs.append((cast("Block", block), given[0]))
 
         hooks = [block.register_forward_pre_hook(note) for block in vit_blocks(self.vit)]
         try:
@@ -65,10 +70,10 @@ class Rollout(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        images, tokens, _ = taken[0][1].shape
+        images, tokens, _ = inputs[0][1].shape
         reached_NTT = torch.eye(tokens, dtype=logits_NC.dtype, device=logits_NC.device).expand(images, -1, -1)
         choices = iter(chosen)
-        for block, tokens_NTD in taken:
+        for block, tokens_NTD in inputs:
             q_NHTd, k_NHTd, _ = project(block.attn, block.norm1(tokens_NTD))
             shares_NTT = attention_weights(block.attn, q_NHTd, k_NHTd).mean(dim=1)
             passed_NTT = (shares_NTT @ reached_NTT + reached_NTT) / 2
@@ -88,7 +93,3 @@ class Rollout(nn.Module):
         if self.vit.global_pool == "token":
             return slice(0, 1)
         return slice(0 if self.vit.pool_include_prefix else self.vit.num_prefix_tokens, None)
-
-
-def _can_ask(block: nn.Module) -> bool:
-    return is_plain(block) or isinstance(block, SelectingBlock)

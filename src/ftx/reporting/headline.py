@@ -61,12 +61,12 @@ def headline(facts: RunFacts, predictions: HeldOutPredictions | None) -> Headlin
     if (reason := why_not_here(parity, facts.run)) is not None:
         return Headline("warn", "Not proved here", f"{accuracy}; {artifact} is proved, but {reason}.")
     if predictions is None:
-        return Headline("warn", "Not known", f"{accuracy}; {artifact} is proved to be what was trained.")
+        return Headline("warn", "Not known", f"{accuracy}; {artifact} is proved to be the trained model.")
     return Headline(
         "ok",
         "Ready",
         f"{accuracy}; the version for the device, {artifact}, is proved to get at most {100 * parity.max_drop:g} more "
-        "in 100 wrong than what was trained.",
+        "in 100 wrong than the trained model.",
     )
 
 

@@ -47,7 +47,7 @@ def chain(facts: RunFacts) -> list[Hop]:
     hops: list[Hop] = []
     for artifact in facts.run.artifacts():
         if artifact == TRAINED:
-            hops.append(Hop(artifact.name, "f32", "reference", [("stands for", "what was trained")]))
+            hops.append(Hop(artifact.name, "f32", "reference", [("stands for", "the trained model")]))
             continue
         rows = facts.rows_of(artifact)
         for compute in dict.fromkeys(str(row.compute) for row in rows):

@@ -1,4 +1,4 @@
-"""Measures of labels that hold or do not, each by itself.
+"""Measures of independent labels.
 
 Shapes: N images, C labels.
 """
@@ -21,7 +21,7 @@ def average_precision(scores_N: Floats, true_N: Flags) -> float | None:
         return None
     order = np.argsort(-scores_N, kind="stable")
     sorted_N, hits_N = scores_N[order], true_N[order].cumsum()
-    # The last image of each score: precision and recall change there alone.
+    # The last image of each score: precision and recall change only there.
     ends = np.append(np.flatnonzero(sorted_N[:-1] != sorted_N[1:]), len(sorted_N) - 1)
     precision = hits_N[ends] / (ends + 1)
     recall_step = np.diff(hits_N[ends], prepend=0) / positives
@@ -36,7 +36,7 @@ def mean_average_precision(scores_NC: Floats, true_NC: Flags) -> float:
 
 
 def f1_of(called_NC: Flags, true_NC: Flags) -> tuple[float, float]:
-    """Macro and micro F1; a label that occurs neither in truth nor in answers counts in neither."""
+    """Macro and micro F1; a label that occurs neither in truth nor in predictions counts in neither."""
     hits_C = (called_NC & true_NC).sum(axis=0)
     # 2pr / (p + r) without the division by zero of p = r = 0.
     either_C = called_NC.sum(axis=0) + true_NC.sum(axis=0)

@@ -1,4 +1,4 @@
-"""The score above which a label that decides by itself is called, tuned on images that were not trained on.
+"""The score above which an independent label is predicted, tuned on images that were not trained on.
 
 Shapes: N images, C labels.
 """
@@ -19,7 +19,7 @@ DEFAULT = 0.5
 
 @dataclass(frozen=True)
 class Thresholds:
-    """By label; ``shared`` is the best single one, for readers that know but one."""
+    """By label; ``shared`` is the best one for all, for readers of a single threshold."""
 
     labels: Mapping[str, float] = field(default_factory=dict[str, float])
     shared: float = DEFAULT
@@ -48,12 +48,12 @@ def tune(names: Sequence[str], scores_NC: Floats, true_NC: Flags) -> Thresholds:
 def best_threshold(scores_N: Floats, true_N: Flags) -> float:
     """The threshold of the largest F1: half way between two neighbouring scores, of equal ones the nearest to 0.5.
 
-    Without a positive, or a score apart from the others, nothing tells thresholds apart and 0.5 stays.
+    Without a positive, or if all scores are equal, every threshold is as good and 0.5 stays.
     """
     order = np.argsort(-scores_N, kind="stable")
     sorted_N, hits_N = scores_N[order].astype(np.float64), true_N[order].cumsum()
     positives = int(true_N.sum())
-    # A threshold lies between scores that differ: images of equal scores are called together.
+    # A threshold lies between scores that differ: images of equal scores are predicted together.
     cuts = np.flatnonzero(sorted_N[:-1] > sorted_N[1:])
     if not positives or not len(cuts):
         return DEFAULT
