@@ -146,12 +146,11 @@ def lead(setup: WorkerSetup, parts: Iterator[str]) -> Iterator[DriverMessage]:
     try:
         _check_reachable(address)
         ray.init(address=address or "local", log_to_driver=False, configure_logging=False)
-        number, cores = workers_and_cores(ray.nodes(), setup.workers)
-    except EnvironmentFault:
-        raise
+        nodes = ray.nodes()
     except Exception as error:  # ConnectionError, RuntimeError, TimeoutError, and others of grpc
         fix = "start it (ray start --head), check the address, or leave --engine ray out"
         raise EnvironmentFault("there is no Ray", where=address, found=_last_line(error), fix=fix) from error
+    number, cores = workers_and_cores(nodes, setup.workers)
     yield DriverMessage(workers=number)
     given: list[tuple[int, str]] = json.loads(next(parts))
     files = {path.name: path.read_bytes() for path in setup.folder.iterdir() if path.is_file()}

@@ -91,7 +91,7 @@ class Guard:
     def __init__(
         self, inner: Application, limits: Limits, rules: AccessRules, metrics: Metrics, progress: Progress
     ) -> None:
-        self.inner, self.limits, self.metrics, self._progress = inner, limits, metrics, progress
+        self.inner, self.limits, self.metrics, self.progress = inner, limits, metrics, progress
         self._rules, self._working, self.bodies = rules, 0, ByteSemaphore.of_memory(HELD_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,11 +141,6 @@ class Guard:
             found = f"{size_bytes / 1e6:,.1f} MB or more, of at most {self.limits.max_body_mb:g}"
             raise HttpError(413, f"the body has {found}")
 
-    def note_bug(self, scope: Scope, request_id: str, error: Exception) -> None:
-        """Log a bug, with the request's number, which the client gets."""
-        lines = "".join(traceback.format_exception(error))
-        self._progress.note(f"request {request_id}: a bug of ftx in {scope['method']}: {lines}")
-
 
 class _Exchange:
     """One request and its response."""
@@ -175,7 +170,8 @@ class _Exchange:
         except HttpError as error:
             await self._fail(error)
         except Exception as error:
-            self._guard.note_bug(self._scope, self._id, error)
+            lines = "".join(traceback.format_exception(error))
+            self._guard.progress.note(f"request {self._id}: a bug of ftx in {self._scope['method']}: {lines}")
             await self._fail(HttpError(500, bug_sentence(self._id)))
         finally:
             self._guard.bodies.held_bytes -= self._held_bytes

@@ -218,8 +218,7 @@ def _elements(binary: bytes | memoryview) -> list[bytes]:
     """Elements of a binary tensor: each follows its length in four bytes, little-endian."""
     found: list[bytes] = []
     at = 0
-    while at < len(binary):
-        _check_count(len(found) + 1)
+    while at < len(binary) and len(found) <= MAX_IMAGES:
         length = int.from_bytes(binary[at : at + 4], "little")
         if at + 4 + length > len(binary):
             raise HttpError(400, f"an element of {length} bytes goes beyond the tensor's {len(binary)}")

@@ -92,13 +92,12 @@ def tune(
         opened = open_study(out, study, storage, recipe, data, searched, len(goal.objectives))
         folders = TrialFolders(out, claim(out, opened))
         write_atomic(out / SPACE_FILE, searched.dumps().encode())
-        began = time.monotonic()
-        search = _Search(opened, recipe, searched, metric, goal, folders, progress)
+        search = _Search(opened, recipe, searched, metric, goal, folders, printable(out, storage), progress)
         with progress.track("Trials", goal.trials) as bar:
             bar.advance(len(search.ended()))
-            while search.is_due(began) and (done := search.one()) is not None:
+            while search.is_due() and (done := search.one()) is not None:
                 bar.advance(1, **done)
-        return search.report(study, printable(out, storage), time.monotonic() - began)
+        return search.report()
 
 
 @contextmanager
@@ -133,7 +132,9 @@ class _Search:
     metric: str
     goal: SearchGoal
     folders: TrialFolders
+    storage: str
     progress: Progress
+    began: float = field(default_factory=time.monotonic)
     failed_in_a_row: list[int] = field(default_factory=list[int])
 
     def ended(self) -> list[FrozenTrial]:
@@ -144,10 +145,10 @@ class _Search:
         """How many more trials there may be."""
         return None if self.goal.trials is None else self.goal.trials - len(self.ended())
 
-    def is_due(self, began: float) -> bool:
+    def is_due(self) -> bool:
         """Whether the budgets of time and trials allow another trial."""
         most, budget_s = self.most(), self.goal.budget_s
-        return (budget_s is None or time.monotonic() - began < budget_s) and (most is None or most > 0)
+        return (budget_s is None or time.monotonic() - self.began < budget_s) and (most is None or most > 0)
 
     def one(self) -> dict[str, str] | None:
         """Run one trial, or resume one whose worker was killed; return what to show next to the bar.
@@ -168,7 +169,7 @@ class _Search:
                     raise
                 self.count_failure(assignment.trial, fault)
                 return {"failed": str(assignment.trial.number)}
-        self.write()
+        self.report()
         best = max((self.tried(one).metric or 0.0 for one in self.best()), default=0.0)
         return {self.metric: f"{best:.3f}"}
 
@@ -195,7 +196,7 @@ class _Search:
         """Raise the error of the last trial if none of the last few could be trained."""
         self.progress.note(f"trial {trial.number} failed: {fault.what}")
         self.failed_in_a_row.append(trial.number)
-        self.write()
+        self.report()
         if len(self.failed_in_a_row) >= _MOST_IN_A_ROW:
             kind = EnvironmentFault if isinstance(fault, EnvironmentFault) else InputError
             raise kind(
@@ -210,10 +211,6 @@ class _Search:
         if not any(trial.state.name == "COMPLETE" for trial in self.ended()):
             return []
         return list(self.study.best_trials) if len(self.goal.objectives) > 1 else [self.study.best_trial]
-
-    def first(self, best: Sequence[FrozenTrial]) -> FrozenTrial:
-        """The one of the best trials with the best metric."""
-        return max(best, key=lambda trial: cast("float", self.tried(trial).metric))
 
     def tried(self, trial: FrozenTrial) -> TriedTrial:
         """A trial as the report lists it."""
@@ -232,36 +229,28 @@ class _Search:
             reason=trial.user_attrs.get(REASON),
         )
 
-    def all_tried(self) -> list[TriedTrial]:
-        """All trials of the study."""
-        return [self.tried(trial) for trial in self.study.get_trials(deepcopy=False)]
-
-    def write(self) -> None:
-        """Write what is known now: all trials, the best recipe, and the plot."""
-        trials = self.all_tried()
+    def report(self) -> TuneReport:
+        """Write what is known now (all trials, the best recipe, the plot), and report it."""
+        trials = [self.tried(trial) for trial in self.study.get_trials(deepcopy=False)]
         lines = "".join(json.dumps(one.model_dump(mode="json")) + "\n" for one in trials)
         write_atomic(self.folders.out / TRIALS_FILE, lines.encode())
         best = self.best()
-        if best:
-            first = self.first(best)
+        numbers = [trial.number for trial in best]
+        first = max(best, key=lambda trial: cast("float", self.tried(trial).metric), default=None)
+        if first is not None:
             write_atomic(self.folders.out / BEST_FILE, str(first.user_attrs[RECIPE]).encode())
             if (run := self.folders.here(first)) is not None:
                 name_latest(run, self.progress)
-        draw_trials(trials, [one.number for one in best], self.metric, self.folders.out / PLOT_FILE)
-
-    def report(self, study: str, storage: str, seconds: float) -> TuneReport:
-        """Write the files, and report all of the study."""
-        self.write()
-        best = self.best()
+        draw_trials(trials, numbers, self.metric, self.folders.out / PLOT_FILE)
         return TuneReport(
-            run=self.folders.location(self.first(best)) if best else None,
-            study=study,
-            storage=storage,
+            run=None if first is None else self.folders.location(first),
+            study=self.study.study_name,
+            storage=self.storage,
             metric=self.metric,
             objectives=list(self.goal.objectives),
             searched={key: str(value) for key, value in self.space.keys.items()},
-            trials=self.all_tried(),
-            best=[trial.number for trial in best],
-            best_recipe=str(self.folders.out / BEST_FILE) if best else None,
-            seconds=round(seconds, 1),
+            trials=trials,
+            best=numbers,
+            best_recipe=None if first is None else str(self.folders.out / BEST_FILE),
+            seconds=round(time.monotonic() - self.began, 1),
         )
