@@ -50,7 +50,7 @@ def test_multiclass() -> None:
     assert right_K.tolist() == [True, False, False, False]
     (matrix,) = confusions(found)
     assert matrix.counts == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
-    assert matrix.shares[0] == pytest.approx([1 / 3] * 3)
+    assert matrix.fractions[0] == pytest.approx([1 / 3] * 3)
     assert [(one.truth, one.prediction, one.images) for one in matrix.mistakes] == [
         ("a", "b", 1),
         ("a", "c", 1),
@@ -154,7 +154,7 @@ def test_a_group_too_large_for_the_page_takes_no_room_from_those_behind_it(monke
         monkeypatch.setattr(confusion, "CELLS", cells)
         found = confusions(predictions)
         shown[cells] = [bool(one.counts) for one in found]
-        assert [bool(one.shares) for one in found] == shown[cells]
+        assert [bool(one.fractions) for one in found] == shown[cells]
         assert all(one.mistakes for one in found)
     assert shown == {
         1000: [True] * 5,
@@ -170,11 +170,11 @@ def test_of_more_labels_than_a_table_holds_the_matrix_is_drawn(monkeypatch: pyte
     labels = Labels.multiclass(("a", "b", "c"))
     scores = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2], [0.1, 0.8, 0.1]]
     (found,) = confusions(held("multiclass", labels, scores, [("a",), ("a",), ("a",), ("b",), ("c",)]))
-    assert (found.counts, found.shares) == ([], [])
+    assert (found.counts, found.fractions) == ([], [])
     assert found.drawn is not None
     assert "Confusion of 3 labels" in found.drawn
     assert [(one.truth, one.prediction, one.images) for one in found.mistakes] == [("a", "b", 2), ("b", "a", 1)]
-    assert [one.share for one in found.mistakes] == pytest.approx([2 / 3, 1])
+    assert [one.fraction for one in found.mistakes] == pytest.approx([2 / 3, 1])
 
 
 def test_a_model_that_nobody_has_asked_is_asked_about_the_images_where_they_are(

@@ -250,7 +250,7 @@ def test_the_tables_have_the_figures_of_each_label(small: Run, monkeypatch: pyte
     ]
     mistakes = table(html, "The most frequent mistakes")
     assert sorted(mistakes) == sorted(
-        [one.truth, one.prediction, str(one.images), f"{100 * one.share:.1f}"]
+        [one.truth, one.prediction, str(one.images), f"{100 * one.fraction:.1f}"]
         for matrix in confusions(predictions)
         for one in matrix.mistakes
     )

@@ -70,7 +70,7 @@ class RunPair:
     def summary(self) -> str:
         """A sentence on which is better, if either is shown to be."""
         if not self.units:
-            return "they share no held-out image with the same labels, so their shares cannot be compared"
+            return "they share no held-out image with the same labels, so their accuracies cannot be compared"
         gain = (self.gained - self.lost) / self.units
         figures = f"{100 * gain:+.1f} points, 95 % interval {100 * self.gain_low:+.1f} to {100 * self.gain_high:+.1f}"
         if self.gain_low > 0:

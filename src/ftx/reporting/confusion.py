@@ -29,22 +29,22 @@ class Mistake:
     truth: str
     prediction: str
     images: int
-    share: float
+    fraction: float
 
 
 @dataclass(frozen=True)
 class Confusion:
     """One group's matrix: ``counts[i][j]`` images of label i were predicted as j, the last column none of the group.
 
-    ``parent`` is the label above the group in a tree. ``shares`` are of the images of label i. ``drawn`` replaces both
-    if there are too many labels; with neither, only mistakes are shown.
+    ``parent`` is the label above the group in a tree. ``fractions`` are of the images of label i. ``drawn`` replaces
+    both if there are too many labels; with neither, only mistakes are shown.
     """
 
     parent: str | None
     names: Sequence[str]
     predictions: Sequence[str]
     counts: list[list[int]]
-    shares: list[list[float]]
+    fractions: list[list[float]]
     mistakes: Sequence[Mistake]
     drawn: str | None
 
@@ -105,26 +105,26 @@ def _confusion(predictions: HeldOutPredictions, group: Sequence[str], number: in
         predicted_NG = np.concatenate([predicted_NG, none_N1], axis=1)
         columns.append("none of them")
     counts = confusion_matrix(true_NG, predicted_NG)
-    shares = counts / np.maximum(true_NG.sum(axis=0), 1)[:, None]
+    fractions = counts / np.maximum(true_NG.sum(axis=0), 1)[:, None]
     many = len(group) > TABLE_MOST
     return Confusion(
         parent=labels.parents.get(group[0]),
         names=group,
         predictions=columns,
         counts=[] if many or not shown else counts.tolist(),
-        shares=[] if many or not shown else shares.tolist(),
-        mistakes=_mistakes(group, columns, counts, shares),
-        drawn=heatmap(f"confusion{number}", f"Confusion of {len(group)} labels", shares) if many else None,
+        fractions=[] if many or not shown else fractions.tolist(),
+        mistakes=_mistakes(group, columns, counts, fractions),
+        drawn=heatmap(f"confusion{number}", f"Confusion of {len(group)} labels", fractions) if many else None,
     )
 
 
 def _mistakes(
-    group: Sequence[str], columns: Sequence[str], counts: NDArray[np.int64], shares: NDArray[np.float64]
+    group: Sequence[str], columns: Sequence[str], counts: NDArray[np.int64], fractions: NDArray[np.float64]
 ) -> list[Mistake]:
     off = counts.copy()
     np.fill_diagonal(off, 0)
     places = sorted(map(tuple, np.argwhere(off).tolist()), key=lambda place: -off[place])
     return [
-        Mistake(group[truth], columns[prediction], int(off[truth, prediction]), float(shares[truth, prediction]))
+        Mistake(group[truth], columns[prediction], int(off[truth, prediction]), float(fractions[truth, prediction]))
         for truth, prediction in places[:MISTAKES]
     ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,7 +54,6 @@ class RunFacts:
     parity: ParityReport | None
     bench: BenchReport | None
     faults: Sequence[str]
-    lacks: Sequence[Lack]
 
     def verdict(self, artifact: Artifact) -> Verdict | None:
         """Of the artifact as it is now; None where nobody validated it."""
@@ -68,11 +68,37 @@ class RunFacts:
             return []
         return [row for row in self.parity.own_rows if row.subject == artifact]
 
+    @cached_property
+    def lacks(self) -> list[Lack]:
+        """What is missing, in the order of the pipeline."""
+        run, parity, bench = self.run, self.parity, self.bench
+        exported = [artifact for artifact in EXPORTED if run.has(artifact)]
+        timed = {row.artifact for row in bench.rows} if bench else set[str]()
+        validate, time = shell_command("ftx validate", run.path), shell_command("ftx bench", run.path)
+        rows = [
+            (not run.has(DENSE), "the merged model", DENSE.command(run.path)),
+            (not any(map(run.has, IRS.values())), "a model for OpenVINO", shell_command(EXPORT_IR, run.path)),
+            (exported and parity is None, "a validation of what was exported", validate),
+            (
+                parity is not None and any(self.verdict(artifact) is None for artifact in exported),
+                "a validation of what was exported since",
+                validate,
+            ),
+            (
+                bench and not {artifact.name for artifact in exported} <= timed,
+                "a bench of what was exported since",
+                time,
+            ),
+            (exported and bench is None, "a bench of latency and throughput", time),
+            (not self.epochs, "the curves of its training (reports/train.jsonl)", None),
+        ]
+        return [Lack(what, command) for lacking, what, command in rows if lacking]
+
 
 def gather(run: Run) -> RunFacts:
     """Read a run; what cannot be read is missing from it, and is among its faults."""
     manifest = run.manifest
-    facts = RunFacts(
+    return RunFacts(
         run=run,
         manifest=manifest,
         recipe=_read(run.recipe),
@@ -81,9 +107,7 @@ def gather(run: Run) -> RunFacts:
         parity=read_parity(run.path),
         bench=read_bench(run, manifest),
         faults=_faults(run, manifest),
-        lacks=(),
     )
-    return replace(facts, lacks=_lacks(facts))
 
 
 def _faults(run: Run, manifest: Manifest) -> list[str]:
@@ -104,27 +128,6 @@ def _faults(run: Run, manifest: Manifest) -> list[str]:
         if manifest.is_stale(artifact)
     ]
     return found
-
-
-def _lacks(facts: RunFacts) -> list[Lack]:
-    run, parity, bench = facts.run, facts.parity, facts.bench
-    exported = [artifact for artifact in EXPORTED if run.has(artifact)]
-    timed = {row.artifact for row in bench.rows} if bench else set[str]()
-    validate, time = shell_command("ftx validate", run.path), shell_command("ftx bench", run.path)
-    rows = [
-        (not run.has(DENSE), "the merged model", DENSE.command(run.path)),
-        (not any(map(run.has, IRS.values())), "a model for OpenVINO", shell_command(EXPORT_IR, run.path)),
-        (exported and parity is None, "a validation of what was exported", validate),
-        (
-            parity is not None and any(facts.verdict(artifact) is None for artifact in exported),
-            "a validation of what was exported since",
-            validate,
-        ),
-        (bench and not {artifact.name for artifact in exported} <= timed, "a bench of what was exported since", time),
-        (exported and bench is None, "a bench of latency and throughput", time),
-        (not facts.epochs, "the curves of its training (reports/train.jsonl)", None),
-    ]
-    return [Lack(what, command) for lacking, what, command in rows if lacking]
 
 
 def _read(read: Callable[[], Value]) -> Value | None:

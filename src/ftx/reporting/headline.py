@@ -74,8 +74,8 @@ def _accuracy(predictions: HeldOutPredictions) -> str:
     correct, images, low, high = predictions.accuracy()
     details = f"{correct} of {images}, by {predictions.artifact}; 95 % interval {100 * low:.0f} to {100 * high:.0f}"
     details += predictions.task.more_figures(predictions.logits_NC, predictions.targets_NC)
-    share = f"{TASK_FACTS[predictions.task_name].correct_means} {100 * correct / images:.0f} of 100 images"
-    return f"The model {share} that training did not see ({details})"
+    fraction = f"{TASK_FACTS[predictions.task_name].correct_means} {100 * correct / images:.0f} of 100 images"
+    return f"The model {fraction} that training did not see ({details})"
 
 
 def _none_lost(parity: ParityReport, artifact: Artifact) -> str | None:
@@ -131,8 +131,8 @@ def _lost(facts: RunFacts, artifact: Artifact) -> Tile:
     return Tile(f"lost by export: {artifact} is not validated")
 
 
-def _up(share: float) -> str:
-    return f"{max(ceil(1000 * share - 1e-9), 0) / 10:.1f}"
+def _up(fraction: float) -> str:
+    return f"{max(ceil(1000 * fraction - 1e-9), 0) / 10:.1f}"
 
 
 def _time(facts: RunFacts, artifact: Artifact) -> Tile:

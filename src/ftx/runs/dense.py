@@ -71,7 +71,7 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         "pretrained_cfg": pretrained_cfg,
         # timm and transformers pass over what they do not know; another ftx reads the labels' relations here.
         **({"ftx": config.meaning.model_dump(mode="json")} if config.meaning else {}),
-        **({"keep_tokens": shares} if (shares := kept_fractions(module)) else {}),
+        **({"keep_tokens": fractions} if (fractions := kept_fractions(module)) else {}),
     }
     with disk_faults(folder):
         save_file(dense_state(module), folder / DENSE_WEIGHTS, metadata={"format": "pt"})

@@ -35,7 +35,7 @@ Sort = Literal["started", "name", "metric", "size", "seconds"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 RECIPE_FILE = "recipe.yaml"
 EVAL_FILE = Path("reports", "eval.json")
-# In milliseconds, and better the smaller it is; all other figures are shares.
+# In milliseconds, and better the smaller it is; all other figures are fractions.
 LATENCY = "bench.p50_ms"
 
 

@@ -80,6 +80,8 @@ def write_trained_card(
     library = "timm" if prepared.spec is None else "peft"
     meaning = Meaning(task=recipe.task, labels=dataset.labels, thresholds=kept.thresholds)
     size_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    mean = ", itself and as a mean of three epochs" if kept.epochs > 1 else ""
+    interrupted = f"; interrupted: the recipe's {recipe.train.epochs} would continue" if kept.interrupted else ""
     facts = [
         ("base", _base_named(recipe.model, backbone.architecture)),
         ("base digest", f"`{backbone.digest}`, without the head: on another base the outputs differ"),
@@ -89,7 +91,7 @@ def write_trained_card(
         ("images", ", ".join(f"{len(dataset.split(split)):,} {split}" for split in _splits(dataset))),
         ("input", f"{backbone.preprocess.image_size} px, RGB"),
         *_tokens(recipe.model.token_fractions),
-        ("epoch kept", f"{kept.number} of {kept.epochs}, by {_chosen_by(kept)}{_interrupted(recipe, kept)}"),
+        ("epoch kept", f"{kept.number} of {kept.epochs}, by `{kept.metric}`{mean}{interrupted}"),
     ]
     if begun_from is not None:
         rows = f"{begun_from.labels_kept} of {len(dataset.labels)} labels were in it"
@@ -115,7 +117,7 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
     manifest, recipe = run.manifest, run.recipe()
     results, metric = _measured_in(run.path / "trained" / MODEL_CARD)
     dataset = Dataset(root=run.path, labels=manifest.labels, entries=run.entries())
-    shares = recipe.model.token_fractions
+    fractions = recipe.model.token_fractions
     logits = f"Its logits lie within {proof.logit_difference:.1e} of the trained model's on {proof.images}"
     layers = layers_proved(proof.layers, proof.relative_error, proof.layer_bound) if proof.layers else ""
     facts = [
@@ -123,14 +125,14 @@ def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
         ("trained by", METHODS[manifest.method].title),
         ("task", f"{manifest.task}, {len(manifest.labels)} labels"),
         ("input", f"{manifest.preprocess.image_size} px, RGB"),
-        *_tokens(shares),
+        *_tokens(fractions),
     ]
     sections = [
         f"# {_title(recipe)}, merged\n\nOne model without adapters, made by ftx {__version__}.",
         _table(("", ""), facts),
         f"## Proof of the merge\n\n{layers}{logits} (bound {proof.logit_bound:.1e}).",
         *([_measured(results)] if results else []),
-        *_use(manifest.meaning, shares),
+        *_use(manifest.meaning, fractions),
         _labels(dataset),
     ]
     _write(folder, _front_matter(recipe, manifest.architecture, "timm", results, metric), sections)
@@ -142,7 +144,7 @@ def write_combined_card(
     parts: Sequence[tuple[str, str]],
     meaning: Meaning | None,
     proved: str,
-    shares: TokenFractions = ALL_TOKENS,
+    fractions: TokenFractions = ALL_TOKENS,
 ) -> None:
     """Write the card of adapters merged outside of a run; ``parts`` are what went in, name and value."""
     names = meaning.labels.names if meaning else ()
@@ -150,7 +152,7 @@ def write_combined_card(
         ("base", f"timm's `{architecture}`"),
         *((name, _plain(value)) for name, value in parts),
         ("task", f"{meaning.task}, {len(names)} labels" if meaning else "none: a backbone without a head"),
-        *_tokens(shares),
+        *_tokens(fractions),
     ]
     sections = [
         f"# {architecture} with merged adapters\n\nOne model without adapters, made by ftx {__version__}.",
@@ -159,7 +161,7 @@ def write_combined_card(
     ]
     if meaning:
         labels = "## Labels\n\nIn the order of the logits: " + ", ".join(map(_plain, names)) + "."
-        sections += [*_use(meaning, shares), labels]
+        sections += [*_use(meaning, fractions), labels]
     tags = ["image-classification" if meaning else "image-feature-extraction", "timm", "ftx"]
     _write(folder, ModelCardData(library_name="timm", pipeline_tag=tags[0], tags=tags), sections)
 
@@ -188,11 +190,11 @@ def _is_figure(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _tokens(shares: TokenFractions) -> list[tuple[str, str]]:
+def _tokens(fractions: TokenFractions) -> list[tuple[str, str]]:
     """The fact that a model drops patches; none where all tokens stay."""
-    if not shares:
+    if not fractions:
         return []
-    each = [f"{100 * share:g} % of the patches enter block {block}" for block, share in shares.items()]
+    each = [f"{100 * fraction:g} % of the patches enter block {block}" for block, fraction in fractions.items()]
     which = "those that the class token attends to most. timm and transformers compute with all"
     return [("tokens", f"{', of those '.join(each)}: {which}")]
 
@@ -295,15 +297,6 @@ def _method_named(prepared: TrainableModel) -> str:
     return f"{title} in {len(prepared.layers)} layers; {each}{file_note(prepared.spec)}"
 
 
-def _chosen_by(kept: KeptEpoch) -> str:
-    """The metric, or that as a mean where there was more than one epoch."""
-    return f"`{kept.metric}`" + (", itself and as a mean of three epochs" if kept.epochs > 1 else "")
-
-
-def _interrupted(recipe: Recipe, kept: KeptEpoch) -> str:
-    return f"; interrupted: the recipe's {recipe.train.epochs} would continue" if kept.interrupted else ""
-
-
 def _by_size(spec: AdapterSpec) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for target, rank in spec.rank.items():
@@ -321,10 +314,10 @@ def _essentials(recipe: Recipe) -> dict[str, object]:
     return document
 
 
-def _use(meaning: Meaning, shares: TokenFractions) -> list[str]:
+def _use(meaning: Meaning, fractions: TokenFractions) -> list[str]:
     return [
-        "## Use\n\nWith timm:\n\n" + _code(timm_code(meaning, shares), meaning),
-        f"With transformers{', which computes with all tokens' if shares else ''}:\n\n"
+        "## Use\n\nWith timm:\n\n" + _code(timm_code(meaning, fractions), meaning),
+        f"With transformers{', which computes with all tokens' if fractions else ''}:\n\n"
         + _code(transformers_code(meaning), None),
     ]
 

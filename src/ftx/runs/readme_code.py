@@ -66,12 +66,12 @@ def _base_code(recipe: Recipe, prepared: TrainableModel, classes: int) -> tuple[
     ]
 
 
-def _dropping(name: str, shares: TokenFractions) -> tuple[list[str], list[str]]:
+def _dropping(name: str, fractions: TokenFractions) -> tuple[list[str], list[str]]:
     """Imports, and what lets a model of timm drop the tokens that were dropped in training."""
-    if not shares:
+    if not fractions:
         return [], []
     return ["from ftx.backbones.kept_tokens import keep_tokens"], [
-        f"keep_tokens({name}, {dict(shares)!r})  # without this it computes with all tokens, and its outputs differ"
+        f"keep_tokens({name}, {dict(fractions)!r})  # without this it computes with all tokens, and its outputs differ"
     ]
 
 
@@ -86,9 +86,9 @@ def _exposing(module: nn.Module) -> list[str]:
     ]
 
 
-def timm_code(meaning: Meaning, shares: TokenFractions = ALL_TOKENS) -> list[str]:
+def timm_code(meaning: Meaning, fractions: TokenFractions = ALL_TOKENS) -> list[str]:
     """Opens ``dense/`` with timm."""
-    dropping, drops = _dropping("model", shares)
+    dropping, drops = _dropping("model", fractions)
     imports = ["import timm", "from timm.data import create_transform, resolve_data_config", *dropping]
     opening = [
         'model = timm.create_model("local-dir:.", pretrained=True).eval()  # or "hf-hub:OWNER/NAME"',
