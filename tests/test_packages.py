@@ -144,7 +144,7 @@ def test_the_source_beside_a_package_of_models_finds_it_and_without_says_what_to
 
     for question in ("r.bundled_weights('dinov2-small')", "r.sample_file('fashion-mnist.zip')"):
         said = ask(question)
-        assert said.startswith("3 this needs the embedded weights and sample")
+        assert said.startswith("3 this needs the bundled weights and sample")
         assert "with the extra train, as README.md says" in said
     assert ask("r.bundled_weights('vit_tiny_patch16_224')") == "None"
     assert ask("len(r.recipe_names())") == str(len(list((SOURCES / "core/shipped/recipes").glob("*.yaml"))))

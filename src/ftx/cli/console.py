@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Literal, TextIO, TypeVar, cast
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
@@ -240,13 +249,6 @@ def _console(stream: TextIO | _UnreadStream) -> Console:
     return _Console(file=file, highlight=False, width=None if file.isatty() else _UNBOUNDED_WIDTH)
 
 
-class _Count(ProgressColumn):
-    """``128/960``, or ``128`` if the total is unknown."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.completed:.0f}" + ("" if task.total is None else f"/{task.total:.0f}"))
-
-
 class _Speed(ProgressColumn):
     """Steps a second; a step is an image wherever images are worked through."""
 
@@ -272,12 +274,11 @@ class TerminalProgress:
     def __init__(self, *, bars: bool = True) -> None:
         # FORCE_COLOR is for colours, not for a bar redrawn ten times a second into a log file.
         self._drawn = bars and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._open = 0
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            _Count(),
+            MofNCompleteColumn(),
             TextColumn("{task.fields[shown]}", markup=False, style="cyan"),
             _Speed(),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
@@ -292,15 +293,12 @@ class TerminalProgress:
                 yield task
             return
         task_id = self._bars.add_task(description, total=total, shown="")
-        if self._open == 0:
-            self._bars.start()
-        self._open += 1
+        self._bars.start()  # if it is not yet
         try:
             yield _BarTask(self._bars, next(task for task in self._bars.tasks if task.id == task_id))
         finally:
-            self._open -= 1
             self._bars.remove_task(task_id)
-            if self._open == 0:
+            if not self._bars.tasks:
                 self._bars.stop()
 
     def note(self, text: str) -> None:

@@ -20,32 +20,30 @@ if TYPE_CHECKING:
     from ftx.merging.combine_adapters import CombineReport, How
     from ftx.merging.merge_and_prove import MergeReport
 
-AdapterOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--adapter",
-        metavar="DIR",
-        help="Instead of a run: an adapter that peft or ftx wrote, or a run's. Several times for several of one base.",
-    ),
-]
-BaseOption = Annotated[
-    str | None,
-    typer.Option(
-        "--base",
-        metavar="NAME|DIR",
-        help="What the adapter was trained on: a model of timm, or a folder of timm or transformers (ViT, DINOv2).  "
-        "[default: the base of the first adapter's run]",
-        show_default=False,
-    ),
-]
-
 
 def command(
     ctx: typer.Context,
     run: RunArgument = None,
     data: DataOption = None,
-    adapter: AdapterOption = None,
-    base: BaseOption = None,
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--adapter",
+            metavar="DIR",
+            help="Instead of a run: an adapter that peft or ftx wrote, or a run's. Several times for several of one "
+            "base.",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="NAME|DIR",
+            help="What the adapter was trained on: a model of timm, or a folder of timm or transformers (ViT, "
+            "DINOv2).  [default: the base of the first adapter's run]",
+            show_default=False,
+        ),
+    ] = None,
     weights: Annotated[
         str, typer.Option("--weights", metavar="auto|FILE", help="Weights of a base that is a name.")
     ] = "auto",

@@ -20,7 +20,7 @@ from ftx.cli.shared_options import (
     parse_duration,
 )
 from ftx.core import rank_zero_output
-from ftx.core.errors import INTERRUPTED, InputError, check_known, shell_command
+from ftx.core.errors import InputError, Interrupted, check_known, shell_command
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import PRESET_NAMES, PresetName
 
@@ -150,7 +150,7 @@ def _show_trained(report: TrainReport, json: bool) -> int:
     if rank_zero_output.is_rank_zero():
         console.show(report, _print_trained, json=json)
     # A whole run was written, yet of fewer epochs than the recipe has: a script must be able to see that.
-    return INTERRUPTED if report.interrupted else 0
+    return Interrupted.exit_code if report.interrupted else 0
 
 
 def _dry_run(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | None, json: bool) -> int:

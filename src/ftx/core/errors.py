@@ -18,10 +18,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-# 128 + SIGINT and 128 + SIGTERM: the exit status of what the user, or the system, stopped.
-INTERRUPTED = 130
-TERMINATED = 143
-
 
 class FtxError(Exception):
     """Base of every error that ftx raises on purpose."""
@@ -97,13 +93,13 @@ class ExportError(InputError):
 class Interrupted(FtxError):
     """The user pressed Ctrl-C."""
 
-    exit_code = INTERRUPTED
+    exit_code = 130  # 128 + SIGINT
 
 
 class Terminated(FtxError):
     """The system terminated the program, as before it shuts down."""
 
-    exit_code = TERMINATED
+    exit_code = 143  # 128 + SIGTERM
 
 
 class Termination(KeyboardInterrupt):

@@ -247,16 +247,10 @@ def is_locked(folder: Path) -> bool:
 def place_new(staged: Path, final: Path) -> Path:
     """Move a folder to ``final``, or to ``final-2``, ``final-3``, … if that exists meanwhile; the new path."""
     for candidate in numbered(final):
-        if candidate.exists() or candidate.is_symlink():
-            continue
-        try:
-            staged.rename(candidate)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # it exists since the check
-                continue
-            raise
-        fsync_folder(candidate.parent)
-        return candidate
+        if not (candidate.exists() or candidate.is_symlink()):
+            with suppress(InputError):  # it exists since the check
+                place_at(staged, candidate)
+                return candidate
     raise AssertionError("the numbers do not end")
 
 
@@ -274,11 +268,12 @@ def place_at(staged: Path, final: Path) -> None:
     try:
         staged.rename(final)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         raise InputError(
             "another program wrote this folder meanwhile", where=final, fix="choose another name, or move it away"
         ) from error
+    fsync_folder(final.parent)
 
 
 def replace_folder(staged: Path, final: Path) -> None:
@@ -306,13 +301,12 @@ def check_space(folder: Path, needed_bytes: int) -> None:
     """
     existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
     sweep(existing, below=existing == folder.absolute())  # a folder of ours, else the one that it will lie in
-    status = os.statvfs(existing) if hasattr(os, "statvfs") else None
+    usage = shutil.disk_usage(existing)
     # A file system without blocks reports no space: then only writing shows what fits.
-    if status is not None and status.f_blocks and status.f_bavail * status.f_frsize < needed_bytes:
-        free_mb = status.f_bavail * status.f_frsize / 1e6
+    if usage.total and usage.free < needed_bytes:
         raise EnvironmentFault(
             "the disk is too full",
             where=existing,
-            found=f"{free_mb:.0f} MB free, {needed_bytes / 1e6:.0f} MB needed",
+            found=f"{usage.free / 1e6:.0f} MB free, {needed_bytes / 1e6:.0f} MB needed",
             fix="free some space",
         )
