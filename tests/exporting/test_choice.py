@@ -71,7 +71,7 @@ def test_where_nothing_counts_the_most_exact_that_has_not_failed_is_taken(run: R
     assert why.startswith("the most exact, as ftx validate ran on another machine (another (")
     edit_report(run.path, REPORT, lambda report: report["machine"].update(cpu=this_machine().cpu))
     edit_report(run.path, REPORT, lambda report: report.update(max_drop=0.9))
-    why = f"ftx validate was asked with a wider margin than the recipe's (--max-drop 0.9): {again}"
+    why = f"ftx validate ran with a wider margin than the recipe's (--max-drop 0.9): {again}"
     assert best_ir(run) == (IR_FP32, f"the most exact, as {why}")
     edit_report(run.path, REPORT, lambda report: report.update(max_drop=MAX_DROP))
     edit_report(run.path, REPORT, lambda report: report["verdicts"].update({"openvino/fp16": "unproved"}))
@@ -129,7 +129,7 @@ def test_what_is_no_model_says_what_is_there(
     }.items():
         with pytest.raises(ExportError, match="there is no model here that ftx can open") as caught:
             load(tmp_path / name)
-        assert caught.value.fix == "name a run, or a folder that ftx export wrote (it holds card.json)"
+        assert caught.value.fix == "name a run, or a folder that ftx export wrote (it contains card.json)"
         assert caught.value.found is not None
         assert caught.value.found.startswith(found)
     with pytest.raises(ExportError, match="no model here") as caught:

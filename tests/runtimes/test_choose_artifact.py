@@ -21,7 +21,7 @@ from ftx.runs.parity_json import read_parity
 from ftx.runs.proof_json import ir_digest
 from ftx.runs.run import Run
 from ftx.runs.tuning_json import OpenvinoSetting, TuningResult, keep_tuned
-from ftx.runtimes.choose_artifact import ask_for_proof, best_ir, best_of, furthest, why_not_here
+from ftx.runtimes.choose_artifact import best_ir, best_of, furthest, note_missing_proof, why_not_here
 
 WRITTEN = Path(__file__).parents[1] / "written" / "v1" / "multiclass-dora"
 IRS = (IR_FP32, IR_FP16, IR_INT8)
@@ -208,7 +208,7 @@ def test_of_proved_ones_that_nobody_timed_the_one_with_the_least_bits_is_taken(d
         found_here(device, artifact, "proved")
         prove(device, artifact, 1.0, isa=None)
     name, why = chosen_of(device)
-    assert (name, f"ftx bench --save {device} would tell the fastest" in why) == ("int8", True)
+    assert (name, f"ftx bench --save {device} finds the fastest" in why) == ("int8", True)
     for artifact, ms in ((IR_FP32, 1.0), (IR_INT8, 2.0)):
         keep_tuned(device / artifact.variant, tuned(ms))
     assert chosen_of(device)[0] == "fp32"
@@ -232,7 +232,7 @@ def test_of_a_run_that_another_machine_validated_what_is_proved_for_this_set_is_
 
 def noted(folder: Path) -> list[str]:
     listener = Listener()
-    ask_for_proof(folder, listener)
+    note_missing_proof(folder, listener)
     return listener.said
 
 

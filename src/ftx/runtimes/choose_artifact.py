@@ -1,6 +1,6 @@
 """Which model of a run, or of a folder of exported models, to predict with.
 
-The fastest that is proved on this machine; else that is proved for its instruction set; else the most exact.
+The fastest that is proved on this machine; else the fastest proved for its instruction set; else the most exact.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ftx.runs.tuning_json import tuned_here
 def best_ir(run: Run) -> tuple[Artifact, str]:
     """The IR of a run to predict with, and why: the fastest that is proved on this machine, else the most exact.
 
-    Raises: RunError if the run holds none, or what was found of them was altered; GateFailed if all have failed.
+    Raises: RunError if the run has none, or their reports were altered; GateFailed if all have failed.
     """
-    # Without proof the most exact comes first: it is the likeliest to be what was trained.
-    held = [artifact for artifact in IRS.values() if run.has(artifact)]
-    if not held:
+    # Without proof the most exact comes first: it is most likely to predict what was trained.
+    present = [artifact for artifact in IRS.values() if run.has(artifact)]
+    if not present:
         raise RunError(
             "this run has no OpenVINO model yet",
             where=run.path,
-            found=f"it holds {', '.join(map(str, run.artifacts()))}",
+            found=f"it has {', '.join(map(str, run.artifacts()))}",
             fix=f"run: {shell_command(EXPORT_IR, run.path)}",
         )
     run.check_report(PARITY_FILE, shell_command("ftx validate", run.path))
@@ -42,101 +42,97 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
     if latency_ms:
         return _fastest(_tuned_ms(latency_ms, run), "proved one on this machine")
     if report and report.machine != this_machine():
-        in_set = _proved_for_set({one: run.folder(one) for one in held if one in _judged(report, "proved", run)})
+        proved = _judged(report, "proved", run)
+        in_set = _proved_for_set({one: run.folder(one) for one in present if one in proved})
         if in_set is not None:
             return in_set
     failed = _judged(report, "failed", run) if report else set[Artifact]()  # on whatever machine
-    left = [artifact for artifact in held if artifact not in failed]
+    left = [artifact for artifact in present if artifact not in failed]
     if not left:
         raise GateFailed(
             "every OpenVINO model of this run failed ftx validate",
             where=run.path / PARITY_FILE,
-            fix=f"export it again, or name one to use it all the same: --artifact {run.folder(held[0])}",
+            fix=f"export it again, or name one to use it all the same: --artifact {run.folder(present[0])}",
         )
-    said = None
-    if report and why is None and left[0] in _judged(report, "unproved", run):  # asked again it would say the same
-        said = report.summary.get(left[0].name)
-    more = said or shell_command("ftx validate", run.path)
+    summary = None
+    if report and why is None and left[0] in _judged(report, "unproved", run):  # validating again gives the same
+        summary = report.summary.get(left[0].name)
+    more = summary or shell_command("ftx validate", run.path)
     return left[0], f"the most exact, as {why or 'none is proved'}: {more}"
 
 
 def best_of(folder: Path) -> tuple[Path, str]:
-    """The model to predict with of a folder of exported models, as ``openvino/`` copied to a device, and why.
+    """The model to predict with from a folder of exported models, as ``openvino/`` copied to a device, and why.
 
     Raises: ExportError if there is none; GateFailed if all have failed here.
     """
-    found: dict[Artifact, Path] = {}
-    for child in sorted(folder.iterdir()):
-        if (child / CARD_FILE).is_file():
-            found[read_card(child).artifact] = child
-    if not found:
+    present = {read_card(file.parent).artifact: file.parent for file in sorted(folder.glob(f"*/{CARD_FILE}"))}
+    if not present:
         raise ExportError(
             "there is no model here that ftx can open",
             where=folder,
             fix="name a run, or a folder that ftx export wrote",
         )
-    proved = _proved_by_files(found)
+    proved = _proved_by_files(present)
     if proved is not None:
-        return found[proved[0]], proved[1]
-    left = [one for one in IRS.values() if one in found and _failed_by_files(found[one]) is None]
+        return present[proved[0]], proved[1]
+    left = [present[one] for one in IRS.values() if one in present and not _failed_here(present[one])]
     if not left:
         raise GateFailed(
             "every model of this folder failed ftx validate",
             where=folder,
-            fix=f"export it again, or name one to use it all the same: --artifact {next(iter(found.values()))}",
+            fix=f"export it again, or name one to use it all the same: --artifact {next(iter(present.values()))}",
         )
-    again = shell_command("ftx validate", found[left[0]])
-    return found[left[0]], f"the most exact, as none is proved for this machine or its instruction set: {again}"
+    again = shell_command("ftx validate", left[0])
+    return left[0], f"the most exact, as none is proved for this machine or its instruction set: {again}"
 
 
 def _fastest(latency_ms: Mapping[Artifact, float], of_what: str) -> tuple[Artifact, str]:
     fastest = min(latency_ms, key=lambda artifact: latency_ms[artifact])
     others = [f"{other} {ms:.1f} ms" for other, ms in latency_ms.items() if other != fastest]
-    beside = f"; {', '.join(others)}" if others else ", the only one"
-    return fastest, f"the fastest {of_what}: {latency_ms[fastest]:.1f} ms an image{beside}"
+    compared = f"; {', '.join(others)}" if others else ", the only one"
+    return fastest, f"the fastest {of_what}: {latency_ms[fastest]:.1f} ms an image{compared}"
 
 
 def _tuned_ms(latency_ms: Mapping[Artifact, float], run: Run) -> Mapping[Artifact, float]:
-    """The same by what ``ftx bench --save`` found, where it looked at each of them: that is how they will run."""
+    """The latencies of ``ftx bench --save``, whose settings are used, if it measured all these models; else the same."""
     tuned = {artifact: tuned_here(run.folder(artifact)) for artifact in latency_ms}
     known = {artifact: one.p50_ms for artifact, one in tuned.items() if one is not None}
     return known if len(known) == len(latency_ms) else latency_ms
 
 
 def _proved_by_files(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] | None:
-    """The fastest by what ``proof.json`` beside each says of this machine, else of this instruction set."""
+    """The fastest that its own ``proof.json`` proves for this machine, else for this instruction set."""
     here = {artifact: found for artifact, folder in folders.items() if (found := _found_here(folder)) is not None}
     proved_here = [artifact for artifact, found in here.items() if found.verdict == "proved"]
-    in_set = {artifact: proof for artifact, folder in folders.items() if (proof := _proved_in_set(folder)) is not None}
-    if proved_here:
-        known = {artifact: _latency_ms(folders[artifact], in_set.get(artifact)) for artifact in proved_here}
-        if any(ms is None for ms in known.values()):  # nobody timed one of them: the least bits are the fastest here
-            chosen = list(known)[-1]
-            return chosen, f"proved on this machine; ftx bench --save {folders[chosen].parent} would tell the fastest"
-        return _fastest(
-            {artifact: ms for artifact, ms in known.items() if ms is not None}, "proved one on this machine"
-        )
-    return _proved_for_set({artifact: folder for artifact, folder in folders.items() if artifact not in here})
+    if not proved_here:
+        return _proved_for_set({artifact: folder for artifact, folder in folders.items() if artifact not in here})
+    timed = {artifact: _latency_ms(folders[artifact], _proved_in_set(folders[artifact])) for artifact in proved_here}
+    known = {artifact: ms for artifact, ms in timed.items() if ms is not None}
+    if len(known) < len(timed):  # without all latencies: the fewest bits are the fastest here
+        chosen = proved_here[-1]
+        return chosen, f"proved on this machine; ftx bench --save {folders[chosen].parent} finds the fastest"
+    return _fastest(known, "proved one on this machine")
 
 
 def _proved_for_set(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] | None:
-    """The fastest of those that another machine proved for this one's instruction set, having it or held to it."""
+    """The fastest that another machine proved for the instruction set of this one, by its own CPU or emulated."""
     in_set = {artifact: proof for artifact, folder in folders.items() if (proof := _proved_in_set(folder)) is not None}
     if not in_set:
         return None
     latency_ms = {artifact: _latency_ms(folders[artifact], proof) or math.inf for artifact, proof in in_set.items()}
     how = " (emulated)" if any(proof.emulated for proof in in_set.values()) else " on another machine"
-    chosen, said = _fastest(latency_ms, f"that is proved{how} for {this_set()}")
-    return chosen, f"{said}; this machine proves it by: {shell_command('ftx validate', folders[chosen])}"
+    chosen, summary = _fastest(latency_ms, f"that is proved{how} for {this_set()}")
+    return chosen, f"{summary}; this machine proves it by: {shell_command('ftx validate', folders[chosen])}"
 
 
-def _failed_by_files(folder: Path) -> str | None:
+def _failed_here(folder: Path) -> bool:
     found = _found_here(folder)
-    return found.summary if found is not None and found.verdict == "failed" else None
+    return found is not None and found.verdict == "failed"
 
 
 def _proved_in_set(folder: Path) -> RunProof | None:
-    """The proof of this instruction set by another machine, or by one that was held to it, with the same OpenVINO."""
+    """The proof for this instruction set by another machine, whether by its CPU or emulated, with the same OpenVINO."""
     try:
         proof = read_proof(folder)
     except (ExportError, OSError):
@@ -156,21 +152,21 @@ def _latency_ms(folder: Path, proof: RunProof | None) -> float | None:
 
 
 def furthest(run: Run) -> Artifact:
-    """The artifact of a run nearest to the edge: its best IR that has not failed, else dense, else what was trained."""
+    """The last artifact of a run: its best IR that has not failed, else the dense model, else the trained one."""
     if any(run.has(artifact) for artifact in IRS.values()):
         try:
             return best_ir(run)[0]
-        except GateFailed:  # each failed: the model that they were made from is the nearest that did not
+        except GateFailed:  # each failed: the model that they were made from is the last that did not
             pass
     return DENSE if run.has(DENSE) else TRAINED
 
 
 def why_not_here(report: ParityReport, run: Run) -> str | None:
-    """Why what is proved there is not proved here; None where it is."""
+    """Why a proof in the report is none here; None if it is one."""
     if report.machine != this_machine():
         return f"ftx validate ran on another machine ({report.machine})"
     if report.max_drop > MAX_DROP and report.max_drop > run.recipe().validation.max_drop:
-        return f"ftx validate was asked with a wider margin than the recipe's (--max-drop {report.max_drop:g})"
+        return f"ftx validate ran with a wider margin than the recipe's (--max-drop {report.max_drop:g})"
     return None
 
 
@@ -185,7 +181,7 @@ def _proved_ms(report: ParityReport, run: Run) -> dict[Artifact, float]:
 
 
 def _judged(report: ParityReport, verdict: Verdict, run: Run) -> set[Artifact]:
-    """The artifacts of this verdict that are the same files still, made from the dense model that the run holds now."""
+    """The artifacts of this verdict whose files are unchanged, made from the dense model that the run has now."""
     manifest = run.manifest
     named = {ARTIFACTS[name] for name, found in report.verdicts.items() if found == verdict and name in ARTIFACTS}
     return {
@@ -197,8 +193,8 @@ def _judged(report: ParityReport, verdict: Verdict, run: Run) -> set[Artifact]:
     }
 
 
-def ask_for_proof(folder: Path, progress: Progress) -> None:
-    """Say where nobody has validated this very model on this kind of machine, or where it is not proved."""
+def note_missing_proof(folder: Path, progress: Progress) -> None:
+    """Note that nobody has validated exactly this model on this kind of machine, or that it is not proved."""
     found = _found_here(folder)
     if found is None:
         again = shell_command("ftx validate", folder)
@@ -208,10 +204,10 @@ def ask_for_proof(folder: Path, progress: Progress) -> None:
 
 
 def _found_here(folder: Path) -> RunProof | Transfer | None:
-    """What this machine found of the model, by the margin of its run or a narrower one; None where it found nothing."""
+    """What this machine found of the model, by the margin of its run or a narrower one; None if it found nothing."""
     try:
         proof = read_proof(folder)
-    except (ExportError, OSError):  # ftx validate says what does not hold
+    except (ExportError, OSError):  # ftx validate reports what is invalid
         return None
     margin = proof.run.max_drop if proof.run else MAX_DROP
     known = [*proof.devices, *([proof.run] if proof.run else [])]
