@@ -95,7 +95,7 @@ def _fastest(latency_ms: Mapping[Artifact, float], of_what: str) -> tuple[Artifa
 
 
 def _tuned_ms(latency_ms: Mapping[Artifact, float], run: Run) -> Mapping[Artifact, float]:
-    """The latencies of ``ftx bench --save``, whose settings are used, if it measured all these models; else the same."""
+    """The latencies with the settings of ``ftx bench --save``, if it measured all these models; else the same."""
     tuned = {artifact: tuned_here(run.folder(artifact)) for artifact in latency_ms}
     known = {artifact: one.p50_ms for artifact, one in tuned.items() if one is not None}
     return known if len(known) == len(latency_ms) else latency_ms
