@@ -156,5 +156,5 @@ def test_an_onnx_model_of_another_size_or_other_labels_is_refused(validated: Val
         height=48, width=32, resize=48, interpolation="bicubic", mean=PREPROCESS.mean, std=PREPROCESS.std
     )
     for preprocess, meant in ((larger, task), (PREPROCESS, Multiclass(Labels.multiclass(["a", "b"])))):
-        with pytest.raises(ExportError, match="of other images or labels than the run"):
+        with pytest.raises(ExportError, match="takes other images or has other labels than the run"):
             OnnxPredictor(folder, preprocess, meant)

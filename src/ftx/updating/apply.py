@@ -1,7 +1,7 @@
 """``ftx apply``: an adapter, with its head, merged into a base IR on a device; and back again.
 
-The merge is THE merge, of ``ftx.adapters.merge_weight``, which gives the same bytes everywhere. What comes of it is
-whole and has answered the server's questions before it gets its name; the one before it stays beside it.
+The merge is the one of ``ftx.adapters.merge_weight``, which gives the same bytes everywhere. The new model is complete
+and was run on the reference images before it gets its name. The model before it is kept next to it.
 
 Shapes: N images, C labels.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,23 +34,23 @@ from ftx.runs.proof_json import carry_proof, ir_digest, read_proof
 from ftx.runs.reference_safetensors import ReferenceFile, write_reference
 from ftx.runtimes.model_api import model_info
 from ftx.runtimes.openvino import OpenVinoPredictor
-from ftx.updating.constants import ConstantsOf
-from ftx.updating.given_adapter import Given, read_given, refuse_another
-from ftx.updating.merge_constants import merge_into
+from ftx.updating.given_adapter import AdapterToMerge, check_fits, read_adapter
+from ftx.updating.merge_constants import ConstantsOf, merge_into
 
-# The weights were held to the server's by their hashes: what is left to see is whether this machine computes with them
-# as it should, in each precision, and a fault of a kernel moves the logits of any image.
+# The weights were compared with the server's by their hashes. It remains to check that this machine computes correctly
+# with them in each precision, and a fault of a kernel moves the logits of any image.
 F32_IMAGES = 8
-# Where the IR that an update replaced lies, beside it.
+# The suffix of the folder of the IR that an update replaced, next to it.
 PREVIOUS = ".previous"
 
 
 class ApplyReport(CommandReport):
     """What came of an update.
 
-    ``exact``: every merged constant has the SHA-256 of the server's; null where nobody says what that is. From a base
-    in float16 it is false, and ``weight_bound`` is how far a weight may lie from the server's. ``max_abs`` is the
-    largest difference of a logit from the trained model's, of the reference images in f32; null without its answers.
+    ``exact``: every merged constant has the SHA-256 of the server's; null without an update, which has those. With a
+    base in float16 it is false, and ``weight_bound`` is the largest possible difference of a weight from the server's.
+    ``max_abs`` is the largest difference of a logit from the trained model's, of the reference images in f32; null
+    without the trained model's logits.
     """
 
     verb: str = "apply"
@@ -73,42 +74,42 @@ def apply(
 ) -> ApplyReport:
     """Merge an update, or a folder in the PEFT format, into a base IR; ``labels`` are those of such a folder.
 
-    Raises: AdapterError, ExportError for what does not hold or fit; InputError for an older update; GateFailed if the
-    result is not the server's; EnvironmentFault for the disk. Whatever was at ``out`` is whole then and goes on.
+    Raises: AdapterError, ExportError for invalid or unsuitable files; InputError for an older update; GateFailed if the
+    result is not the server's; EnvironmentFault for the disk. A model at ``out`` then stays as it was.
     """
     started = time.monotonic()
     card = _base_card(base)
     assert card.base is not None
-    held = _held(out, card, progress)
+    installed = _installed(out, card, progress)
     with staging(out) as scratch:
-        given = read_given(adapter, card, scratch / "adapter", labels)
-        refuse_another(given, base, card)
+        given = read_adapter(adapter, card, scratch / "adapter", labels)
+        check_fits(given, base, card)
         if given.proof_unused is not None:
             progress.note(f"the proof that came with this update is not used: {given.proof_unused}")
-        if held is not None and _is_there(given, held, out):
-            return _already_there(given, base, out, started, progress)
+        if installed is not None and _is_installed(given, installed, out):
+            return _already_installed(given, base, out, started, progress)
         check_space(out.parent, sum(path.stat().st_size for path in base.iterdir()))
         staged = scratch / "ir"
         staged.mkdir()
         model = ConstantsOf(base)
         merged = merge_into(model, given, card.base, progress)
         model.save(staged, model_info(given.meaning.open(), card.preprocess, embedded=True))
-        _write_beside(staged, base, given, card)
+        _write_card_and_reference(staged, base, given, card)
         if merged.exact and given.proof is not None:
             carry_proof(staged, given.proof)
-        verdict, summary, max_abs = _asked(staged, given, progress)
+        found, max_abs = _check_accuracy(staged, given, progress)
         settle(staged)
-        _put(staged, out, keep=held is not None)
+        _put(staged, out, keep=installed is not None)
     return ApplyReport(
         path=str(out),
         base=str(base),
         exact=merged.exact,
         weight_bound=merged.weight_bound,
-        max_abs=max_abs,
+        max_abs=max_abs if given.update else None,
         bytes_shipped=given.size_bytes,
         seconds=round(time.monotonic() - started, 3),
-        verdict=verdict,
-        summary=summary,
+        verdict=found.verdict,
+        summary=found.summary,
         sequence=given.update and given.update.sequence,
         layers=merged.layers,
         labels=len(given.meaning.labels),
@@ -116,9 +117,9 @@ def apply(
 
 
 def rollback(out: Path, progress: Progress = SILENT) -> ApplyReport:
-    """Swap an IR with the one before it; again, and it is the newer one.
+    """Exchange an IR with the one before it; a second time restores the newer one.
 
-    Raises: RunError if there is none; ExportError if it does not hold; EnvironmentFault for the disk.
+    Raises: RunError if there is none; ExportError if it is damaged; EnvironmentFault for the disk.
     """
     started = time.monotonic()
     before = _previous(out)
@@ -126,8 +127,8 @@ def rollback(out: Path, progress: Progress = SILENT) -> ApplyReport:
         raise RunError(
             "there is no model before this one" if out.exists() else "there is no such model",
             where=out,
-            found=f"no {before.name} beside it",
-            fix="name a model that ftx apply wrote, and has written again since",
+            found=f"no {before.name} next to it",
+            fix="name a model that ftx apply wrote at least twice",
         )
     card = read_card(before)
     with disk_faults(out):
@@ -135,7 +136,7 @@ def rollback(out: Path, progress: Progress = SILENT) -> ApplyReport:
             exchange_folders(before, out)
         else:
             before.rename(out)
-    found, max_abs = _answers(out, MAX_DROP, progress)
+    found, max_abs = _compared(out, MAX_DROP, progress)
     return ApplyReport(
         path=str(out),
         base=None,
@@ -157,65 +158,65 @@ def _base_card(base: Path) -> Card:
     card = read_card(base)
     if card.base is None:
         int8 = card.precision.startswith("int8")
-        whole = "nothing can be merged into 8 bits" if int8 else "it has no map of its weights"
+        reason = "nothing can be merged into 8 bits" if int8 else "it has no map of its weights"
         raise ExportError(
             "this model is no base that adapters can be merged into",
             where=base,
-            found=f"an IR in {card.precision}: {whole}",
+            found=f"an IR in {card.precision}: {reason}",
             fix="on the server: ftx export RUN --base DIR, in fp32 or fp16; int8 is made there from the merged model",
         )
     return card
 
 
-def _held(out: Path, base: Card, progress: Progress) -> Card | None:
-    """The model that is there, if one is, and is whole: what is damaged is replaced, and not kept.
+def _installed(out: Path, base: Card, progress: Progress) -> Card | None:
+    """The card of the model at ``out``, if there is a valid one: a damaged model is replaced, and not kept.
 
-    Raises: InputError for what is no model of this kind.
+    Raises: InputError if something else is there.
     """
     if not out.exists():
         return None
     if not (out / CARD_FILE).is_file():
-        raise InputError("there is something else already", where=out, fix="choose another name, or move it away")
+        raise InputError("something else already exists", where=out, fix="choose another name, or move it away")
     try:
-        held = read_card(out)
+        card = read_card(out)
     except ExportError as error:
-        progress.note(f"the model that is there is damaged, and is replaced: {error.what} ({error.where})")
+        progress.note(f"the existing model is damaged, and is replaced: {error.what} ({error.where})")
         return None
-    if held.base is not None:
+    if card.base is not None:
         raise InputError("this is a base itself", where=out, fix="choose another name: a base serves many updates")
-    if held.precision != base.precision:
+    if card.precision != base.precision:
         raise InputError(
-            "there is a model in another precision already",
+            "a model in another precision already exists",
             where=out,
-            found=f"{held.precision}, and the base is in {base.precision}",
+            found=f"{card.precision}, and the base is in {base.precision}",
             fix="choose another name, or move it away",
         )
-    return held
+    return card
 
 
-def _is_there(given: Given, held: Card, out: Path) -> bool:
-    """Whether an update is the one that is there, as where a device tries again after a lost answer.
+def _is_installed(given: AdapterToMerge, installed: Card, out: Path) -> bool:
+    """Whether an update is installed already, as when a device repeats a command whose result was lost.
 
-    Raises: InputError if it is older.
+    Raises: InputError if the update is older.
     """
-    if given.update is None or held.update is None or held.update.sequence is None:
+    if given.update is None or installed.update is None or installed.update.sequence is None:
         return False
-    if held.update.update == given.digest:
+    if installed.update.update == given.digest:
         return True
-    if given.update.sequence <= held.update.sequence:
+    if given.update.sequence <= installed.update.sequence:
         raise InputError(
-            "the update is no newer than the one that is there",
+            "the update is no newer than the installed one",
             where=given.path,
-            found=f"sequence {given.update.sequence}, {out} has {held.update.sequence}",
+            found=f"sequence {given.update.sequence}, {out} has {installed.update.sequence}",
             fix=f"to go back: {shell_command('ftx apply --rollback', out)}",
         )
     return False
 
 
-def _already_there(given: Given, base: Path, out: Path, started: float, progress: Progress) -> ApplyReport:
-    """What is known of an update that was applied before."""
+def _already_installed(given: AdapterToMerge, base: Path, out: Path, started: float, progress: Progress) -> ApplyReport:
+    """The report on an update that was applied before."""
     assert given.update is not None
-    found, max_abs = _answers(out, given.update.max_drop, progress)
+    found, max_abs = _compared(out, given.update.max_drop, progress)
     return ApplyReport(
         path=str(out),
         base=str(base),
@@ -225,22 +226,22 @@ def _already_there(given: Given, base: Path, out: Path, started: float, progress
         bytes_shipped=given.size_bytes,
         seconds=round(time.monotonic() - started, 3),
         verdict=found.verdict,
-        summary=f"it was there already; {found.summary}",
+        summary=f"it was installed already; {found.summary}",
         sequence=given.update.sequence,
         layers=0,
         labels=len(given.meaning.labels),
     )
 
 
-def _write_beside(staged: Path, base: Path, given: Given, card: Card) -> None:
-    """The card, and the reference: the base's images, with the trained model's answers.
+def _write_card_and_reference(staged: Path, base: Path, given: AdapterToMerge, card: Card) -> None:
+    """The card, and the reference: the base's images, with the trained model's logits.
 
-    Where nobody gave these they are the new model's own, and the card says so by an update without a sequence: by them
-    it can be told from another, and not proved.
+    An adapter without those gets the logits of the new model itself, and an update without a sequence in its card: they
+    distinguish it from another model, and prove nothing.
     """
-    update, pixels_NHWC = given.update, load_file(base / REFERENCE_FILE)["images"]
+    update, classes = given.update, len(given.meaning.labels)
     names, groups = reference_names(base)
-    own = card.model_copy(
+    new_card = card.model_copy(
         update={
             "task": given.meaning.task,
             "labels": given.meaning.labels,
@@ -252,44 +253,48 @@ def _write_beside(staged: Path, base: Path, given: Given, card: Card) -> None:
             ),
         }
     )
-    classes = len(given.meaning.labels)
-    logits_NC, clear_N = given.answers.get("logits"), given.answers.get("clear")
-    targets_NC = given.answers.get("targets", np.zeros((0, classes), np.float32))
-    if logits_NC is None:
-        unanswered = ReferenceFile(names, pixels_NHWC, np.zeros((len(names), classes), np.float32), targets_NC, groups)
-        write_reference(unanswered, staged)
-        write_card(staged, own)
+    reference = ReferenceFile(
+        paths=names,
+        pixels_NHWC=load_file(base / REFERENCE_FILE)["images"],
+        logits_NC=given.logits.get("logits", np.zeros((len(names), classes), np.float32)),
+        targets_NC=given.logits.get("targets", np.zeros((0, classes), np.float32)),
+        groups=groups,
+        clear_N=given.logits.get("clear"),
+    )
+    write_reference(reference, staged)
+    write_card(staged, new_card)
+    if "logits" not in given.logits:
         with SILENT.track("", None) as bar:
-            logits_NC = graph_logits(OpenVinoPredictor(staged, "f32"), pixels_NHWC, bar)
-    write_reference(ReferenceFile(names, pixels_NHWC, logits_NC, targets_NC, groups, clear_N), staged)
-    write_card(staged, own)
+            own_NC = graph_logits(OpenVinoPredictor(staged, "f32"), reference.pixels_NHWC, bar)
+        write_reference(replace(reference, logits_NC=own_NC), staged)
+        write_card(staged, new_card)
 
 
-def _asked(staged: Path, given: Given, progress: Progress) -> tuple[Verdict, str, float | None]:
-    """The verdict of the reference images; unproved where nobody gave the trained model's answers.
+def _check_accuracy(staged: Path, given: AdapterToMerge, progress: Progress) -> tuple[Transfer, float | None]:
+    """The verdict of the reference images: unproved without the trained model's logits.
 
-    Raises: GateFailed if it does not answer as the trained model did.
+    Raises: GateFailed if the model does not predict what the trained model does.
     """
-    found, max_abs = _answers(staged, given.update.max_drop if given.update else MAX_DROP, progress)
+    found, max_abs = _compared(staged, given.update.max_drop if given.update else MAX_DROP, progress)
     if found.verdict == "failed":
         raise GateFailed(
-            "the updated model does not answer as the trained one, and is not kept",
+            "the updated model does not predict what the trained one does, and is not kept",
             where=given.path,
             found=found.summary,
-            fix="the model before it goes on; have the update made again",
+            fix="the model before it stays in use; have the update made again",
         )
-    return found.verdict, found.summary, max_abs if given.update else None
+    return found, max_abs
 
 
-def _answers(folder: Path, max_drop: float, progress: Progress) -> tuple[Transfer, float | None]:
-    """What a model's reference images prove here, with the proof beside it; and how far a logit is off in f32."""
+def _compared(folder: Path, max_drop: float, progress: Progress) -> tuple[Transfer, float | None]:
+    """What a model's reference images and its proof show here; and the largest difference of a logit in f32."""
     measured = measure_folder(folder, Bounds.of(None), progress, timed=False, f32_images=F32_IMAGES)
     judged = judge(measured.comparisons, max_drop, faults=measured.faults, partial=measured.partial)
     return transfer(measured, judged, read_proof(folder), max_drop), judged.rows[0].max_abs
 
 
 def _put(staged: Path, out: Path, *, keep: bool) -> None:
-    """Give the new IR its name; the one that had it is kept beside it. At each moment a whole one has the name."""
+    """Give the new IR its name, and keep the one before it. At each moment the name is that of a complete model."""
     if not out.exists():
         staged.rename(out)
         return
@@ -309,7 +314,7 @@ def _put(staged: Path, out: Path, *, keep: bool) -> None:
 
 
 def _linked(source: str, target: str) -> None:
-    """The same file under a second name, or a copy where the file system has no such thing."""
+    """The same file under a second name, or a copy if the file system has no hard links."""
     try:
         Path(target).hardlink_to(source)
     except OSError:

@@ -28,52 +28,52 @@ from ftx.tasks.output_meaning import Meaning
 
 
 @dataclass(frozen=True)
-class Given:
-    """What is to be merged: an adapter, and what its server says of it, if it came as an update."""
+class AdapterToMerge:
+    """An adapter; with its update, the labels and the server's proof if it came as one.
+
+    ``logits`` has the tensors of the update's reference logits. ``proof_unused`` is why its proof is not used.
+    """
 
     path: Path
     file: PeftFile
     size_bytes: int
     update: Update | None
-    answers: dict[str, NDArray[Any]]
+    logits: dict[str, NDArray[Any]]
     meaning: Meaning
     proof: Proof | None = None
-    # Why what travelled with it as its proof is not used.
     proof_unused: str | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 of the update, or of the tensors of a plain adapter."""
-        if self.path.is_file():
-            return sha256_file(self.path)
-        return sha256_file(self.path / WEIGHTS)
+        return sha256_file(self.path if self.path.is_file() else self.path / WEIGHTS)
 
 
-def read_given(adapter: Path, card: Card, scratch: Path, labels: Sequence[str]) -> Given:
+def read_adapter(adapter: Path, card: Card, scratch: Path, labels: Sequence[str]) -> AdapterToMerge:
     """Read an adapter for a base of this card; ``labels`` are those of a folder. An update is unpacked in ``scratch``.
 
-    Raises: AdapterError, ExportError, InputError for what does not hold.
+    Raises: AdapterError, ExportError, InputError for what is invalid.
     """
     if adapter.is_dir():
         file = read_peft_file(adapter)
         size_bytes = sum(path.stat().st_size for path in adapter.iterdir() if path.is_file())
-        return Given(adapter, file, size_bytes, None, {}, _meaning(file, card, labels, adapter))
+        return AdapterToMerge(adapter, file, size_bytes, None, {}, _meaning(file, card, labels, adapter))
     if labels:
-        raise InputError("an update has its own labels", where=adapter, fix="leave --labels out")
+        raise InputError("an update has its own labels", where=adapter, fix="remove --labels")
     update, files = read_update(adapter)
     scratch.mkdir()
-    answers = _answers(files.pop(ANSWERS_FILE), adapter, len(update.labels))
+    logits = _reference_logits(files.pop(ANSWERS_FILE), adapter, len(update.labels))
     proof, proof_unused = _proof(files.pop(PROOF_FILE, None), adapter)
     for name, content in files.items():
         (scratch / Path(name).name).write_bytes(content)
     file = read_peft_file(scratch)
-    return Given(adapter, file, adapter.stat().st_size, update, answers, update.meaning, proof, proof_unused)
+    return AdapterToMerge(adapter, file, adapter.stat().st_size, update, logits, update.meaning, proof, proof_unused)
 
 
-def _answers(content: bytes, update: Path, labels: int) -> dict[str, NDArray[Any]]:
-    """What the trained model answers to the base's reference images; an update without its logits proves nothing.
+def _reference_logits(content: bytes, update: Path, labels: int) -> dict[str, NDArray[Any]]:
+    """The trained model's logits of the base's reference images, and what goes with them: without, nothing is proved.
 
-    Raises: ExportError for what is none.
+    Raises: ExportError if they are invalid.
     """
     try:
         found = load(content)
@@ -82,12 +82,12 @@ def _answers(content: bytes, update: Path, labels: int) -> dict[str, NDArray[Any
         logits_NC = found["logits"]
         if logits_NC.ndim != 2 or logits_NC.shape[1] != labels or not np.isfinite(logits_NC).all():
             raise ValueError(f"logits of shape {list(logits_NC.shape)}, of {labels} labels, or not finite")
-        truth_NC = found.get("targets", logits_NC)  # of no image, where the labels are others than the base's
+        truth_NC = found.get("targets", logits_NC)  # of no image, if the labels are not the base's
         if truth_NC.shape not in (logits_NC.shape, (0, labels)):
             raise ValueError(f"targets of shape {list(truth_NC.shape)}, logits of {list(logits_NC.shape)}")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ExportError(
-            "the answers in the update are invalid",
+            "the logits in the update are invalid",
             where=update,
             found=f"{ANSWERS_FILE}: {str(error)[:200]}",
             fix="write it again: ftx export --as-update",
@@ -96,7 +96,7 @@ def _answers(content: bytes, update: Path, labels: int) -> dict[str, NDArray[Any
 
 
 def _proof(content: bytes | None, update: Path) -> tuple[Proof | None, str | None]:
-    """What the server found of the model, if that travelled with it, in a form that this ftx reads; else why not."""
+    """The server's proof of the model, if it is bundled in a form that this ftx reads; else why it is not used."""
     if content is None:
         return None, None
     try:
@@ -107,18 +107,18 @@ def _proof(content: bytes | None, update: Path) -> tuple[Proof | None, str | Non
 
 
 def _meaning(file: PeftFile, card: Card, labels: Sequence[str], adapter: Path) -> Meaning:
-    """What the logits of a plain adapter mean: the base's labels, or those that are named, in the order of its head."""
+    """The labels of a plain adapter's logits: the base's, or the given ones, in the order of its head."""
     assert card.base is not None
     own = next((file.tensors[PREFIX + name] for name in card.base.head if PREFIX + name in file.tensors), None)
     if own is None:
         raise AdapterError(
-            "the adapter brings no head, and the base has none of its own",
+            "the adapter has no head, and the head of the base is untrained",
             where=adapter,
             found=f"no {', '.join(card.base.head)}",
             fix="train it with modules_to_save for the head, as ftx does",
         )
     if not own.ndim:
-        raise AdapterError("the adapter's head is no head", where=adapter, found="one number")
+        raise AdapterError("the adapter's head is invalid", where=adapter, found="one number")
     if not labels and len(own) == len(card.labels):
         return card.meaning
     if len(labels) != len(own):
@@ -131,8 +131,8 @@ def _meaning(file: PeftFile, card: Card, labels: Sequence[str], adapter: Path) -
     return Meaning(task="multiclass", labels=Labels.multiclass(labels))
 
 
-def refuse_another(given: Given, base: Path, card: Card) -> None:
-    """Refuse what was made for another base, base IR, image size or choice of tokens.
+def check_fits(given: AdapterToMerge, base: Path, card: Card) -> None:
+    """Check the base, base IR, image size and choice of tokens that an adapter was made for.
 
     Raises: AdapterError, ExportError.
     """

@@ -1,4 +1,6 @@
-"""An adapter and its head merged into the constants of a base IR, and held to the server's.
+"""An adapter and its head merged into the constants of a base IR, and compared with the server's.
+
+Replaced constants keep their names, so that the file written is the one that a server's export would write.
 
 Shapes: I inputs, O outputs, R ranks.
 """
@@ -7,25 +9,89 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ftx.adapters.merge_weight import AdapterWeights, Float64, merged_weight, summed_weight
 from ftx.adapters.peft_file import PREFIX
-from ftx.core.errors import AdapterError, GateFailed
+from ftx.core.errors import AdapterError, ExportError, GateFailed
 from ftx.core.progress import Progress
+from ftx.core.third_parties import no_telemetry
+from ftx.runs.artifacts import IR_FILE
 from ftx.runs.card_json import BaseIr
 from ftx.runs.update_zip import tensor_digest
-from ftx.updating.constants import ConstantsOf
-from ftx.updating.given_adapter import Given
+from ftx.runtimes.compiled_network import core
+from ftx.updating.given_adapter import AdapterToMerge
+
+with no_telemetry():
+    import openvino as ov
+    from openvino import opset15 as ops
+
+FloatWeights = NDArray[np.float32] | NDArray[np.float16]
+
+
+class ConstantsOf:
+    """An IR whose constants can be read and replaced, and that is written with other labels."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the model; its weights stay in the file until they are used.
+
+        Raises: ExportError if OpenVINO cannot read it.
+        """
+        self._path = folder / IR_FILE
+        try:
+            self._model = core().read_model(self._path)
+        except RuntimeError as error:
+            raise ExportError(
+                "OpenVINO cannot open this model", where=self._path, found=str(error), fix="copy it again"
+            ) from error
+        self._nodes = {
+            node.get_friendly_name(): node
+            for node in self._model.get_ordered_ops()
+            if node.get_type_name() == "Constant"
+        }
+
+    def __getitem__(self, name: str) -> FloatWeights:
+        """The values of one constant, f32 or f16.
+
+        Raises: ExportError if there is none of this name.
+        """
+        if name not in self._nodes:
+            raise ExportError("the card names a constant that the model lacks", where=self._path, found=name)
+        values: FloatWeights = self._nodes[name].data
+        return values
+
+    def replace(self, name: str, values: NDArray[np.generic]) -> None:
+        """Put other values, which may have another shape, in a constant's place, in its own type."""
+        new = ops.constant(np.ascontiguousarray(values.astype(self[name].dtype)))
+        new.set_friendly_name(name)
+        self._nodes[name].output(0).replace(new.output(0))
+        self._nodes[name] = new
+
+    def save(self, folder: Path, model_info: Mapping[str, str]) -> None:
+        """Write ``model.xml`` and ``model.bin`` with this metadata of Model API.
+
+        Raises: ExportError if the new shapes do not fit together.
+        """
+        try:
+            self._model.validate_nodes_and_infer_types()
+        except RuntimeError as error:
+            raise ExportError(
+                "the adapter's head does not fit this model", where=self._path, found=str(error).strip()[:200]
+            ) from error
+        for key, value in model_info.items():
+            self._model.set_rt_info(value, ["model_info", key])
+        ov.save_model(self._model, folder / IR_FILE, compress_to_fp16=False)
 
 
 @dataclass(frozen=True)
 class Merged:
     """What was merged.
 
-    ``exact``: every constant has the SHA-256 of the server's; None where nobody says what that is. ``weight_bound``:
-    how far a weight may lie from what an f32 base gives, where this one is in f16.
+    ``exact``: every constant has the SHA-256 of the server's; None without an update, which has those.
+    ``weight_bound``: if this base is in f16, the largest possible difference of a weight from a merge into one in f32.
     """
 
     exact: bool | None
@@ -33,26 +99,26 @@ class Merged:
     layers: int
 
 
-def merge_into(model: ConstantsOf, given: Given, base: BaseIr, progress: Progress) -> Merged:
-    """Merge every layer, and lay the head in.
+def merge_into(model: ConstantsOf, given: AdapterToMerge, base: BaseIr, progress: Progress) -> Merged:
+    """Merge every layer, and replace the head.
 
     Raises: AdapterError for what does not fit; GateFailed if a constant is not the server's.
     """
     digests, bounds = _merge_layers(model, given, base, progress)
-    digests |= _lay_head(model, given, base)
+    digests |= _replace_head(model, given, base)
     layers, weight_bound = len(given.file.layers()), max(bounds, default=None)
     if given.update is None:
         return Merged(exact=None, weight_bound=weight_bound, layers=layers)
     if weight_bound is not None:
         return Merged(exact=False, weight_bound=weight_bound, layers=layers)  # rounded, so not the server's
-    _hold_to_server(digests, given.update.tensors, given)
+    _check_digests(digests, given.update.tensors, given)
     return Merged(exact=True, weight_bound=None, layers=layers)
 
 
 def _merge_layers(
-    model: ConstantsOf, given: Given, base: BaseIr, progress: Progress
+    model: ConstantsOf, given: AdapterToMerge, base: BaseIr, progress: Progress
 ) -> tuple[dict[str, str], list[float]]:
-    """The SHA-256 of each merged weight; and, of those that lie in f16, how far off they may be."""
+    """The SHA-256 of each merged weight; and the bound on the error of each that is stored in f16."""
     adapters = given.file.layers()
     lacking = [layer for layer in adapters if f"{layer}.weight" not in base.constants]
     if lacking:
@@ -84,25 +150,25 @@ def _merge_layers(
     return digests, bounds
 
 
-def _lay_head(model: ConstantsOf, given: Given, base: BaseIr) -> dict[str, str]:
-    """The SHA-256 of each tensor of the head, which takes the place of the base's."""
+def _replace_head(model: ConstantsOf, given: AdapterToMerge, base: BaseIr) -> dict[str, str]:
+    """The SHA-256 of each tensor of the head, which replaces the base's."""
     digests: dict[str, str] = {}
     for name in base.head:
         tensor = given.file.tensors.get(PREFIX + name)
         if tensor is None:
-            raise AdapterError("the adapter brings no head", where=given.path, found=f"no {name}")
+            raise AdapterError("the adapter has no head", where=given.path, found=f"no {name}")
         digests[name] = tensor_digest(tensor)
         held = model[base.constants[name]]
         if tensor.ndim not in (1, held.ndim):
             found = f"{name}: {list(tensor.shape)}, the base has {list(held.shape)}"
             raise AdapterError("the adapter's head does not fit this model", where=given.path, found=found)
-        # A bias lies in the graph as [1, C].
+        # A bias in the graph is [1, C].
         shape = tensor.shape if tensor.ndim == held.ndim else (*held.shape[: held.ndim - tensor.ndim], *tensor.shape)
         model.replace(base.constants[name], tensor.reshape(shape))
     return digests
 
 
-def _hold_to_server(digests: Mapping[str, str], expected: Mapping[str, str], given: Given) -> None:
+def _check_digests(digests: Mapping[str, str], expected: Mapping[str, str], given: AdapterToMerge) -> None:
     other = sorted(name for name in digests.keys() | expected.keys() if digests.get(name) != expected.get(name))
     if other:
         raise GateFailed(
@@ -114,9 +180,9 @@ def _hold_to_server(digests: Mapping[str, str], expected: Mapping[str, str], giv
 
 
 def _f16_bound(weight_OI: Float64, merged_OI: Float64, adapter: AdapterWeights) -> float:
-    """How far an entry may lie from what an f32 base gives: by the rounding before the merge, and after it.
+    """The largest difference of an entry from a merge into a base in f32, by rounding before the merge and after it.
 
-    Rounding to float16 moves a weight by 2^-11 of itself, or 2^-25 where that is more: by d. LoRA adds d as it is.
+    Rounding to float16 moves a weight by 2^-11 of itself, or 2^-25 if that is more: by d. LoRA adds d as it is.
     DoRA scales a row of V = W + s·B·A by g = m / ‖V‖, and the norm moves by η = ‖d‖ / ‖V‖ of itself at most, so the
     row moves by (g·d + |g·V|·η) / (1 - η).
     """
