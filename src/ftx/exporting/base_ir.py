@@ -1,18 +1,18 @@
 """``ftx export --base`` and ``--as-update``: what a device gets once, and what it gets for each model after that.
 
 The base is the network before training as an OpenVINO model in f32 or float16, with a map of its weights. An update is
-an adapter with its head, and what the trained model answers; ``ftx.updating`` merges it on the device.
+an adapter with its head, and the trained model's reference logits; ``ftx.updating`` merges it on the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 from torch import nn
 
@@ -30,6 +30,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.third_parties import no_telemetry
 from ftx.data.preprocess import Pixels
 from ftx.evaluating.measure import graph_logits
+from ftx.exporting.export import check_free
 from ftx.exporting.make_reference import make_reference, reference_logits
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.shared_parts import card_of
@@ -51,7 +52,7 @@ with no_telemetry():
     import openvino as ov
 
 BasePrecision = Literal["fp32", "fp16"]
-# Of the head that the base has for one: each of its constants is found by what it holds.
+# Of the random head of the base: its constants must differ, as they are found by their values.
 HEAD_SEED = 0
 
 
@@ -76,7 +77,7 @@ class UpdateReport(CommandReport):
     size_bytes: int
     sequence: int
     tensors: int
-    # Of the run's own IR in fp32, which a device repeats by its answers; null where none was validated.
+    # Of the run's own IR in fp32, which a device repeats by its logits; null if it was not validated.
     verdict: Verdict | None
 
 
@@ -88,14 +89,13 @@ def export_base(
     data: Path | None = None,
     progress: Progress = SILENT,
 ) -> BaseReport:
-    """Write the base IR of a run with an adapter: for all runs of its base, image path and size.
+    """Write the base IR of a run with an adapter: for all runs of its base, preprocessing and size.
 
-    Raises: RunError, ModelError if its base is not there; ExportError for a network whose weights are no constants of
-    the IR; InputError for another method, or where something is in the way.
+    Raises: RunError, ModelError if its base is missing; ExportError for a network whose weights are no constants of
+    the IR; InputError for another method, or if ``out`` exists.
     """
     opened = _adapted(run)
-    if out.exists():
-        raise InputError("there is something already", where=out, fix="choose another name, or move it away")
+    check_free(out)
     manifest = opened.manifest
     backbone = base_of(opened.recipe(), len(manifest.labels))
     require_base(opened, backbone.digest)
@@ -134,37 +134,35 @@ def export_update(
 ) -> UpdateReport:
     """Write the update that turns a base IR into this run's model; ``after`` is the update before it.
 
-    Raises: RunError if the run is not merged, or stale; ExportError if the base is of another network, size or image
-    path; InputError for another method, or where something is in the way.
+    Raises: RunError if the run is not merged, or stale; ExportError if the base is of another network, size or
+    preprocessing; InputError for another method, or if ``out`` exists.
     """
     opened = _adapted(run)
-    if out.exists():
-        raise InputError("there is something already", where=out, fix="choose another name, or move it away")
+    check_free(out)
     manifest, card = opened.manifest, read_card(base)
-    _refuse_another(card, base, opened)
+    _check_base(card, base, opened)
     assert card.base is not None
     trained, dense = opened.require(TRAINED), load_file(opened.require(DENSE) / DENSE_WEIGHTS)
-    file = read_peft_file(trained)
-    changed = [f"{layer}.weight" for layer in file.layers()]
-    lacking = [name for name in (*changed, *card.base.head) if name not in card.base.constants]
+    tensors = [*(f"{layer}.weight" for layer in read_peft_file(trained).layers()), *card.base.head]
+    lacking = [name for name in tensors if name not in card.base.constants]
     if lacking:
         raise ExportError("the base has no constant for some adapted layers", where=base, found=", ".join(lacking[:3]))
     previous, sequence = None, 1
     if after is not None:
         sequence = read_update(after)[0].sequence + 1
         previous = sha256(after.read_bytes()).hexdigest()
-    pixels_NHWC, targets_NC = _known(base, len(card.labels))
+    reference = load_file(base / REFERENCE_FILE)
     predictor = TorchPredictor(load_trained(opened), manifest.preprocess, opened.task)
-    logits_NC, clear_N = reference_logits(predictor, pixels_NHWC, progress)
+    logits_NC, clear_N = reference_logits(predictor, reference["images"], progress)
     same_labels = card.labels == manifest.labels
-    truth_NC = targets_NC if same_labels else np.zeros((0, len(manifest.labels)), np.float32)
+    truth_NC = reference["targets"] if same_labels else np.zeros((0, len(manifest.labels)), np.float32)
     update = Update(
         base_digest=manifest.base_digest,
         base_ir_digest=ir_digest(base),
         image_size=manifest.preprocess.image_size,
         sequence=sequence,
         previous=previous,
-        tensors={name: tensor_digest(dense[name]) for name in (*changed, *card.base.head)},
+        tensors={name: tensor_digest(dense[name]) for name in tensors},
         dense_digest=manifest.digest(DENSE),
         max_drop=opened.recipe().validation.max_drop,
         task=manifest.task,
@@ -173,10 +171,12 @@ def export_update(
         files={},
     )
     files = {name: (trained / name).read_bytes() for name in (CONFIG, WEIGHTS)}
-    answered = {"logits": logits_NC, "targets": truth_NC} | ({} if clear_N is None else {"clear": clear_N})
-    proof = _proof(opened, card, pixels_NHWC, progress)
-    proved = {} if proof is None else {PROOF_FILE: proof.model_dump_json().encode()}
-    write_update(out, update, files | {ANSWERS_FILE: save(answered)} | proved)
+    known = {"logits": logits_NC, "targets": truth_NC} | ({} if clear_N is None else {"clear": clear_N})
+    files[ANSWERS_FILE] = save(known)
+    proof = _proof(opened, card, reference["images"], progress)
+    if proof is not None:
+        files[PROOF_FILE] = proof.model_dump_json().encode()
+    write_update(out, update, files)
     return UpdateReport(
         run=str(opened.path),
         path=str(out),
@@ -189,10 +189,10 @@ def export_update(
 
 
 def _proof(run: Run, base: Card, pixels_NHWC: Pixels, progress: Progress) -> Proof | None:
-    """What ``ftx validate`` found of the run's own f32 IR, whose weights a device makes again to the last bit.
+    """What ``ftx validate`` found of the run's own f32 IR, whose weights a device reproduces to the last bit.
 
-    Its answers are to the images of that IR. Where the base has others it is asked about these, in the set of this
-    machine alone. None where nothing was found, or not here.
+    It has the logits of that IR's reference images. If the base has other images, the IR runs on these, only in the
+    instruction set of this machine. None without a proof, or if this machine computes in other precisions.
     """
     if base.precision != "fp32" or not run.has(IR_FP32):
         return None
@@ -203,7 +203,7 @@ def _proof(run: Run, base: Card, pixels_NHWC: Pixels, progress: Progress) -> Pro
     if np.array_equal(load_file(folder / REFERENCE_FILE)["images"], pixels_NHWC):
         return proof
     own: list[ReferenceLogits] = []
-    with progress.track("Answers of the IR", len(proof.run.answers) * len(pixels_NHWC)) as bar:
+    with progress.track("Reference logits of the IR", len(proof.run.answers) * len(pixels_NHWC)) as bar:
         for there in proof.run.answers:
             predictor = OpenVinoPredictor(folder, "auto" if there.compute.chosen_by_runtime else "f32")
             if predictor.compute != there.compute:
@@ -224,33 +224,24 @@ def _adapted(run: Run | Path | str | None) -> Run:
     return opened
 
 
-def _refuse_another(card: Card, base: Path, run: Run) -> None:
-    manifest = run.manifest
+def _check_base(card: Card, base: Path, run: Run) -> None:
+    """Raise ExportError unless the run was trained from this base, on the same tokens and by the same preprocessing."""
+    manifest, kept = run.manifest, run.recipe().model.token_fractions
     if card.base is None:
         raise ExportError("this model is no base", where=base, fix=f"write one first: ftx export {run.path} --base DIR")
     if card.base.base_digest != manifest.base_digest:
-        raise ExportError(
-            "the run was trained on another base than this one",
-            where=base,
-            found=f"digest {card.base.base_digest[:12]}, the run's is {manifest.base_digest[:12]}",
-            fix=f"write its own: ftx export {run.path} --base DIR",
-        )
-    if card.keep_tokens != run.recipe().model.token_fractions:
-        raise ExportError(
-            "the base keeps other tokens than the run",
-            where=base,
-            found=f"{card.keep_tokens or 'all'}, the run keeps {run.recipe().model.token_fractions or 'all'}",
-            fix=f"write its own: ftx export {run.path} --base DIR",
-        )
-    if card.preprocess != manifest.preprocess:
-        raise ExportError(
-            "the base takes images in another way than the run",
-            where=base,
-            found=f"{card.preprocess.image_size} px, the run has {manifest.preprocess.image_size}"
-            if card.preprocess.image_size != manifest.preprocess.image_size
-            else f"{card.preprocess}",
-            fix=f"write its own: ftx export {run.path} --base DIR",
-        )
+        problem = "the run was trained on another base than this one"
+        found = f"digest {card.base.base_digest[:12]}, the run's is {manifest.base_digest[:12]}"
+    elif card.keep_tokens != kept:
+        problem = "the base keeps other tokens than the run"
+        found = f"{card.keep_tokens or 'all'}, the run keeps {kept or 'all'}"
+    elif card.preprocess != manifest.preprocess:
+        problem = "the base takes images in another way than the run"
+        sizes = card.preprocess.image_size, manifest.preprocess.image_size
+        found = f"{card.preprocess}" if sizes[0] == sizes[1] else f"{sizes[0]} px, the run has {sizes[1]}"
+    else:
+        return
+    raise ExportError(problem, where=base, found=found, fix=f"write its own: ftx export {run.path} --base DIR")
 
 
 def _fill_head(module: nn.Module) -> None:
@@ -262,7 +253,7 @@ def _fill_head(module: nn.Module) -> None:
 
 
 def _constants(folder: Path, module: nn.Module, precision: BasePrecision) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The constant that holds each weight an adapter may change, and each tensor of the head, by what it holds.
+    """The constant of each weight that an adapter may change, and of each tensor of the head, found by its values.
 
     Raises: ExportError if a tensor of the head is no constant of its own.
     """
@@ -270,15 +261,12 @@ def _constants(folder: Path, module: nn.Module, precision: BasePrecision) -> tup
     by_values: dict[bytes, list[str]] = {}
     for node in ov.Core().read_model(folder / IR_FILE, config={"ENABLE_MMAP": False}).get_ordered_ops():
         if node.get_type_name() == "Constant" and node.get_element_type() == ov.Type(stored):
-            values = np.ascontiguousarray(node.data)
-            by_values.setdefault(sha256(values.tobytes()).digest(), []).append(node.get_friendly_name())
+            by_values.setdefault(_digest(node.data), []).append(node.get_friendly_name())
     state = module.state_dict()
     head = tuple(name for name in state if name.rpartition(".")[0] in head_names(module))
-    layers = [f"{name}.weight" for name in timm_naming(module).layers]
     found: dict[str, str] = {}
-    for name in dict.fromkeys((*layers, *head)):
-        values = np.ascontiguousarray(state[name].numpy().astype(stored))
-        named = by_values.get(sha256(values.tobytes()).digest(), [])
+    for name in dict.fromkeys((*(f"{layer}.weight" for layer in timm_naming(module).layers), *head)):
+        named = by_values.get(_digest(state[name].numpy().astype(stored)), [])
         if len(named) == 1:
             found[name] = named[0]
     if lacking := [name for name in head if name not in found]:
@@ -290,8 +278,5 @@ def _constants(folder: Path, module: nn.Module, precision: BasePrecision) -> tup
     return found, head
 
 
-def _known(base: Path, classes: int) -> tuple[Pixels, np.ndarray]:
-    """The reference images of a base, and their truth for its own labels. Shape: [N, H, W, 3], [N, C]."""
-    known: Mapping[str, np.ndarray] = load_file(base / REFERENCE_FILE)
-    assert known["targets"].shape[1] == classes
-    return known["images"], known["targets"]
+def _digest(values: NDArray[np.generic]) -> bytes:
+    return sha256(np.ascontiguousarray(values).tobytes()).digest()

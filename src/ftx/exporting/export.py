@@ -156,6 +156,12 @@ def artifacts_of(formats: Sequence[str], precisions: Sequence[str]) -> list[Arti
     ]
 
 
+def check_free(out: Path) -> None:
+    """Raise InputError if something has this name already."""
+    if out.exists() or out.is_symlink():
+        raise InputError("this name already exists", where=out, fix="choose another name, or move it away")
+
+
 def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
     from ftx.exporting.writers import WRITERS, check_accuracy
 

@@ -1,7 +1,7 @@
-"""``ftx export --format ovms``: a repository that OpenVINO Model Server serves as it lies there.
+"""``ftx export --format ovms``: a repository that OpenVINO Model Server serves without changes.
 
-The server decodes images by itself, into BGR (its documentation, "Support for Binary Encoded Image Input Data"); our
-models take RGB. So each model is there twice: as it is, for tensors, and with its channels turned round, for images.
+The server itself decodes images, into BGR (its documentation, "Support for Binary Encoded Image Input Data"); our
+models take RGB. So each model is written twice: unchanged, for tensors, and with its channels reversed, for images.
 
 Source: https://docs.openvino.ai/2026/model-server/ovms_docs_models_repository.html, for the folders.
 """
@@ -19,12 +19,11 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.command_report import CommandReport
 from ftx.core.disk import settle
-from ftx.core.errors import InputError
 from ftx.core.files import check_space, place_at, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.third_parties import no_telemetry
-from ftx.exporting.export import artifacts_of
-from ftx.runs.artifacts import IR_FILE, Artifact
+from ftx.exporting.export import artifacts_of, check_free
+from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS, Artifact
 from ftx.runs.run import Run
 
 with no_telemetry():
@@ -34,11 +33,10 @@ with no_telemetry():
 CONFIG_FILE = "config.json"
 # The folder of the only version that is written; the server takes the highest number.
 VERSION = "1"
-_WEIGHTS = Path(IR_FILE).with_suffix(".bin").name
 
 
 class ServedModel(BaseModel):
-    """A model by the name that clients ask for, the order of channels that it takes, and the IR that it is of."""
+    """A model by the name that clients use, the order of channels that it takes, and the IR that it was made of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,30 +62,28 @@ def export_ovms(
     precisions: Sequence[str] = ("fp32",),
     progress: Progress = SILENT,
 ) -> OvmsReport:
-    """Write IRs that a run holds as a repository with its ``config.json``, for RGB and for BGR.
+    """Write IRs of a run as a repository with its ``config.json``, for RGB and for BGR.
 
     Raises: RunError if the run lacks one of the IRs, or it is altered or stale; InputError for an unknown precision,
-    or if ``out`` is there already.
+    or if ``out`` exists.
     """
     opened = run if isinstance(run, Run) else Run.open(run)
-    wanted = artifacts_of(["openvino"], precisions)
-    folders = {artifact: opened.require(artifact) for artifact in wanted}
-    if out.exists() or out.is_symlink():
-        raise InputError("there is something already", where=out, fix="choose another name, or move it away")
+    folders = {artifact: opened.require(artifact) for artifact in artifacts_of(["openvino"], precisions)}
+    check_free(out)
     sizes = [path.stat().st_size for folder in folders.values() for path in folder.glob("model.*")]
     check_space(out.parent, 2 * sum(sizes))
     models: list[ServedModel] = []
     with progress.track("exporting", 2 * len(folders)) as task, staging(out) as staged:
         for artifact, folder in folders.items():
-            name = _name(opened, artifact, alone=len(folders) == 1)
+            name = _name(opened, artifact, is_only=len(folders) == 1)
             for served, channels in ((name, "rgb"), (f"{name}-bgr", "bgr")):
                 version = staged / served / VERSION
                 version.mkdir(parents=True)
                 if channels == "rgb":
-                    for file in (IR_FILE, _WEIGHTS):
+                    for file in (IR_FILE, IR_WEIGHTS):
                         shutil.copyfile(folder / file, version / file)
                 else:
-                    ov.save_model(turned_round(folder / IR_FILE), version / IR_FILE, compress_to_fp16=False)
+                    ov.save_model(with_bgr_input(folder / IR_FILE), version / IR_FILE, compress_to_fp16=False)
                 models.append(ServedModel(name=served, channels=channels, artifact=artifact.name))
                 task.advance(artifact=served)
         config = {"model_config_list": [{"config": {"name": one.name, "base_path": one.name}} for one in models]}
@@ -103,8 +99,8 @@ def export_ovms(
     )
 
 
-def turned_round(path: Path) -> ov.Model:
-    """The same model for BGR: the channels of its input are turned round before anything else.
+def with_bgr_input(path: Path) -> ov.Model:
+    """The same model for BGR: the channels of its input are reversed before anything else.
 
     Shape: u8 [N, H, W, 3], BGR, any H and W.
     """
@@ -120,7 +116,7 @@ def turned_round(path: Path) -> ov.Model:
     return model
 
 
-def _name(run: Run, artifact: Artifact, *, alone: bool) -> str:
-    """The run's name in letters that an address takes; with the precision where there are several."""
+def _name(run: Run, artifact: Artifact, *, is_only: bool) -> str:
+    """The run's name in letters that are valid in an address; with the precision if there are several models."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", run.path.resolve().name).strip("-.") or "model"
-    return stem if alone else f"{stem}-{artifact.variant}"
+    return stem if is_only else f"{stem}-{artifact.variant}"
