@@ -270,7 +270,7 @@ def one_int8_setting() -> Iterator[None]:
     """
     from ftx.exporting.int8 import search as quantizing
 
-    one = (quantizing.Setting(alpha=0.5),)
+    one = (quantizing.Int8Setting(alpha=0.5),)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantizing, "quantize_body", partial(quantizing.quantize_body, settings=one))
         yield

@@ -25,9 +25,9 @@ from ftx.explaining.explain import _explained, _Names, explain, open_explainer
 from ftx.explaining.overlay import overlay
 from ftx.explaining.reciprocam import explained
 from ftx.exporting import export
-from ftx.exporting.int8.products import beside_logits, products, quantized_products
+from ftx.exporting.int8.products import only_for_maps, products, quantized_products
 from ftx.exporting.int8.quantize import compress_weights, logits_of, quantize
-from ftx.exporting.int8.setting import Setting
+from ftx.exporting.int8.setting import Int8Setting
 from ftx.exporting.openvino import convert_body
 from ftx.exporting.shared_parts import NormalisedImages, Source, calibration_images
 from ftx.exporting.tracing import trace
@@ -328,7 +328,7 @@ def test_a_model_that_gives_no_maps_is_refused_with_what_to_do(
 
 
 def roundings_beside_logits(model: ov.Model) -> list[str]:
-    beside = set(beside_logits(model))
+    beside = set(only_for_maps(model))
     operations = [node for node in model.get_ordered_ops() if node.get_friendly_name() in beside]
     assert operations
     return [node.get_friendly_name() for node in operations if node.get_type_name() == "FakeQuantize"]
@@ -340,7 +340,7 @@ def test_eight_bits_of_a_convolutional_network_leave_its_maps() -> None:
     pre = Preprocess(64, 64, 64, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     body = convert_body(trace(explained(model, [range(3)], pre), pre), pre, "conv")
     noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-    made = quantize(body, NormalisedImages(noise, pre), Setting(preset="mixed"), "int8", Listener())
+    made = quantize(body, NormalisedImages(noise, pre), Int8Setting(preset="mixed"), "int8", Listener())
     assert len(quantized_products(made, {one.name for one in products(body)})) > 3
     assert roundings_beside_logits(made) == []
 
@@ -351,9 +351,9 @@ def test_eight_bits_are_for_what_logits_need(with_maps: Run) -> None:
     sources = [Source(with_maps, None, Listener(), explain=maps) for maps in (False, True)]
     pixels = [load_pixels(with_maps.data_root() / entry.path, sources[0].manifest.preprocess) for entry in calibration]
     batches = NormalisedImages(np.stack(pixels[:8]), sources[0].manifest.preprocess)
-    plain, mapped = (quantize(one.parted, batches, Setting(alpha=0.5), "int8", Listener()) for one in sources)
-    assert beside_logits(sources[0].parted) == []
-    beside = beside_logits(sources[1].parted)
+    plain, mapped = (quantize(one.parted, batches, Int8Setting(alpha=0.5), "int8", Listener()) for one in sources)
+    assert only_for_maps(sources[0].parted) == []
+    beside = only_for_maps(sources[1].parted)
     assert beside
     assert {one.name for one in products(sources[1].parted)}.isdisjoint(beside)
     assert roundings_beside_logits(mapped) == []

@@ -227,7 +227,7 @@ def test_a_fresh_process_writes_the_same_bytes_and_leaves_the_home_folder_alone(
 import sys, ftx
 from functools import partial
 from ftx.exporting.int8 import search as quantizing
-quantizing.quantize_body = partial(quantizing.quantize_body, settings=(quantizing.Setting(alpha=0.5),))
+quantizing.quantize_body = partial(quantizing.quantize_body, settings=(quantizing.Int8Setting(alpha=0.5),))
 print(ftx.export(sys.argv[1], formats=['onnx', 'openvino'], precisions=['fp32', 'int8']))
 """
     # As on a user's machine: no build server, another home folder.

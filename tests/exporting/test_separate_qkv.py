@@ -17,7 +17,7 @@ from ftx.backbones.split_network import full_model
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.int8.products import products, quantized_products, with_exact_inputs
 from ftx.exporting.int8.search import quantize_body
-from ftx.exporting.int8.setting import Setting
+from ftx.exporting.int8.setting import Int8Setting
 from ftx.exporting.openvino import compress_to_fp16, convert_body
 from ftx.exporting.separate_qkv import separate_qkv, with_parted_weights
 from ftx.exporting.tracing import trace
@@ -133,7 +133,7 @@ def test_queries_alone_take_their_inputs_in_float() -> None:
     """They share them with keys and values, of which no more is asked."""
     body = with_parted_weights(separate_qkv(body_of(network("vit_tiny_patch16_224", depth=2))))
     some = list(np.random.default_rng(0).standard_normal((4, 1, 3, PX, PX)).astype(np.float32))
-    quantized = quantize_body(body, some, some, settings=(Setting(alpha=0.5),)).model
+    quantized = quantize_body(body, some, some, settings=(Int8Setting(alpha=0.5),)).model
     names = [one.name for one in products(body)]
     rounded = quantized_products(quantized, names)
     one_of_three = [name for name in rounded if name.endswith(("/q", "/k", "/v"))]

@@ -80,7 +80,7 @@ def native_watch(folder: Path) -> dict[str, str]:
 ONE_SETTING = """
 from functools import partial
 from ftx.exporting.int8 import search as quantizing
-quantizing.quantize_body = partial(quantizing.quantize_body, settings=(quantizing.Setting(alpha=0.5),))
+quantizing.quantize_body = partial(quantizing.quantize_body, settings=(quantizing.Int8Setting(alpha=0.5),))
 """
 
 

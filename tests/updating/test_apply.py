@@ -45,9 +45,8 @@ from ftx.runtimes import load
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.training import train
 from ftx.updating.apply import apply, rollback
-from ftx.updating.constants import ConstantsOf
-from ftx.updating.given_adapter import read_given
-from ftx.updating.merge_constants import merge_into
+from ftx.updating.given_adapter import read_adapter
+from ftx.updating.merge_constants import ConstantsOf, merge_into
 
 FP32 = "openvino/fp32"
 
@@ -522,7 +521,7 @@ def test_a_model_that_answers_otherwise_than_the_servers_is_not_kept(
     adapter, _ = scaled_first(whole_run, tmp_path / "adapter")
     files |= {name: (adapter / name).read_bytes() for name in files if name.startswith("adapter")}
     write_update(tmp_path / "two", update.model_copy(update={"sequence": 2}), files)
-    with pytest.raises(GateFailed, match="does not answer as the trained one"):
+    with pytest.raises(GateFailed, match="does not predict what the trained one does"):
         apply(tmp_path / "two", half, out)
     assert hashes(out) == before
     assert [path.name for path in out.parent.iterdir()] == ["model"]
@@ -569,7 +568,7 @@ def test_from_float16_the_bound_counts_what_the_merge_is_rounded_by(
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"use_dora": False}))
     card, before, after = read_card(half), ConstantsOf(half), ConstantsOf(half)
     assert card.base is not None
-    merged = merge_into(after, read_given(adapter, card, tmp_path / "scratch", ()), card.base, SILENT)
+    merged = merge_into(after, read_adapter(adapter, card, tmp_path / "scratch", ()), card.base, SILENT)
     off = 0.0
     for layer, weights in read_peft_file(adapter).layers().items():
         constant = card.base.constants[f"{layer}.weight"]

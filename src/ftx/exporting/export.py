@@ -179,7 +179,7 @@ def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
         seconds=round(time.monotonic() - started, 3),
         smooth_quant_alpha=quantized and quantized.setting.alpha,
         preset=quantized and quantized.setting.preset,
-        int8_share=quantized and round(quantized.int8_share, 3),
+        int8_share=quantized and round(quantized.int8_fraction, 3),
         verdict=verdict,
         summary=summary,
         searched=searched,

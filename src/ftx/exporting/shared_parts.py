@@ -106,7 +106,7 @@ class Source:
             self.parted,
             *images,
             overflow_safe=overflow_safe,
-            called=self.run.task.predicted,
+            predicted=self.run.task.predicted,
             max_drop=self.run.recipe().validation.max_drop,
             progress=self.progress,
         )

@@ -16,10 +16,10 @@ from ftx.backbones.split_network import full_model
 from ftx.core.signals import OFF, SignalStack
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.int8 import search as quantizing
-from ftx.exporting.int8.products import int8_share, products, quantized_products
+from ftx.exporting.int8.products import int8_fraction, products, quantized_products
 from ftx.exporting.int8.quantize import compress_weights
 from ftx.exporting.int8.search import Quantized, quantize_body
-from ftx.exporting.int8.setting import ATTENTION, CONVOLUTIONS, Setting
+from ftx.exporting.int8.setting import ATTENTION, CONVOLUTIONS, Int8Setting
 from ftx.exporting.openvino import convert_body, name_canonically
 from ftx.exporting.tracing import trace
 from ftx.runs.machine import WITHOUT_VNNI, this_set
@@ -62,8 +62,8 @@ def quantized(listener: Listener) -> Quantized:
 
 
 def test_linear_layers_but_the_head_run_in_int8(quantized: Quantized) -> None:
-    assert quantized.int8_share == pytest.approx(2 / 3)
-    assert int8_share(core().compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})) == 0
+    assert quantized.int8_fraction == pytest.approx(2 / 3)
+    assert int8_fraction(core().compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})) == 0
 
 
 def test_the_setting_nearest_to_f32_on_held_out_images_is_taken(quantized: Quantized) -> None:
@@ -127,14 +127,14 @@ def faded_body() -> ov.Model:
 
 
 @pytest.mark.parametrize("setting", CONVOLUTIONS)
-def test_a_layer_without_a_histogram_has_a_range_all_the_same(setting: Setting) -> None:
+def test_a_layer_without_a_histogram_has_a_range_all_the_same(setting: Int8Setting) -> None:
     without_vnni = this_set() in WITHOUT_VNNI  # where 8 bits of both saturate
     made = quantize_body(faded_body(), images(1), images(2), settings=(setting,), overflow_safe=without_vnni)
     found, exact = (
         core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images(3)[0])[0]
         for model in (made.model, faded_body())
     )
-    assert made.int8_share > 0
+    assert made.int8_fraction > 0
     # 8 bits over the range from 0 to 1: at most half of 1/255; measured 8e-4 of the largest. Weights of 7 bits: half of
     # 1/63; measured 7e-3.
     bound = 0.008 if without_vnni else 0.002
@@ -142,7 +142,7 @@ def test_a_layer_without_a_histogram_has_a_range_all_the_same(setting: Setting) 
 
 
 def test_one_setting_is_not_searched_for() -> None:
-    only = Setting(alpha=0.5)
+    only = Int8Setting(alpha=0.5)
     made = quantize_body(body(), images(1), images(2), settings=(only,))
     assert (made.setting, made.candidates, made.sensitivities) == (only, (), ())
 
@@ -182,7 +182,7 @@ def in_8_bits(model: ov.Model) -> list[np.ndarray]:
 @pytest.mark.representative
 def test_safe_from_overflow_are_weights_of_seven_bits() -> None:
     """Two products of u8 and 7 bits fit into i16: 2 x 255 x 64 = 32,640."""
-    settings = (Setting(alpha=-1.0),)
+    settings = (Int8Setting(alpha=-1.0),)
     plain, safe = (
         in_8_bits(quantize_body(body(), images(1), images(2), settings=settings, overflow_safe=one).model)
         for one in (False, True)
@@ -215,7 +215,7 @@ def test_the_same_body_quantizes_to_the_same_bytes(tmp_path: Path) -> None:
     for number in range(2):
         given = body()
         name_canonically(given, "body")
-        made = quantize_body(given, images(1), images(2), settings=(Setting(alpha=0.5),)).model
+        made = quantize_body(given, images(1), images(2), settings=(Int8Setting(alpha=0.5),)).model
         name_canonically(made, "body")
         path = tmp_path / f"{number}.xml"
         ov.save_model(made, path, compress_to_fp16=False)
@@ -238,7 +238,7 @@ def test_multiplications_are_counted_as_the_network_makes_them() -> None:
 
 
 # Without SmoothQuant, which is there for what these networks show.
-PLAIN = (Setting(alpha=-1.0), Setting(alpha=-1.0, ranges="widest"))
+PLAIN = (Int8Setting(alpha=-1.0), Int8Setting(alpha=-1.0, ranges="widest"))
 
 
 def sensitive_body() -> ov.Model:
@@ -262,7 +262,7 @@ def sensitive_body() -> ov.Model:
 @pytest.mark.representative
 def test_the_product_that_loses_most_for_its_work_goes_back_into_float() -> None:
     made = quantize_body(sensitive_body(), images(1), images(2), settings=PLAIN)
-    assert made.sensitivities[0].product.name == "delicate"
+    assert made.sensitivities[0].layer == "delicate"
     assert made.sensitivities[0].gain > 0
     assert "delicate" in made.setting.in_float
     chosen = next(one for one in made.candidates if one.setting == made.setting)
@@ -276,7 +276,7 @@ def test_labels_that_change_beyond_the_margin_call_for_accuracy_control() -> Non
     """A margin of nothing, so that any change is too many: NNCF puts layers back until its own measure holds."""
     given = body(labels=100)
     made = quantize_body(
-        given, images(1), images(2), settings=PLAIN, max_drop=1e-6, called=lambda logits_NC: logits_NC > 0
+        given, images(1), images(2), settings=PLAIN, max_drop=1e-6, predicted=lambda logits_NC: logits_NC > 0
     )
     last = made.candidates[-1]
     assert last.setting.accuracy_control
@@ -293,7 +293,7 @@ def test_labels_that_change_beyond_the_margin_call_for_accuracy_control() -> Non
 @pytest.mark.representative
 def test_labels_that_do_not_change_call_for_none_however_small_the_margin() -> None:
     made = quantize_body(
-        body(), images(1), images(2), settings=PLAIN, max_drop=0.0, called=lambda logits_NC: logits_NC != logits_NC
+        body(), images(1), images(2), settings=PLAIN, max_drop=0.0, predicted=lambda logits_NC: logits_NC != logits_NC
     )
     assert {one.changed for one in made.candidates} == {0}
     assert not any(one.setting.accuracy_control for one in made.candidates)
@@ -309,27 +309,27 @@ def test_attention_stays_in_float() -> None:
     known = products(given)
     assert {one.kind for one in known} == {"linear", "attention", "convolution"}
     for safe in (False, True):
-        made = quantize_body(given, some, some, settings=(Setting(alpha=0.5),), overflow_safe=safe)
+        made = quantize_body(given, some, some, settings=(Int8Setting(alpha=0.5),), overflow_safe=safe)
         rounded = quantized_products(made.model, [one.name for one in known])
         assert {one.kind for one in known if one.name in rounded} == {"linear", "convolution"}
 
 
 def test_standard_output_stays_ours(capfd: pytest.CaptureFixture[str]) -> None:
-    quantize_body(body(), images(1), images(2), settings=(Setting(alpha=-1.0),))
+    quantize_body(body(), images(1), images(2), settings=(Int8Setting(alpha=-1.0),))
     assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        (Setting(alpha=-1.0), "no SmoothQuant"),
-        (Setting(alpha=0.15, ranges="widest"), "SmoothQuant 0.15, widest ranges"),
+        (Int8Setting(alpha=-1.0), "no SmoothQuant"),
+        (Int8Setting(alpha=0.15, ranges="widest"), "SmoothQuant 0.15, widest ranges"),
         (
-            Setting(alpha=0.5, bias_correction=False, in_float=("a", "b")),
+            Int8Setting(alpha=0.5, bias_correction=False, in_float=("a", "b")),
             "SmoothQuant 0.5, no bias correction, 2 in float",
         ),
-        (Setting(preset="mixed", accuracy_control=True), "mixed preset, accuracy control"),
+        (Int8Setting(preset="mixed", accuracy_control=True), "mixed preset, accuracy control"),
     ],
 )
-def test_a_setting_says_what_it_is(setting: Setting, said: str) -> None:
+def test_a_setting_says_what_it_is(setting: Int8Setting, said: str) -> None:
     assert str(setting) == said

@@ -17,7 +17,7 @@ from ftx.exporting.export import RecoverReport
 from ftx.exporting.int8 import recover as recovering
 from ftx.exporting.int8 import search as quantizing
 from ftx.exporting.int8.recover import recover
-from ftx.exporting.int8.setting import Setting
+from ftx.exporting.int8.setting import Int8Setting
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, IR_INT8, TRAINED
@@ -104,7 +104,7 @@ def int8_error(run: Run, reference: Run) -> float:
     this_set() in WITHOUT_VNNI, reason="without VNNI sums saturate, which nothing is trained to live with"
 )
 def test_the_ir_of_the_new_run_lies_nearer_to_the_old_model(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = (Setting(alpha=recovering.ALPHA, ranges="widest"),)
+    one = (Int8Setting(alpha=recovering.ALPHA, ranges="widest"),)
     whole = quantizing.quantize_body
     monkeypatch.setattr(quantizing, "quantize_body", lambda *given, **named: whole(*given, **named | {"settings": one}))
     before, after = Run.open(runs / "before"), Run.open(runs / "after")

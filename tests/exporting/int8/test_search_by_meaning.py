@@ -21,8 +21,8 @@ from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
 from ftx.exporting.int8.products import Product
 from ftx.exporting.int8.quantize import compress_weights, logits_of
-from ftx.exporting.int8.search import CONFIDENCE, MOST_ADDED, Candidate, Quantized, Sensitivity, _Search, quantize_body
-from ftx.exporting.int8.setting import Setting
+from ftx.exporting.int8.search import CONFIDENCE, MOST_ADDED, Candidate, Quantized, _Search, quantize_body
+from ftx.exporting.int8.setting import Int8Setting
 from ftx.exporting.shared_parts import Source, calibration_images
 from ftx.exporting.writers import WRITERS, check_accuracy
 from ftx.recipe.schema import Recipe
@@ -30,6 +30,7 @@ from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, IR_INT8, IR_INT8_SAFE, IR_INT8_WEIGHTS, Artifact
 from ftx.runs.card_json import read_card
 from ftx.runs.new_run import new_run, seal
+from ftx.runs.quantize_json import LayerSensitivity
 from ftx.runs.reference_safetensors import ReferenceFile
 from ftx.runs.run import Run
 from ftx.runs.run_json import Manifest
@@ -183,13 +184,18 @@ def test_the_gate_of_an_export_goes_by_the_margin_of_the_recipe(
     assert caught.value.fix == "export in a finer precision (fp32)"
 
 
-PLAIN = (Setting(alpha=-1.0), Setting(alpha=0.5))
+PLAIN = (Int8Setting(alpha=-1.0), Int8Setting(alpha=0.5))
 
 
-def searching(work: float, sensitivities: list[Sensitivity], whole: int) -> _Search:
+def searching(work: float, sensitivities: list[LayerSensitivity], whole: int) -> _Search:
     """A search that has come to the step in which products go back into float."""
     found = _Search.__new__(_Search)
-    found.known = [Product("all", "linear", whole)]
+    found.products = [Product("all", "linear", whole)]
+    # Of attention half is in 8 bits.
+    left = {"attention": 5 / 8, "linear": 1 / 4}
+    found.by_name = {
+        one.layer: Product(one.layer, one.kind, one.multiplications, left[one.kind]) for one in sensitivities
+    }
     found.best = Candidate(PLAIN[0], mean_abs=1.0, changed=0, images=8, work=work, latency_ms=1.0)
     found.sensitivities = sensitivities
     return found
@@ -199,8 +205,8 @@ def test_products_go_back_into_float_until_the_work_of_all_has_grown_by_a_tenth(
     """A product in 8 bits takes a quarter of its work, so three quarters of it come on top; attention is another."""
     assert MOST_ADDED == 0.1
 
-    def product(name: str, added: int, gain: float = 1.0) -> Sensitivity:
-        return Sensitivity(Product(name, "linear", added * 4 // 3), gain)
+    def product(name: str, added: int, gain: float = 1.0) -> LayerSensitivity:
+        return LayerSensitivity(layer=name, kind="linear", multiplications=added * 4 // 3, gain=gain)
 
     # A tenth of half of 6000: 300 in all.
     order = [product("a", 120), product("b", 120), product("c", 90), product("d", 60), product("e", 3)]
@@ -213,7 +219,7 @@ def test_products_go_back_into_float_until_the_work_of_all_has_grown_by_a_tenth(
     assert searching(0.5, [product("a", 240, 0.0), product("b", 240, -1.0), product("c", 240)], 6000).affordable() == [
         "c"
     ]
-    attention = Sensitivity(Product("attention", "attention", 800, int8_work=5 / 8), 1.0)
+    attention = LayerSensitivity(layer="attention", kind="attention", multiplications=800, gain=1.0)
     assert searching(0.5, [attention, product("b", 3)], 6000).affordable() == ["attention"]
 
 
@@ -248,6 +254,6 @@ def floats(model: ov.Model) -> list[np.ndarray]:
 def test_maps_are_not_rounded_and_count_as_no_product() -> None:
     """INT8 leaves what is beside the logits as it is: it is not judged by them."""
     given = images(1)
-    made = quantize_body(explained_body(), given, images(2), settings=(Setting(alpha=-1.0),))
+    made = quantize_body(explained_body(), given, images(2), settings=(Int8Setting(alpha=-1.0),))
     assert len(given) == IMAGES
     assert [one.size for one in in_8_bits(made.model)] == [192 * 64]

@@ -1,4 +1,4 @@
-"""The products of a network, where its work is: which there are, how much each is, and one of them back in float.
+"""The products of a network: what each multiplies, and which are rounded to 8 bits.
 
 Legend: N images, T tokens, H heads, d width of a head.
 """
@@ -11,24 +11,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ftx.core.third_parties import no_telemetry
+from ftx.runtimes.graph import source, sources
 
 with no_telemetry():
     import openvino as ov
 
-Kind = Literal["linear", "convolution", "attention"]
-_MOVING_ALONE = frozenset(
-    "Reshape Transpose Squeeze Unsqueeze Slice StridedSlice Gather Split VariadicSplit Concat".split()
-)
-# VNNI adds four products of 8 bits in the place of one of f32.
+ProductKind = Literal["linear", "convolution", "attention"]
+_MOVING = frozenset("Reshape Transpose Squeeze Unsqueeze Slice StridedSlice Gather Split VariadicSplit Concat".split())
+# VNNI adds four products of 8 bits in the time of one of f32.
 INT8_WORK = 1 / 4
 
 
 @dataclass(frozen=True)
 class Product:
-    """A product by its name in the body, its multiplications for one image, and the share that 8 bits leave of them."""
+    """A product by its name in the body, its multiplications for one image, and the fraction that 8 bits leave."""
 
     name: str
-    kind: Kind
+    kind: ProductKind
     multiplications: int
     int8_work: float = INT8_WORK
 
@@ -36,24 +35,25 @@ class Product:
 def products(body: ov.Model) -> list[Product]:
     """Every product that a body's logits need, in topological order.
 
-    It is attention where both sides depend on the image, as queries and keys do. Seen so, linear attention without a
-    softmax counts, and a softmax that only weighs branches does not.
+    It is attention if both sides depend on the image, as queries and keys do. So linear attention without a softmax
+    counts, and a softmax that only weights branches does not.
     """
-    single = body.clone()
-    single.reshape([1, *body.input(0).partial_shape[1:]])
-    moving, beside = set(_moving(single)), set(beside_logits(single))
+    for_one = body.clone()
+    for_one.reshape([1, *body.input(0).partial_shape[1:]])
+    varying, extra = set(_varying(for_one)), set(only_for_maps(for_one))
     found: list[Product] = []
-    for node in single.get_ordered_ops():
+    for node in for_one.get_ordered_ops():
         name, kind = node.get_friendly_name(), node.get_type_name()
-        if name in beside:
+        if name in extra:
             continue
         if kind == "ScaledDotProductAttention":
             scores = math.prod(node.input(0).get_shape()) * node.input(1).get_shape()[-2]
-            # Queries by keys, and softmax by values; of the two NNCF quantizes the first alone.
+            # Queries by keys, and softmax by values; NNCF quantizes only the first of the two.
             found.append(Product(name, "attention", 2 * scores, (INT8_WORK + 1) / 2))
         elif kind == "MatMul":
-            both = all(port.get_source_output().get_node().get_friendly_name() in moving for port in node.inputs())
-            count = math.prod(node.output(0).get_shape()) * _depth(node)
+            both = all(one.get_friendly_name() in varying for one in sources(node))
+            depth = node.input(0).get_shape()[-2 if node.get_attributes()["transpose_a"] else -1]
+            count = math.prod(node.output(0).get_shape()) * depth
             found.append(Product(name, "attention" if both else "linear", count))
         elif kind in ("Convolution", "GroupConvolution"):
             weights = node.input(1).get_shape()
@@ -62,7 +62,7 @@ def products(body: ov.Model) -> list[Product]:
     return found
 
 
-def beside_logits(body: ov.Model) -> list[str]:
+def only_for_maps(body: ov.Model) -> list[str]:
     """The names of the operations that maps need and logits do not."""
     needed: set[str] = set()
     waiting = [body.output(0).get_node()]
@@ -70,33 +70,25 @@ def beside_logits(body: ov.Model) -> list[str]:
         node = waiting.pop()
         if (name := node.get_friendly_name()) not in needed:
             needed.add(name)
-            waiting += [port.get_source_output().get_node() for port in node.inputs()]
+            waiting += sources(node)
     operations = [node for node in body.get_ordered_ops() if node.get_type_name() not in ("Constant", "Result")]
     return [name for node in operations if (name := node.get_friendly_name()) not in needed]
 
 
-def _depth(node: ov.Node) -> int:
-    """How many products are added in one number of a MatMul."""
-    transposed: bool = node.get_attributes()["transpose_a"]
-    return node.input(0).get_shape()[-2 if transposed else -1]
-
-
-def _moving(model: ov.Model) -> Iterator[str]:
+def _varying(model: ov.Model) -> Iterator[str]:
     """The names of the nodes that depend on the image."""
     seen: set[str] = set()
     for node in model.get_ordered_ops():
-        moved = any(port.get_source_output().get_node().get_friendly_name() in seen for port in node.inputs())
-        if node.get_type_name() == "Parameter" or moved:
+        if node.get_type_name() == "Parameter" or any(one.get_friendly_name() in seen for one in sources(node)):
             seen.add(node.get_friendly_name())
             yield node.get_friendly_name()
 
 
 def head_of(body: ov.Model) -> str | None:
-    """The name of the product that makes the logits, if one alone does."""
+    """The name of the product that makes the logits, if it is only one."""
     node = body.output(0).get_node()
     while node.get_type_name() != "MatMul":
-        sources = [port.get_source_output().get_node() for port in node.inputs()]
-        variable = [source for source in sources if source.get_type_name() not in ("Constant", "Convert")]
+        variable = [one for one in sources(node) if one.get_type_name() not in ("Constant", "Convert")]
         if len(variable) != 1:
             return None
         node = variable[0]
@@ -104,7 +96,7 @@ def head_of(body: ov.Model) -> str | None:
 
 
 def quantized_products(model: ov.Model, known: Collection[str]) -> list[str]:
-    """The names, of those known, of which an input is rounded to 8 bits."""
+    """Those of the ``known`` names that have an input rounded to 8 bits."""
     return [
         node.get_friendly_name()
         for node in model.get_ordered_ops()
@@ -115,7 +107,7 @@ def quantized_products(model: ov.Model, known: Collection[str]) -> list[str]:
 def with_exact_inputs(model: ov.Model, names: Collection[str]) -> ov.Model:
     """A quantized model in which some products take activations as they are; their weights stay rounded.
 
-    What takes the same rounded values in its own right, as keys do beside queries, goes on to take them.
+    Other products of the same rounded values, as keys next to queries, still take these.
     """
     changed = model.clone()
     for node in changed.get_ordered_ops():
@@ -131,17 +123,17 @@ def with_exact_inputs(model: ov.Model, names: Collection[str]) -> ov.Model:
 
 
 def _rounded(port: ov.Input) -> ov.Node | None:
-    """What rounds the values of a port, seen through operations that move them alone."""
+    """What rounds the values of a port, seen through operations that only move them."""
     node = port.get_source_output().get_node()
-    while node.get_type_name() in _MOVING_ALONE:
-        node = node.input(0).get_source_output().get_node()
+    while node.get_type_name() in _MOVING:
+        node = source(node)
     return node if node.get_type_name() == "FakeQuantize" else None
 
 
-def int8_share(compiled: ov.CompiledModel) -> float:
-    """The share of a compiled model's linear layers and convolutions that the CPU computes in 8 bits, in [0, 1].
+def int8_fraction(compiled: ov.CompiledModel) -> float:
+    """The fraction of a compiled model's linear layers and convolutions that the CPU computes in 8 bits, in [0, 1].
 
-    Linear layers are what the CPU plugin calls FullyConnected: products with constant weights.
+    Linear layers are FullyConnected in the CPU plugin: products with constant weights.
     """
     precisions = [
         node.get_rt_info()["runtimePrecision"].astype(str)

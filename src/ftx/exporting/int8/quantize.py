@@ -1,4 +1,4 @@
-"""INT8 by NNCF: a body quantized in one setting; and weights alone in 8 bits.
+"""INT8 by NNCF: a body quantized in one setting; or only its weights in 8 bits.
 
 Shapes: N images, C labels; the body takes normalised f32 [N, 3, H, W].
 """
@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 from ftx.core.progress import Progress, ProgressTask
 from ftx.core.signals import handle_signals_on_own_stack
 from ftx.core.third_parties import no_telemetry
-from ftx.exporting.int8.products import beside_logits, head_of
-from ftx.exporting.int8.setting import Ranges, Setting
+from ftx.exporting.int8.products import head_of, only_for_maps
+from ftx.exporting.int8.setting import Int8Setting, Ranges
 from ftx.runtimes.compiled_network import core, first_output
+from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
     import nncf
@@ -28,9 +30,8 @@ with no_telemetry():
     from nncf.quantization.advanced_parameters import AdvancedAccuracyRestorerParameters
     from nncf.quantization.range_estimator import RangeEstimatorParameters, RangeEstimatorParametersSet
 
-Floats = NDArray[np.float32]
-# Which labels logits give. Shape: [N, C] -> [N, C].
-Called = Callable[[Floats], NDArray[np.bool_]]
+# The labels of logits. Shape: [N, C] -> [N, C].
+PredictedLabels = Callable[[Floats], NDArray[np.bool_]]
 
 # "mean" is NNCF's own choice.
 RANGES: Mapping[Ranges, RangeEstimatorParameters] = {
@@ -38,7 +39,7 @@ RANGES: Mapping[Ranges, RangeEstimatorParameters] = {
     "widest": RangeEstimatorParametersSet.MINMAX,
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
 }
-# Of layers that NNCF's accuracy control puts back into float: each is an evaluation of all held-out images.
+# The most layers that NNCF's accuracy control puts back into float: each takes an evaluation of all judging images.
 MOST_REVERTED = 24
 
 
@@ -46,7 +47,7 @@ class Batches(Protocol):
     """Normalised images, f32 [N, 3, H, W] each, that can be read again and again."""
 
     def __len__(self) -> int:
-        """How many batches there are."""
+        """The number of batches."""
         ...
 
     def __iter__(self) -> Iterator[Floats]:
@@ -55,21 +56,21 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What NNCF's accuracy control is to reach: of these images at most the share ``max_drop`` may change its labels.
+class LabelGoal:
+    """The goal of NNCF's accuracy control: at most the fraction ``max_drop`` of these images changes its labels.
 
     Shape: ``exact_NC`` the float model's logits, in the order of the images.
     """
 
     images: Batches
     exact_NC: Floats
-    called: Called
+    predicted: PredictedLabels
     max_drop: float
 
     def kept(self, model: ov.CompiledModel, items: Iterable[tuple[Floats, Floats]]) -> tuple[float, None]:
-        """The share of some of the images whose labels are the float model's."""
+        """The fraction of some of the images whose labels are the float model's."""
         same = [
-            bool((self.called(first_output(model, image)) == self.called(exact_C[None])).all())
+            bool((self.predicted(first_output(model, image)) == self.predicted(exact_C[None])).all())
             for image, exact_C in items
         ]
         return float(np.mean(same)), None
@@ -78,50 +79,43 @@ class Goal:
 def quantize(
     body: ov.Model,
     calibration: Batches,
-    setting: Setting,
+    setting: Int8Setting,
     description: str,
     progress: Progress,
     *,
     overflow_safe: bool = False,
-    goal: Goal | None = None,
+    goal: LabelGoal | None = None,
 ) -> ov.Model:
-    """Quantize a body in one setting, its activations' ranges taken from training images; the head stays f32.
+    """Quantize a body in one setting, with the ranges of its activations on training images; the head stays f32.
 
     ``overflow_safe`` leaves weights one bit less: without VNNI (AVX2, AVX512) two products of 8 bits are added in 16,
-    and saturate. ``goal`` goes with a setting of accuracy control.
+    and saturate. ``goal`` is for a setting with accuracy control.
     Shape: each item is a batch of normalised images, f32 [N, 3, H, W].
     """
-    alpha = -1.0 if setting.alpha is None else setting.alpha
-    # SmoothQuant needs a pass over the images of its own.
-    passes = 1 if alpha < 0 else 2
+    # SmoothQuant needs a separate pass over the images.
+    passes = 1 if setting.alpha is None or setting.alpha < 0 else 2
     # The head's rounding goes straight into the logits, and it is a 49th of a ViT's layers and far less of its work:
     # left in f32, the error of the search below fell from 0.136 to 0.117.
-    kept = [name for name in (head_of(body), *setting.in_float, *beside_logits(body)) if name is not None]
+    scope = _all_but(*kept_in_float(body), *setting.in_float)
     with progress.track(description, passes * len(calibration)) as task, quiet():
 
         def calibrated(ranges: Ranges) -> ov.Model:
             known: dict[str, Any] = {
                 "model": body,
-                "calibration_dataset": nncf.Dataset(_Counted(calibration, task)),
+                "calibration_dataset": nncf.Dataset(_CountedBatches(calibration, task)),
                 # Without it a ViT with outliers fell to cosine 0.37 against f32.
                 "model_type": None if setting.alpha is None else nncf.ModelType.TRANSFORMER,
                 "preset": None if setting.preset is None else nncf.QuantizationPreset(setting.preset),
                 "subset_size": len(calibration),
-                "ignored_scope": nncf.IgnoredScope(names=kept) if kept else None,
+                "ignored_scope": scope,
             }
-            advanced = nncf.AdvancedQuantizationParameters(
-                overflow_fix=nncf.OverflowFix.ENABLE if overflow_safe else None,
-                activations_range_estimator_params=RANGES[ranges],
-                disable_bias_correction=not setting.bias_correction,
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1),
-            )
+            advanced = _advanced(setting, ranges, overflow_safe=overflow_safe)
             if not setting.accuracy_control:
                 return nncf.quantize(**known, advanced_parameters=advanced)
             assert goal is not None
-            judged = list(zip(goal.images, goal.exact_NC, strict=True))
             return nncf.quantize_with_accuracy_control(
                 **known,
-                validation_dataset=nncf.Dataset(judged, _image),
+                validation_dataset=nncf.Dataset(list(zip(goal.images, goal.exact_NC, strict=True)), itemgetter(0)),
                 validation_fn=goal.kept,
                 max_drop=goal.max_drop,
                 advanced_quantization_parameters=advanced,
@@ -133,7 +127,7 @@ def quantize(
         try:
             return calibrated(setting.ranges_of_activations)
         except ValueError as error:
-            # Numpy's, of a layer whose values are all but alike, as at the end of untrained networks.
+            # Numpy's, for a layer whose values are nearly all the same, as at the end of untrained networks.
             if "Too many bins" not in str(error):
                 raise
             return calibrated("mean")
@@ -142,52 +136,66 @@ def quantize(
             handle_signals_on_own_stack()
 
 
-def _image(item: tuple[Floats, Floats]) -> Floats:
-    return item[0]
+def _advanced(setting: Int8Setting, ranges: Ranges, *, overflow_safe: bool) -> nncf.AdvancedQuantizationParameters:
+    alpha = -1.0 if setting.alpha is None else setting.alpha
+    return nncf.AdvancedQuantizationParameters(
+        overflow_fix=nncf.OverflowFix.ENABLE if overflow_safe else None,
+        activations_range_estimator_params=RANGES[ranges],
+        disable_bias_correction=not setting.bias_correction,
+        smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha, convolution=-1),
+    )
+
+
+def kept_in_float(body: ov.Model) -> list[str]:
+    """The names of the head, and of what only maps need: maps read the head's weights too."""
+    head = head_of(body)
+    return [*([] if head is None else [head]), *only_for_maps(body)]
+
+
+def _all_but(*names: str) -> nncf.IgnoredScope | None:
+    return nncf.IgnoredScope(names=list(names)) if names else None
 
 
 def compress_weights(body: ov.Model) -> ov.Model:
-    """The same body with the weights of its linear layers and convolutions in 8 bits, but for the head's.
+    """The same body with the weights of its linear layers and convolutions in 8 bits, except the head's.
 
-    They are widened again as they are used, so activations stay floats, and nothing is calibrated.
+    They are converted to floats when they are used, so activations stay floats, and nothing is calibrated.
     """
-    # Maps read the head's weights as well: left out there alone, they would be in 8 bits for both.
-    kept = [name for name in (head_of(body), *beside_logits(body)) if name is not None]
     with quiet():
         return nncf.compress_weights(
             body.clone(),
             mode=nncf.CompressWeightsMode.INT8_ASYM,
-            ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
+            ignored_scope=_all_but(*kept_in_float(body)),
         )
 
 
 @dataclass(frozen=True)
-class _Counted:
-    """Calibration images that tell how far NNCF has read them."""
+class _CountedBatches:
+    """Calibration images that advance the progress when NNCF reads them."""
 
     batches: Batches
     task: ProgressTask
 
     def __iter__(self) -> Iterator[Floats]:
         for batch_NCHW in self.batches:
-            self.task.advance()  # before, as nobody comes back after the last one
+            self.task.advance()  # before, as a generator is not resumed after its last item
             yield batch_NCHW
 
 
 def compiled(model: ov.Model) -> ov.CompiledModel:
-    """For comparing: f32 where it is not INT8, as bf16's own rounding would cover the differences between settings."""
+    """For comparisons: f32 except for INT8, as bf16's own rounding would hide the differences between settings."""
     return core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def logits_of(model: ov.Model, batches: Iterable[Floats]) -> Floats:
-    """What a body answers. Shape: [N, C]."""
+    """The logits of a body. Shape: [N, C]."""
     ready = compiled(model)
     return np.concatenate([first_output(ready, batch_NCHW) for batch_NCHW in batches])
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """NNCF draws bars and logs on standard output, which is ours for results alone."""
+    """Without the bars and log of NNCF on standard output, which is only for results."""
     logger = logging.getLogger("nncf")
     level = logger.level
     logger.setLevel(logging.ERROR)

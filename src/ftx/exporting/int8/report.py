@@ -1,4 +1,4 @@
-"""What a search for INT8 found, as ``reports/quantize.json`` and a picture of error against latency beside it."""
+"""The search for INT8 as ``reports/quantize.json``, and as a picture of error against latency."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ftx.core.pages import drawn
 from ftx.exporting.int8.search import Candidate, Quantized
 from ftx.runs.artifacts import Artifact
 from ftx.runs.machine import this_machine, this_set
-from ftx.runs.quantize_json import CandidateRow, LayerSensitivity, QuantizeReport
+from ftx.runs.quantize_json import CandidateRow, QuantizeReport
 
 
 def report_of(quantized: Quantized, artifact: Artifact) -> QuantizeReport:
@@ -20,15 +20,7 @@ def report_of(quantized: Quantized, artifact: Artifact) -> QuantizeReport:
         machine=this_machine(),
         isa=this_set(),
         candidates=[_row(one, chosen=one.setting == quantized.setting) for one in quantized.candidates],
-        sensitivities=[
-            LayerSensitivity(
-                layer=one.product.name,
-                kind=one.product.kind,
-                multiplications=one.product.multiplications,
-                gain=one.gain,
-            )
-            for one in quantized.sensitivities
-        ],
+        sensitivities=list(quantized.sensitivities),
     )
 
 
@@ -52,7 +44,7 @@ def _row(candidate: Candidate, *, chosen: bool) -> CandidateRow:
 
 
 def draw(report: QuantizeReport, path: Path) -> None:
-    """A point a setting: its latency to the right, its error upwards; the chosen one filled.
+    """One point for each setting: its latency to the right, its error upwards; the chosen one is filled.
 
     Raises: ModuleNotFoundError where matplotlib is not installed.
     """
@@ -64,11 +56,11 @@ def draw(report: QuantizeReport, path: Path) -> None:
             axes.plot(row.latency_ms, row.mean_abs, "o", color=colour, fillstyle="full" if row.chosen else "none")
             place = (row.latency_ms, row.mean_abs or 0.0)
             axes.annotate(str(number), place, (5, 3), textcoords="offset points", fontsize=9, color=colour)
-            said = f"{row.setting}: {row.changed} of {row.images} labels"
+            label = f"{row.setting}: {row.changed} of {row.images} labels"
             weight = "bold" if row.chosen else "normal"
             height = 1 - number / (len(rows) + 1)
             names.text(0, height, f"{number}", color=colour, fontsize=8, weight=weight, transform=names.transAxes)
-            names.text(0.08, height, said, color=colour, fontsize=8, weight=weight, transform=names.transAxes)
+            names.text(0.08, height, label, color=colour, fontsize=8, weight=weight, transform=names.transAxes)
         names.set_axis_off()
         axes.set_xlabel(f"milliseconds an image, {report.machine.cpu}, {report.isa or 'unknown'}")
         axes.set_ylabel("mean difference of a logit from the float model's")

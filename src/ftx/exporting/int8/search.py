@@ -1,8 +1,8 @@
-"""The search for the INT8 model: in which setting a network loses least for its work, judged on images of their own.
+"""The search for the INT8 model: the setting in which a network loses least for its work, on images of its own.
 
-In four steps, each from the best of those before: the strength of SmoothQuant (or the preset); how ranges are taken,
-and whether biases are corrected; products that go back into float, the most sensitive for their work first; and, where
-labels still change beyond the margin for certain, NNCF's accuracy control.
+It has four steps, each from the best setting so far: the strength of SmoothQuant (or the preset); how ranges are
+estimated, and whether biases are corrected; products that go back into float, the most sensitive for their work first;
+and, if labels still change beyond the margin for certain, NNCF's accuracy control.
 
 Shapes: N images, C labels.
 """
@@ -21,34 +21,30 @@ from numpy.typing import NDArray
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import PairedCounts
 from ftx.core.third_parties import no_telemetry
-from ftx.exporting.int8.products import (
-    Product,
-    int8_share,
-    products,
-    quantized_products,
-    with_exact_inputs,
-)
-from ftx.exporting.int8.quantize import Batches, Called, Floats, Goal, compiled, logits_of, quantize
-from ftx.exporting.int8.setting import ATTENTION, CONVOLUTIONS, Setting
+from ftx.exporting.int8.products import Product, int8_fraction, products, quantized_products, with_exact_inputs
+from ftx.exporting.int8.quantize import Batches, LabelGoal, PredictedLabels, compiled, logits_of, quantize
+from ftx.exporting.int8.setting import ATTENTION, CONVOLUTIONS, Int8Setting
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.machine import this_set
+from ftx.runs.quantize_json import LayerSensitivity
 from ftx.runtimes.compiled_network import core
 from ftx.runtimes.single_kernels import single_body
+from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
     import openvino as ov
 
 # Images of the search. DINOv2 ViT-S with a linear head on Fashion-MNIST, mean absolute logit difference (the logits'
-# deviation is 1.9): with 32 images 0.149, 0.154, 0.111, 0.166 for the four strengths, with 128 images 0.155, 0.147,
-# 0.114, 0.142. The order of the best is the same and a trial takes 9 s on 2 cores instead of 25.
+# standard deviation is 1.9): with 32 images 0.149, 0.154, 0.111, 0.166 for the four strengths, with 128 images 0.155,
+# 0.147, 0.114, 0.142. The order of the best is the same, and a trial takes 9 s on 2 cores instead of 25.
 SEARCH_IMAGES = 32
-# By so many of the images that judge, a product's sensitivity is told. There are 74 of them in a ViT-S and each takes
-# 2 s, so first those that stand together are asked about as one: a block of a ViT has six in 8 bits.
+# Judging images by which a product's sensitivity is measured. A ViT-S has 74 products and each takes 2 s, so neighbours
+# are measured together first: a block of a ViT has six in 8 bits.
 SENSITIVITY_IMAGES = 16
 NEIGHBOURS = 6
 FINEST = 3
-# How many products go back into float, one step after the other, and how much work all of them may add: a network whose
-# error is to be least would end with none in 8 bits.
+# How many products go back into float, step by step, and how much work all of them may add: without this limit the
+# smallest error is that of a network with none in 8 bits.
 IN_FLOAT = (1, 2, 4, 8)
 MOST_ADDED = 0.1
 CONFIDENCE = 0.95
@@ -57,15 +53,15 @@ _TIMED = 9
 
 @dataclass(frozen=True)
 class Candidate:
-    """A setting that was tried, and what came of it.
+    """A setting that was tried, and its result.
 
-    ``mean_abs`` is the mean absolute difference of a logit from the float model's, over the images that judge;
-    ``changed`` those of them, of ``images``, whose labels are others. ``work`` is what is left of the float model's
-    multiplications, as VNNI counts them. ``latency_ms`` is one image on this machine, in turn with the first candidate,
+    ``mean_abs`` is the mean absolute difference of a logit from the float model's, over the judging images; ``changed``
+    is how many of these ``images`` have other labels. ``work`` is the fraction of the float model's multiplications
+    that is left, as VNNI counts them. ``latency_ms`` is one image on this machine, in turn with the first candidate,
     and decides nothing: the same images make the same model, whatever else the machine does.
     """
 
-    setting: Setting
+    setting: Int8Setting
     mean_abs: float
     changed: int
     images: int
@@ -74,31 +70,23 @@ class Candidate:
 
     @property
     def loss(self) -> float:
-        """What is to be least: work that takes a tenth more must bring a tenth less error."""
+        """What is minimised: a tenth more work must bring a tenth less error."""
         return self.mean_abs * self.work if np.isfinite(self.mean_abs) else float("inf")
 
 
 @dataclass(frozen=True)
-class Sensitivity:
-    """By how much the error falls where one product takes its activations in float."""
-
-    product: Product
-    gain: float
-
-
-@dataclass(frozen=True)
 class Quantized:
-    """An INT8 body, the setting it was made with, and what it was chosen from; nothing where that was given."""
+    """An INT8 body, its setting, and the candidates it was chosen from; none if the setting was given."""
 
     model: ov.Model
-    setting: Setting
+    setting: Int8Setting
     candidates: tuple[Candidate, ...] = ()
-    sensitivities: tuple[Sensitivity, ...] = ()
+    sensitivities: tuple[LayerSensitivity, ...] = ()
 
     @property
-    def int8_share(self) -> float:
-        """How much of it this CPU computes in 8 bits, in [0, 1]."""
-        return int8_share(compiled(self.model))
+    def int8_fraction(self) -> float:
+        """The fraction of it that this CPU computes in 8 bits, in [0, 1]."""
+        return int8_fraction(compiled(self.model))
 
 
 def quantize_body(
@@ -106,21 +94,20 @@ def quantize_body(
     calibration: Batches,
     held_out: Batches,
     *,
-    settings: Sequence[Setting] | None = None,
+    settings: Sequence[Int8Setting] | None = None,
     overflow_safe: bool = False,
-    called: Called | None = None,
+    predicted: PredictedLabels | None = None,
     max_drop: float = MAX_DROP,
     progress: Progress = SILENT,
 ) -> Quantized:
     """Search for the best setting with the first few calibration images, and quantize with it and all of them.
 
-    ``settings`` are those to begin with, by default those for the body's kind; one alone is taken as it is.
-    ``called`` says which labels logits give, by default the one of the highest. ``overflow_safe`` is for CPUs without
-    VNNI.
+    ``settings`` are the first ones, by default those for the body's kind; a single one is used without a search.
+    ``predicted`` returns the labels of logits, by default the highest. ``overflow_safe`` is for CPUs without VNNI.
 
-    Attention stays in float. Its operands are both activations, which have no bit to spare where sums saturate; and as
-    one fused operation it takes as long as in parts with 8 bits in them (DINOv2-small, one image: 1.05 and 1.00 of the
-    time on AVX512-VNNI and AVX2-VNNI, 0.93 on AVX512-BF16, 0.79 on AMX).
+    Attention stays in float. Both operands are activations, which have no bit to spare if sums saturate; and as one
+    fused operation it is as fast as with parts in 8 bits (DINOv2-small, one image: 5 % slower on AVX512-VNNI, as fast
+    on AVX2-VNNI, 7 % faster on AVX512-BF16, 21 % faster on AMX).
     Shape: each item is a batch of normalised images, f32 [N, 3, H, W].
     """
     known = products(body)
@@ -128,46 +115,41 @@ def quantize_body(
     kinds = settings or (ATTENTION if attention else CONVOLUTIONS)
     kinds = tuple(replace(one, in_float=(*one.in_float, *attention)) for one in kinds)
     if len(kinds) == 1:
-        said = "INT8: calibrating"
-        only = quantize(body, calibration, kinds[0], said, progress, overflow_safe=overflow_safe)
+        only = quantize(body, calibration, kinds[0], "INT8: calibrating", progress, overflow_safe=overflow_safe)
         return Quantized(only, kinds[0])
     few = list(islice(calibration, SEARCH_IMAGES))
-    search = _Search(body, few, held_out, known, called or _best, max_drop, progress, overflow_safe=overflow_safe)
+    search = _Search(body, few, held_out, known, predicted or _highest, max_drop, progress, overflow_safe)
     search.run(kinds)
-    best = search.best
-    if len(few) == len(calibration):
-        model = search.model
-    else:
+    best, model = search.best, search.model
+    if len(few) < len(calibration):
         model = search.quantized(best.setting, calibration, f"INT8: calibrating, {best.setting}")
     return Quantized(model, best.setting, tuple(search.candidates), tuple(search.sensitivities))
 
 
+@dataclass
 class _Search:
-    """What has been tried so far, and the best of it."""
+    """The candidates so far, and the best of them."""
 
-    def __init__(
-        self,
-        body: ov.Model,
-        few: Batches,
-        held_out: Batches,
-        known: Sequence[Product],
-        called: Called,
-        max_drop: float,
-        progress: Progress,
-        *,
-        overflow_safe: bool,
-    ) -> None:
-        self.body, self.few, self.held_out, self.known = body, few, held_out, known
-        self.called, self.max_drop, self.progress, self.overflow_safe = called, max_drop, progress, overflow_safe
-        self.exact_NC = logits_of(body, held_out)
-        self.clock = _Clock(next(iter(held_out))[:1])
+    body: ov.Model
+    few: Batches
+    held_out: Batches
+    products: Sequence[Product]
+    predicted: PredictedLabels
+    max_drop: float
+    progress: Progress
+    overflow_safe: bool
+
+    def __post_init__(self) -> None:
+        self.by_name = {one.name: one for one in self.products}
+        self.exact_NC = logits_of(self.body, self.held_out)
+        self.clock = _Clock(next(iter(self.held_out))[:1])
         self.candidates: list[Candidate] = []
-        self.sensitivities: list[Sensitivity] = []
+        self.sensitivities: list[LayerSensitivity] = []
         self.best: Candidate
         self.model: ov.Model
 
-    def run(self, settings: Sequence[Setting]) -> None:
-        """Try all steps."""
+    def run(self, settings: Sequence[Int8Setting]) -> None:
+        """Go through all steps."""
         for setting in settings:
             self.attempt(setting)
         start = self.best.setting
@@ -194,37 +176,35 @@ class _Search:
                 break
 
     def affordable(self) -> list[str]:
-        """The products that gain most for their work, as far as that may grow."""
-        left = MOST_ADDED * self.best.work * sum(one.multiplications for one in self.known)
+        """The products that gain most for their work, up to the limit of added work."""
+        left = MOST_ADDED * self.best.work * sum(one.multiplications for one in self.products)
         found: list[str] = []
         for one in self.sensitivities:
-            added = (1 - one.product.int8_work) * one.product.multiplications
+            added = (1 - self.by_name[one.layer].int8_work) * one.multiplications
             if one.gain > 0 and added <= left:
-                found.append(one.product.name)
+                found.append(one.layer)
                 left -= added
         return found
 
-    def measured_sensitivities(self) -> list[Sensitivity]:
-        """The products in 8 bits of the best model, the one that gains most for its work first.
+    def measured_sensitivities(self) -> list[LayerSensitivity]:
+        """The products in 8 bits of the best model, from the most gain for its work to the least.
 
-        Neighbours are measured together, and those of the groups that gain most one by one.
+        Neighbours are measured together; then the products of the groups that gain most, one by one.
         """
         some = list(islice(self.held_out, SENSITIVITY_IMAGES))
-        exact_NC = self.exact_NC[: len(some)]
-        by_name = {one.name: one for one in self.known}
-        rounded = [by_name[name] for name in quantized_products(self.model, by_name)]
+        rounded = [self.by_name[name] for name in quantized_products(self.model, self.by_name)]
         groups = [rounded[start : start + NEIGHBOURS] for start in range(0, len(rounded), NEIGHBOURS)]
 
         def error(model: ov.Model) -> float:
-            return float(np.abs(logits_of(model, some) - exact_NC).mean())
+            return float(np.abs(logits_of(model, some) - self.exact_NC[: len(some)]).mean())
 
-        whole = error(self.model)
+        full = error(self.model)
 
-        def gains(sets: Sequence[Sequence[Product]], said: str) -> list[float]:
+        def gains(sets: Sequence[Sequence[Product]], what: str) -> list[float]:
             found: list[float] = []
-            with self.progress.track(f"INT8: sensitivity of {said}", len(sets)) as task:
+            with self.progress.track(f"INT8: sensitivity of {what}", len(sets)) as task:
                 for together in sets:
-                    found.append(whole - error(with_exact_inputs(self.model, [one.name for one in together])))
+                    found.append(full - error(with_exact_inputs(self.model, [one.name for one in together])))
                     task.advance()
             return found
 
@@ -233,15 +213,18 @@ class _Search:
             for group, gain in zip(groups, gains(groups, "neighbouring layers"), strict=True)
         ]
         finest = sorted(range(len(groups)), key=lambda number: -worth[number])[:FINEST]
-        single = [[one] for number in finest for one in groups[number]]
-        found = [Sensitivity(one, gain) for (one,), gain in zip(single, gains(single, "each layer"), strict=True)]
-        return sorted(found, key=lambda one: -one.gain / one.product.multiplications)
+        layers = [one for number in finest for one in groups[number]]
+        found = [
+            LayerSensitivity(layer=one.name, kind=one.kind, multiplications=one.multiplications, gain=gain)
+            for one, gain in zip(layers, gains([[one] for one in layers], "each layer"), strict=True)
+        ]
+        return sorted(found, key=lambda one: -one.gain / one.multiplications)
 
-    def attempt(self, setting: Setting) -> None:
+    def attempt(self, setting: Int8Setting) -> None:
         """Quantize with the few images, and measure."""
         model = self.quantized(setting, self.few, f"INT8: trying {setting}")
         logits_NC = logits_of(model, self.held_out)
-        same_N = (self.called(logits_NC) == self.called(self.exact_NC)).all(axis=1)
+        same_N = (self.predicted(logits_NC) == self.predicted(self.exact_NC)).all(axis=1)
         found = Candidate(
             setting=setting,
             mean_abs=float(np.abs(logits_NC - self.exact_NC).mean()),
@@ -255,30 +238,32 @@ class _Search:
         self.candidates.append(found)
 
     def is_better(self, found: Candidate) -> bool:
-        """Whether it takes the place of the best; NNCF's control, which was asked for because of labels, by these."""
+        """Whether it replaces the best; with NNCF's control, which is tried because of labels, by the labels."""
         return found.changed < self.best.changed if found.setting.accuracy_control else found.loss < self.best.loss
 
-    def quantized(self, setting: Setting, images: Batches, description: str) -> ov.Model:
+    def quantized(self, setting: Int8Setting, images: Batches, description: str) -> ov.Model:
         """The body in one setting."""
-        goal = Goal(self.held_out, self.exact_NC, self.called, self.max_drop) if setting.accuracy_control else None
+        goal = (
+            LabelGoal(self.held_out, self.exact_NC, self.predicted, self.max_drop) if setting.accuracy_control else None
+        )
         return quantize(
             self.body, images, setting, description, self.progress, overflow_safe=self.overflow_safe, goal=goal
         )
 
     def work(self, model: ov.Model) -> float:
-        """The share of the float body's multiplications that a quantized model is left with."""
-        rounded = set(quantized_products(model, {one.name for one in self.known}))
-        left = sum((one.int8_work if one.name in rounded else 1) * one.multiplications for one in self.known)
-        return left / max(sum(one.multiplications for one in self.known), 1)
+        """The fraction of the float body's multiplications that is left in a quantized model."""
+        rounded = set(quantized_products(model, self.by_name))
+        left = sum((one.int8_work if one.name in rounded else 1) * one.multiplications for one in self.products)
+        return left / max(sum(one.multiplications for one in self.products), 1)
 
 
-def _best(logits_NC: Floats) -> NDArray[np.bool_]:
+def _highest(logits_NC: Floats) -> NDArray[np.bool_]:
     """Shape: [N, C]."""
     return logits_NC == logits_NC.max(axis=1, keepdims=True)
 
 
 class _Clock:
-    """One image through each candidate, compiled for one and in the precision that this CPU would run it in.
+    """Times one image in each candidate, compiled for one and in the precision that this CPU would use.
 
     It is timed in turn with the first candidate, so that a slow minute of the machine slows both.
     """
@@ -288,9 +273,9 @@ class _Clock:
         self.first: tuple[ov.InferRequest, float] | None = None
 
     def ms(self, model: ov.Model) -> float:
-        """The median time, by the first candidate's own."""
-        alone = single_body(model, self.image_13HW.shape, this_set())
-        request = core().compile_model(model if alone is None else alone, "CPU").create_infer_request()
+        """The median time, relative to the first candidate's own."""
+        for_one = single_body(model, self.image_13HW.shape, this_set())
+        request = core().compile_model(model if for_one is None else for_one, "CPU").create_infer_request()
         for _ in range(2):
             self._seconds(request)
         if self.first is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Preset = Literal["performance", "mixed"]
+Int8Preset = Literal["performance", "mixed"]
 # Of an activation's range over the calibration images: between the means of their least and greatest values, between
 # the least and the greatest of all, or what keeps a histogram nearest.
 Ranges = Literal["mean", "widest", "histogram"]
 
 
 @dataclass(frozen=True)
-class Setting:
+class Int8Setting:
     """One way to quantize: for a network with attention a strength of SmoothQuant, for another a preset; and the rest.
 
     ``alpha`` is how far SmoothQuant moves the activations' outliers into the weights: 0 not at all, 1 wholly,
@@ -23,7 +23,7 @@ class Setting:
     """
 
     alpha: float | None = None
-    preset: Preset | None = None
+    preset: Int8Preset | None = None
     ranges: Ranges | None = None
     bias_correction: bool = True
     in_float: tuple[str, ...] = ()
@@ -31,18 +31,18 @@ class Setting:
 
     def __str__(self) -> str:
         if self.alpha is None:
-            said = [f"{self.preset} preset"]
+            parts = [f"{self.preset} preset"]
         else:
-            said = ["no SmoothQuant" if self.alpha < 0 else f"SmoothQuant {self.alpha:g}"]
+            parts = ["no SmoothQuant" if self.alpha < 0 else f"SmoothQuant {self.alpha:g}"]
         if self.ranges is not None:
-            said.append(f"{self.ranges} ranges")
+            parts.append(f"{self.ranges} ranges")
         if not self.bias_correction:
-            said.append("no bias correction")
+            parts.append("no bias correction")
         if self.in_float:
-            said.append(f"{len(self.in_float)} in float")
+            parts.append(f"{len(self.in_float)} in float")
         if self.accuracy_control:
-            said.append("accuracy control")
-        return ", ".join(said)
+            parts.append("accuracy control")
+        return ", ".join(parts)
 
     @property
     def ranges_of_activations(self) -> Ranges:
@@ -58,5 +58,5 @@ class Setting:
 
 # No strength is best for all: deit3_small keeps most without, vit_b_16 with 0.15, swin_v2_s with 0.5 (published
 # references of OpenVINO), and NNCF's own default is 0.95.
-ATTENTION = tuple(Setting(alpha=alpha) for alpha in (-1.0, 0.15, 0.5, 0.95))
-CONVOLUTIONS = (Setting(preset="performance"), Setting(preset="mixed"))
+ATTENTION = tuple(Int8Setting(alpha=alpha) for alpha in (-1.0, 0.15, 0.5, 0.95))
+CONVOLUTIONS = (Int8Setting(preset="performance"), Int8Setting(preset="mixed"))
