@@ -217,7 +217,7 @@ def test_a_newer_one_takes_its_place_and_an_older_one_does_not(shipped: Path, ou
     # The same again, as after a lost answer.
     again = apply(shipped / "two", shipped / "base", out)
     assert (again.sequence, again.ok) == (2, True)
-    assert again.summary.startswith("it was there already")
+    assert again.summary.startswith("it was installed already")
     assert hashes(out) == before
 
 
