@@ -1,8 +1,8 @@
 """``ftx export --recover``: a new run whose weights were trained a little more through the quantized network.
 
-NNCF puts its fake quantization into the merged network in torch. Each step lays the merged weights of the adapters into
-it, and takes the gradients of those back to the adapters: what rounds is the dense weight, as in the IR, and what is
-trained is what the run's method trains. The teacher is the run's own model in f32, so that no label is asked for.
+NNCF puts its fake quantization into the merged network in torch. Each step copies the merged weights of the adapters
+into it, and passes their gradients back to the adapters: the dense weight is rounded, as in the IR, and the tensors of
+the run's method are trained. The teacher is the run's own model in f32, so that no label is needed.
 
 Legend: N images, C labels, O outputs, I inputs.
 """
@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,13 @@ with no_telemetry():
     from nncf.torch.extensions import EXTENSION_LOAD_TIMEOUT_ENV_VAR, ExtensionLoaderTimeoutException
     from nncf.torch.quantization.extensions import QuantizedFunctionsCPULoader
 
-# A little more: so many steps of 16 images, from a small share of the rate that the run was trained with down to zero.
-# Of a test network (DoRA, rate 1e-2) 96 steps of 0.01, 0.003 and 0.001 took the mean logit error from 0.0036 to 0.0024,
-# 0.0026 and 0.0027; 24 steps to 0.0050, 0.0027 and 0.0030: what is too long for few steps is still the best of many.
+# Steps of 16 images, with a small fraction of the run's learning rate that falls to zero. In a test network (DoRA,
+# learning rate 1e-2) 96 steps with fractions 0.01, 0.003 and 0.001 reduced the mean logit error from 0.0036 to 0.0024,
+# 0.0026 and 0.0027; 24 steps to 0.0050, 0.0027 and 0.0030: a rate too large for few steps is still the best for many.
 STEPS = 96
 BATCH = 16
-RATE_SHARE = 0.003
-# Of SmoothQuant. The search tries others for the IR; what is learned is to live with 8 bits, not with one of them.
+LR_MULTIPLIER = 0.003
+# The strength of SmoothQuant. The search tries others for the IR: the weights adapt to 8 bits, not to one strength.
 ALPHA = 0.5
 _ATTENTION = "scaled_dot_product_attention"  # as torch calls it
 COMPILING_S = 900
@@ -69,10 +70,10 @@ def recover(
     steps: int = STEPS,
     progress: Progress = SILENT,
 ) -> RecoverReport:
-    """Train on through the quantized network, and write a new run, by default beside the old one.
+    """Continue training through the quantized network, and write a new run, by default next to the old one.
 
-    Raises: RunError if the run is not merged, altered or stale, or ``out`` exists; DataError if its images are gone;
-    GateFailed if it came no nearer to the model in f32; nothing is written then.
+    Raises: RunError if the run is not merged, altered or stale, or ``out`` exists; DataError if its images are missing;
+    GateFailed if the error of a logit did not fall, and then nothing is written.
     """
     opened = run if isinstance(run, Run) else Run.open(run)
     manifest, recipe = opened.manifest, opened.recipe()
@@ -85,10 +86,10 @@ def recover(
     with progress.track("Quantizing in torch", None), _compiling():
         student = _quantized(load_dense(opened.require(DENSE)), images.calibration())
         before = _error(student, teacher, images.judging)
-    laid = _Laid.over(student, teacher, prepared)
-    lr = RATE_SHARE * peak_lr(recipe.train, recipe.method)
-    _train(student, teacher, laid, images.training, lr, steps, recipe.seed, progress)
-    laid.lay()
+    weights = _QuantizedWeights.of(student, teacher, prepared)
+    lr = LR_MULTIPLIER * peak_lr(recipe.train, recipe.method)
+    _train(student, teacher, weights, _endless(images.training, recipe.seed), lr, steps, progress)
+    weights.update()
     after = _error(student, teacher, images.judging)
     if not after < before:
         raise GateFailed(
@@ -102,7 +103,7 @@ def recover(
     tuned = task.tuned_thresholds(logits_NC, targets_NC)
     metrics = task.with_thresholds(tuned).metrics(logits_NC, targets_NC)
     recovered = Recovered(trained=manifest.digest(TRAINED), steps=steps, lr=lr, error_before=before, error_after=after)
-    # Named at the end: another recovery of the same run may have ended before.
+    # Its name is chosen at the end: another recovery of the same run may have ended before.
     with new_run(out or fresh_out(f"{opened.path.resolve().name}-recovered")) as new:
         _write(new.folder, opened, prepared, recovered, KeptEpoch(1, 1, task.metric, metrics, tuned, interrupted=False))
     point_latest_at(new.path)
@@ -133,7 +134,7 @@ def _write(folder: Path, source: Run, prepared: TrainableModel, recovered: Recov
 
 
 class _Images:
-    """The run's images: those that train, those of them that calibrate, others that judge, and the validation's."""
+    """The run's images: those for training, some of them for calibration, others for judging, and the validation's."""
 
     def __init__(self, run: Run, prepared: TrainableModel, data: Path | None, progress: Progress) -> None:
         root, entries, task = run.data_root(data), run.entries("train"), run.task
@@ -142,17 +143,17 @@ class _Images:
             images = training_images(prepared.backbone.preprocess, root, some, task)
             return inputs_of(prepared.backbone.module, images)
 
-        calibrating, judging = calibration_images(entries)  # of each class as many
-        apart = {entry.sha256 for entry in judging}
-        self.training = inputs([entry for entry in entries if entry.sha256 not in apart])
-        # The very images that the IR is calibrated with: others give other scales, and so another rounding than was
-        # learned about (docs/decisions/0011-edge.md).
+        calibrating, judging = calibration_images(entries)  # as many of each class
+        kept_out = {entry.sha256 for entry in judging}
+        self.training = inputs([entry for entry in entries if entry.sha256 not in kept_out])
+        # Exactly the images that the IR is calibrated with: others give other scales, and so another rounding than in
+        # this training (docs/decisions/0011-edge.md).
         self._calibrating = inputs(calibrating)
         self.judging = inputs(judging)
         self.validation = inputs(run.entries("val") or judging)
 
     def calibration(self) -> list[Tensor]:
-        """Of those that train, one at a time."""
+        """Those for calibration, one at a time."""
         return [image[None] for batch in _batches(self._calibrating, BATCH) for image in batch]
 
 
@@ -162,12 +163,20 @@ def _batches(inputs: Inputs, size: int) -> Iterator[Tensor]:
             yield batch.input
 
 
-def _quantized(dense: nn.Module, images: list[Tensor]) -> nn.Module:
-    """The network with NNCF's fake quantization before each product of a weight but the head's.
+def _endless(inputs: Inputs, seed: int) -> Generator[Tensor]:
+    """Batches of epoch after epoch, each in an order of its own."""
+    for epoch in count(1):
+        order = order_generator(seed, epoch).permutation(len(inputs))
+        with closing(inputs.batches(order, BATCH, epoch=epoch)) as batches:
+            yield from (batch.input for batch in batches)
 
-    Of attention networks' IRs as well: attention stays in float, and the widest ranges are those that the search finds.
+
+def _quantized(dense: nn.Module, images: list[Tensor]) -> nn.Module:
+    """The network with NNCF's fake quantization before each product of a weight, except the head's.
+
+    As in the IRs of attention networks, attention stays in float, and the search finds the widest ranges best.
     """
-    # A head is called ``head`` or ``fc``: as a whole part of a node's name, which ``fc`` of ``se.fc1`` is not.
+    # A head's name is ``head`` or ``fc``: a full part of a node's name, which ``fc`` in ``se.fc1`` is not.
     heads = [rf"(^|[./]){re.escape(name)}([./]|$)" for name in head_names(dense)]
     return nncf.quantize(
         dense,
@@ -184,21 +193,21 @@ def _quantized(dense: nn.Module, images: list[Tensor]) -> nn.Module:
 
 @contextmanager
 def _compiling() -> Iterator[None]:
-    """The first use of NNCF's rounding, which it compiles once a user; without a compiler it goes on, more slowly.
+    """The first use of NNCF's rounding, which it compiles once for each user; without a compiler it is only slower.
 
-    Raises: EnvironmentFault where that takes longer than any machine needs: another compilation left its lock.
+    Raises: EnvironmentFault if that takes longer than any machine needs: another compilation left its lock.
     """
     given = os.environ.get(EXTENSION_LOAD_TIMEOUT_ENV_VAR)
-    # By itself it gives up after a minute, which two busy cores need.
+    # NNCF itself gives up after a minute, which two busy cores need.
     os.environ[EXTENSION_LOAD_TIMEOUT_ENV_VAR] = given or str(COMPILING_S)
     try:
         with quiet(), quiet_third_parties():
             yield
     except ExtensionLoaderTimeoutException as error:
         raise EnvironmentFault(
-            "NNCF does not come to an end with compiling its rounding",
+            "NNCF does not finish compiling its rounding",
             where=QuantizedFunctionsCPULoader.get_build_dir(),
-            found="a lock that another compilation left, or a machine that is very busy",
+            found="a lock that another compilation left, or a very busy machine",
             fix="remove that folder, and start again",
         ) from error
     finally:
@@ -207,55 +216,55 @@ def _compiling() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Laid:
-    """How what is trained lies in the quantized network.
+class _QuantizedWeights:
+    """The trained tensors in the quantized network, ``copies``, each ``scale`` times the tensor plus an ``offset``.
 
     SmoothQuant has scaled a weight's inputs, and bias correction has moved biases; both stay as they are.
     """
 
     prepared: TrainableModel
-    twins: dict[str, Tensor]
+    copies: dict[str, Tensor]
     scales: dict[str, Tensor]
     offsets: dict[str, Tensor]
 
     @classmethod
-    def over(cls, student: nn.Module, teacher: nn.Module, prepared: TrainableModel) -> _Laid:
+    def of(cls, student: nn.Module, teacher: nn.Module, prepared: TrainableModel) -> _QuantizedWeights:
         """Find each trained tensor in the quantized network, and what NNCF did to it."""
         before, after = teacher.state_dict(), dict(student.named_parameters())
         student.requires_grad_(False)
-        twins = {name: after[name].requires_grad_(True) for name in _trained(prepared)}
+        copies = {name: after[name].requires_grad_(True) for name in _trained(prepared)}
         scales: dict[str, Tensor] = {}
         offsets: dict[str, Tensor] = {}
-        for name, twin in twins.items():
+        for name, copy in copies.items():
             own = before[name].float()
             if own.ndim == 2:
-                scales[name] = (twin.detach() * own).sum(0) / (own**2).sum(0).clamp_min(1e-30)
+                scales[name] = (copy.detach() * own).sum(0) / (own**2).sum(0).clamp_min(1e-30)
                 offsets[name] = torch.zeros(())
             else:
-                scales[name], offsets[name] = torch.ones(()), twin.detach() - own
-        return cls(prepared, twins, scales, offsets)
+                scales[name], offsets[name] = torch.ones(()), copy.detach() - own
+        return cls(prepared, copies, scales, offsets)
 
-    def lay(self) -> dict[str, Tensor]:
-        """Lay the tensors as they are now into the quantized network; they are returned with their history."""
+    def update(self) -> dict[str, Tensor]:
+        """Copy the trained tensors into the quantized network, and return them with their graph."""
         tensors = _trained(self.prepared)
         with torch.no_grad():
             for name, tensor in tensors.items():
-                self.twins[name].copy_(tensor * self.scales[name] + self.offsets[name])
+                self.copies[name].copy_(tensor * self.scales[name] + self.offsets[name])
         return tensors
 
-    def take_gradients(self, tensors: dict[str, Tensor]) -> None:
-        """Hand the gradients of the quantized network on to what is trained."""
-        reached = {name: twin.grad for name, twin in self.twins.items() if twin.grad is not None}
+    def backward(self, tensors: dict[str, Tensor]) -> None:
+        """Pass the gradients of the quantized network on to the trained tensors."""
+        reached = {name: copy.grad for name, copy in self.copies.items() if copy.grad is not None}
         torch.autograd.backward(
             [tensors[name] for name in reached],
             [gradient * self.scales[name] for name, gradient in reached.items()],
         )
-        for twin in self.twins.values():
-            twin.grad = None
+        for copy in self.copies.values():
+            copy.grad = None
 
 
 def _trained(prepared: TrainableModel) -> dict[str, Tensor]:
-    """What the method trains, by the names of the dense network: of an adapted layer, its merged weight."""
+    """The trained tensors by the names of the dense network: for an adapted layer, its merged weight."""
     module = prepared.backbone.module
     adapted = dict(adapter_layers(module))
     found = {f"{name}.weight": layer.merged_weight() for name, layer in adapted.items()}
@@ -269,36 +278,27 @@ def _trained(prepared: TrainableModel) -> dict[str, Tensor]:
 def _train(
     student: nn.Module,
     teacher: nn.Module,
-    laid: _Laid,
-    inputs: Inputs,
+    weights: _QuantizedWeights,
+    batches: Generator[Tensor],
     lr: float,
     steps: int,
-    seed: int,
     progress: Progress,
 ) -> None:
-    """Take the steps: the mean square of what a logit differs by, AdamW, a cosine down to zero."""
-    chosen = optimizer(laid.prepared.backbone.module, lr, 0.0, lora_plus=1.0)
-    student.eval()  # as it will answer
-    done, epoch = 0, 0
-    with progress.track("Training through 8 bits", steps) as bar:
-        while done < steps:
-            epoch += 1
-            order = order_generator(seed, epoch).permutation(len(inputs))
-            with closing(inputs.batches(order, BATCH, epoch=epoch)) as batches:
-                for images_N3HW in (batch.input for batch in batches):
-                    set_lr_multiplier(chosen, (1 + math.cos(math.pi * done / steps)) / 2)
-                    chosen.zero_grad(set_to_none=True)
-                    tensors = laid.lay()
-                    with torch.no_grad():
-                        wanted_NC = teacher(images_N3HW)
-                    loss = (student(images_N3HW) - wanted_NC).pow(2).mean()
-                    loss.backward()
-                    laid.take_gradients(tensors)
-                    chosen.step()
-                    done += 1
-                    bar.advance(loss=f"{loss.item():.4f}")
-                    if done == steps:
-                        return
+    """Take the steps: the mean square of a logit's difference, AdamW, a cosine down to zero."""
+    adamw = optimizer(weights.prepared.backbone.module, lr, 0.0, lora_plus=1.0)
+    student.eval()  # as for predictions
+    with progress.track("Training through 8 bits", steps) as bar, closing(batches):
+        for step, images_N3HW in enumerate(islice(batches, steps)):
+            set_lr_multiplier(adamw, (1 + math.cos(math.pi * step / steps)) / 2)
+            adamw.zero_grad(set_to_none=True)
+            tensors = weights.update()
+            with torch.no_grad():
+                exact_NC = teacher(images_N3HW)
+            loss = (student(images_N3HW) - exact_NC).pow(2).mean()
+            loss.backward()
+            weights.backward(tensors)
+            adamw.step()
+            bar.advance(loss=f"{loss.item():.4f}")
 
 
 def _error(student: nn.Module, teacher: nn.Module, inputs: Inputs) -> float:
