@@ -87,7 +87,7 @@ def test_bgr_is_answered_as_rgb_is(whole_run: Path, tmp_path: Path, artifact: An
 
 def test_what_is_there_stays(whole_run: Path, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
-    with pytest.raises(InputError, match="something already"):
+    with pytest.raises(InputError, match="already exists"):
         export_ovms(whole_run, tmp_path / "models")
     assert list((tmp_path / "models").iterdir()) == []
 

@@ -19,7 +19,7 @@ from ftx.exporting.int8.products import products, quantized_products, with_exact
 from ftx.exporting.int8.search import quantize_body
 from ftx.exporting.int8.setting import Int8Setting
 from ftx.exporting.openvino import compress_to_fp16, convert_body
-from ftx.exporting.separate_qkv import separate_qkv, with_parted_weights
+from ftx.exporting.separate_qkv import separate_qkv, with_split_weights
 from ftx.exporting.tracing import trace
 
 PX = 64
@@ -81,7 +81,7 @@ def test_three_products_answer_as_one_does(variant: str) -> None:
     assert (parting(joined), parting(separate)) == (2, 0)
     assert kinds(separate)["MatMul"] == kinds(joined)["MatMul"] + 4
     assert_same_answers(joined, separate)
-    parted = with_parted_weights(separate)
+    parted = with_split_weights(separate)
     assert not {"Split", "VariadicSplit"} & set(kinds(parted))
     assert_same_answers(joined, parted)
 
@@ -131,7 +131,7 @@ def test_the_compiled_network_parts_nothing_by_itself() -> None:
 @pytest.mark.representative
 def test_queries_alone_take_their_inputs_in_float() -> None:
     """They share them with keys and values, of which no more is asked."""
-    body = with_parted_weights(separate_qkv(body_of(network("vit_tiny_patch16_224", depth=2))))
+    body = with_split_weights(separate_qkv(body_of(network("vit_tiny_patch16_224", depth=2))))
     some = list(np.random.default_rng(0).standard_normal((4, 1, 3, PX, PX)).astype(np.float32))
     quantized = quantize_body(body, some, some, settings=(Int8Setting(alpha=0.5),)).model
     names = [one.name for one in products(body)]

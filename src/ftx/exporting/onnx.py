@@ -20,10 +20,10 @@ from ftx.runs.artifacts import ONNX_FILE
 from ftx.runtimes.predictor import INPUT
 
 # 20 is the first with Gelu as one operator (18 spells it out as Div, Erf, Add, Mul, Mul), and every runtime of
-# the last two years reads it. From 23 on each block holds one Attention operator, which few runtimes know.
+# the last two years reads it. From 23 on each block has one Attention operator, which few runtimes support.
 OPSET = 20
 
-# A protobuf message ends at 2 GiB. Weights above this go to a file beside the graph; the graph itself
+# A protobuf message ends at 2 GiB. Larger weights go to a file next to the graph; the graph itself
 # takes less than the rest.
 EMBEDDED_WEIGHTS_MAX_BYTES = 2**31 - 2**26
 
@@ -32,9 +32,9 @@ _SORT = torch.ops.aten.sort.stable
 
 
 def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) -> None:
-    """Write ``model.onnx`` and, for models above 2 GB, ``model.onnx.data`` beside it.
+    """Write ``model.onnx`` and, for models above 2 GB, ``model.onnx.data`` next to it.
 
-    Raises: ExportError if torch or ONNX's own checker refuses the model.
+    Raises: ExportError if torch or ONNX's own checker fails.
     """
     path = folder / ONNX_FILE
     try:
@@ -50,7 +50,7 @@ def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) 
             if made is None:
                 raise AssertionError("torch.onnx.export returns a program with dynamo=True")
             made.save(path, external_data=_weights_bytes(program) > EMBEDDED_WEIGHTS_MAX_BYTES)
-        # The graph alone: weights in a file of their own stay there untouched.
+        # Only the graph: weights in a separate file stay unchanged.
         model = onnx.load(path, load_external_data=False)
         _strip(model)
         _name_batch(model.graph)
@@ -63,10 +63,10 @@ def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) 
 
 
 def _in_known_operations(program: ExportedProgram) -> ExportedProgram:
-    """The program in operations that torch's exporter knows.
+    """The program in operations that torch's exporter supports.
 
-    It knows attention over four dimensions: samvit's has three; hiera's, nest's and twins', with the windows beside the
-    heads, has five. And it knows no stable sort.
+    It supports attention over four dimensions: samvit's has three; hiera's, nest's and twins', with windows next to the
+    heads, have five. And it does not support a stable sort.
     """
     nodes = program.graph.nodes
     others = any(node.target is _ATTENTION and node.args[0].meta["val"].ndim != 4 for node in nodes)
@@ -77,13 +77,13 @@ def _in_known_operations(program: ExportedProgram) -> ExportedProgram:
 
 
 def _stable_sort(x: Tensor, *, stable: bool, dim: int, descending: bool) -> tuple[Tensor, Tensor]:
-    """ONNX's TopK of all is one: of equal numbers that of the lower index comes first, says its specification."""
+    """ONNX's TopK of all is one: its specification puts the lower index first among equal numbers."""
     assert stable
     return torch.topk(x, x.shape[dim], dim, largest=descending, sorted=True)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any) -> Tensor:
-    """Shape: [..., tokens, width], by way of [1, all that leads, tokens, width]."""
+    """Shape: [..., tokens, width], computed as [1, all leading dimensions, tokens, width]."""
     if q.ndim == 4:
         return NotImplemented  # stays as it is
     mask = None
@@ -103,20 +103,20 @@ def _weights_bytes(program: ExportedProgram) -> int:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop what torch notes for its own debugging: stack traces with this machine's paths, among others."""
+    """Remove what torch adds for its own debugging: stack traces with this machine's paths, among others."""
     graph = model.graph
     del model.metadata_props[:]
     del graph.metadata_props[:]
     model.doc_string = graph.doc_string = ""
-    described: list[Iterable[Any]] = [graph.node, graph.input, graph.output, graph.value_info, graph.initializer]
-    for items in described:
+    annotated: list[Iterable[Any]] = [graph.node, graph.input, graph.output, graph.value_info, graph.initializer]
+    for items in annotated:
         for item in items:
             del item.metadata_props[:]
             item.doc_string = ""
 
 
 def _name_batch(graph: onnx.GraphProto) -> None:
-    """Call the free dimension ``batch``; torch calls it after one of its own symbols."""
+    """Name the free dimension ``batch``; torch names it after one of its own symbols."""
     symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
@@ -125,7 +125,11 @@ def _name_batch(graph: onnx.GraphProto) -> None:
 
 
 def _check_opset(model: onnx.ModelProto) -> None:
-    """torch hands out another version than the one asked for without a word."""
+    """Raise ExportError if torch wrote another version than the requested one, which it does without a warning."""
     found = {entry.domain: entry.version for entry in model.opset_import}
     if found != {"": OPSET}:
-        raise ExportError("torch wrote another ONNX operator set", found=str(found), fix=f"{OPSET} was asked for")
+        raise ExportError(
+            "torch wrote another ONNX operator set",
+            found=str(found),
+            fix=f"it must be {OPSET}: this is a bug of ftx or torch",
+        )

@@ -1,7 +1,7 @@
-"""``openvino/{fp32,fp16,int8}/model.xml``: the IR, with the image path in front and Model API's metadata.
+"""``openvino/{fp32,fp16,int8}/model.xml``: the IR, with its preprocessing and Model API's metadata.
 
 The body (f32 [N, 3, H, W] -> logits) is converted, compressed or quantized first; the preprocessing is
-put before it last, so that neither touches it.
+put before it last, so that neither changes it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _COUNTER = re.compile(r"_\d+(?=/|$)")
 def convert_body(program: ExportedProgram, pre: Preprocess, name: str) -> ov.Model:
     """The traced model as an OpenVINO model in f32, without preprocessing.
 
-    Its weights lie in the traced model's memory, which must live as long.
+    Its weights are in the traced model's memory, which must live as long.
     Shape: normalised f32 [N, 3, H, W] -> logits [N, C], N free.
-    Raises: ExportError if OpenVINO knows no counterpart of an operation.
+    Raises: ExportError if OpenVINO has no counterpart of an operation.
     """
     try:
         with quiet_third_parties(), no_telemetry():
@@ -65,7 +65,7 @@ def compress_to_fp16(body: ov.Model, scratch: Path) -> ov.Model:
 
 
 def write_ir(body: ov.Model, card: Card, folder: Path) -> None:
-    """Put the image path of a card before a body, and write ``model.xml`` and ``model.bin``.
+    """Put the preprocessing of a card before a body, and write ``model.xml`` and ``model.bin``.
 
     Shape: the model written takes u8 [N, H, W, 3], RGB, any H and W.
     """
@@ -73,17 +73,16 @@ def write_ir(body: ov.Model, card: Card, folder: Path) -> None:
     name_canonically(model, card.architecture)
     for key, value in model_info(card.meaning.open(), card.preprocess, embedded=True).items():
         model.set_rt_info(value, ["model_info", key])
-    # What is to be float16 is so already; the default would halve the rest as well.
+    # What should be float16 already is; the default would halve the rest too.
     ov.save_model(model, folder / IR_FILE, compress_to_fp16=False)
 
 
 def name_canonically(model: ov.Model, name: str) -> None:
     """Name the model and every node by its place, in place.
 
-    OpenVINO numbers what it makes through the life of the process (``Constant_9173``); here a name is
-    what it was without its numbers, and counted anew in topological order. Only the input's and the
-    outputs' tensors keep a name, ``image``, ``logits`` and those of maps. The normalised images keep
-    their node's.
+    OpenVINO numbers nodes through the life of the process (``Constant_9173``); here a name loses its numbers, and is
+    numbered again in topological order. Only the input's and the outputs' tensors keep a name, ``image``, ``logits``
+    and those of maps. The normalised images keep their node's.
     """
     assert len(model.outputs) in (1, len(OUTPUTS))
     model.set_friendly_name(name)

@@ -1,9 +1,9 @@
 """Queries, keys and values by three products, as OpenVINO's fused attention takes them.
 
-timm makes them by one linear layer and parts its outputs by a transpose of five dimensions, which OpenVINO carries out
-in each block; and it scales the keys. Of three layers each answer lies as the fused attention reads it, and the scale
-goes into the weights of the queries. On disk the weights stay one constant, so what adapters change keeps its name; it
-is parted when the model is compiled.
+timm computes them by one linear layer and separates its outputs by a transpose of five dimensions, which OpenVINO runs
+in each block; and it scales the keys. The outputs of three layers are in the order that the fused attention reads, and
+the scale goes into the weights of the queries. On disk the weights stay one constant, so that what adapters change
+keeps its name; it is split when the model is compiled.
 
 Legend: N images (or windows), T tokens, H heads, d width of a head, D = H d.
 """
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
 from ftx.core.third_parties import no_telemetry
+from ftx.runtimes.graph import constant, source, users, widened
 
 with no_telemetry():
     import openvino as ov
@@ -29,8 +29,8 @@ _HEADS_FIRST = [2, 0, 3, 1, 4]  # [N, T, 3, H, d] to [3, N, H, T, d]
 def separate_qkv(body: ov.Model) -> ov.Model:
     """The same network with three products where one makes queries, keys and values for fused attention.
 
-    The scale rounds nothing where 1 / sqrt(d) is a power of two, as of a d of 64. What parts them in another way stays
-    as it is.
+    The scale rounds nothing if 1 / sqrt(d) is a power of two, as with a d of 64. A network that separates them in
+    another way does not change.
     """
     changed = body.clone()
     for joined in list(_joined(changed)):
@@ -39,8 +39,8 @@ def separate_qkv(body: ov.Model) -> ov.Model:
     return changed
 
 
-def with_parted_weights(body: ov.Model) -> ov.Model:
-    """The same network, its weights parted as compiling parts them: NNCF looks for constants."""
+def with_split_weights(body: ov.Model) -> ov.Model:
+    """The same network, its weights split as compiling splits them: NNCF needs constants."""
     changed = body.clone()
     manager = Manager()
     manager.register_pass(ConstantFolding())
@@ -64,7 +64,7 @@ class _Joined:
         weights = ops.split(self.product.input_value(1), np.int64(0 if transposed else 1), 3)
         biases = ops.split(self.bias.input_value(1), np.int64(-1), 3)
         name = self.product.get_friendly_name()
-        # The constants that they are parted into are called after them: a name without a counter of this process.
+        # The constants that they are split into are named after them: a name without a counter of this process.
         weights.set_friendly_name(f"{name}/weights")
         biases.set_friendly_name(f"{name}/biases")
         attention = _scaled_by(self.thirds[0])
@@ -74,9 +74,9 @@ class _Joined:
                 scale = np.float32(self.width**-0.5)
                 weight, bias = ops.multiply(weight, scale).output(0), ops.multiply(bias, scale).output(0)
             product = ops.matmul(self.product.input_value(0), weight, transpose_a=False, transpose_b=transposed)
-            made_NTD = ops.add(product, bias)
-            parted_NTHd = ops.reshape(made_NTD, np.array([0, 0, self.heads, self.width]), special_zero=True)
-            third.output(0).replace(ops.transpose(parted_NTHd, np.array([0, 2, 1, 3])).output(0))
+            joined_NTD = ops.add(product, bias)
+            split_NTHd = ops.reshape(joined_NTD, np.array([0, 0, self.heads, self.width]), special_zero=True)
+            third.output(0).replace(ops.transpose(split_NTHd, np.array([0, 2, 1, 3])).output(0))
             product.set_friendly_name(f"{name}/{'qkv'[which]}")
         if attention is not None:
             plain = ops.scaled_dot_product_attention(
@@ -88,66 +88,56 @@ class _Joined:
 
 def _joined(model: ov.Model) -> Iterator[_Joined]:
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "Transpose" or _constant(node, 1) != _HEADS_FIRST:
+        if node.get_type_name() != "Transpose" or _integers(node, 1) != _HEADS_FIRST:
             continue
-        parted = _source(node, 0)
-        shape = parted.output(0).get_partial_shape()
-        if parted.get_type_name() != "Reshape" or len(shape) != 5 or any(shape[axis].is_dynamic for axis in (2, 3, 4)):
+        split = source(node)
+        shape = split.output(0).get_partial_shape()
+        if split.get_type_name() != "Reshape" or len(shape) != 5 or any(shape[axis].is_dynamic for axis in (2, 3, 4)):
             continue
-        bias, heads, width = _source(parted, 0), shape[3].get_length(), shape[4].get_length()
-        product = _source(bias, 0)
+        bias, heads, width = source(split), shape[3].get_length(), shape[4].get_length()
+        product = source(bias)
         thirds = _thirds(node)
         if (
             thirds is not None
-            and any(user.get_type_name() == "ScaledDotProductAttention" for user in _users(thirds[1]))
+            and any(user.get_type_name() == "ScaledDotProductAttention" for user in users(thirds[1]))
             and bias.get_type_name() == "Add"
             and product.get_type_name() == "MatMul"
             and len(product.output(0).get_partial_shape()) == 3
-            and _is_weights(product)
-            and _is_weights(bias)
+            and all(constant(widened(source(one, 1))) is not None for one in (product, bias))
             and bias.input_value(1).get_shape()[-1] == 3 * heads * width
         ):
             yield _Joined(product, bias, heads, width, thirds)
 
 
 def _thirds(transpose: ov.Node) -> tuple[ov.Node, ov.Node, ov.Node] | None:
-    """What takes the first, second and third of its outputs, without the dimension that told them apart."""
+    """What takes the first, second and third of its outputs, without the dimension that separates them."""
     found: dict[int, ov.Node] = {}
-    for sliced in _users(transpose):
-        users = _users(sliced)
-        if sliced.get_type_name() != "Slice" or len(users) != 1 or users[0].get_type_name() != "Squeeze":
+    for sliced in users(transpose):
+        takers = users(sliced)
+        if sliced.get_type_name() != "Slice" or len(takers) != 1 or takers[0].get_type_name() != "Squeeze":
             return None
-        start, stop, step, axis = (_constant(sliced, which) for which in range(1, 5))
+        start, stop, step, axis = (_integers(sliced, which) for which in range(1, 5))
         if axis != [0] or step != [1] or start is None or stop != [start[0] + 1]:
             return None
-        found[start[0]] = users[0]
+        found[start[0]] = takers[0]
     return (found[0], found[1], found[2]) if sorted(found) == [0, 1, 2] else None
 
 
 def _scaled_by(queries: ov.Node) -> ov.Node | None:
-    """The attention that scales the queries, where nothing else takes them (or some of them)."""
-    users = _users(queries)
-    while len(users) == 1 and users[0].get_type_name() == "Slice":
-        users = _users(users[0])
-    if len(users) == 1 and users[0].get_type_name() == "ScaledDotProductAttention" and users[0].get_input_size() == 3:
-        return users[0]
+    """The attention that scales the queries, if nothing else takes them (or some of them)."""
+    takers = users(queries)
+    while len(takers) == 1 and takers[0].get_type_name() == "Slice":
+        takers = users(takers[0])
+    if (
+        len(takers) == 1
+        and takers[0].get_type_name() == "ScaledDotProductAttention"
+        and takers[0].get_input_size() == 3
+    ):
+        return takers[0]
     return None
 
 
-def _is_weights(node: ov.Node) -> bool:
-    """Whether its second operand is a constant, or one that is widened from f16."""
-    source = _source(node, 1)
-    return (_source(source, 0) if source.get_type_name() == "Convert" else source).get_type_name() == "Constant"
-
-
-def _source(node: ov.Node, which: int) -> ov.Node:
-    return node.input_value(which).get_node()
-
-
-def _users(node: ov.Node) -> list[ov.Node]:
-    return [port.get_node() for port in node.output(0).get_target_inputs()]
-
-
-def _constant(node: ov.Node, which: int) -> list[int] | None:
-    source = _source(node, which)
-    return cast(ov.op.Constant, source).data.reshape(-1).tolist() if source.get_type_name() == "Constant" else None
+def _integers(node: ov.Node, which: int) -> list[int] | None:
+    """The values of a constant input."""
+    values = constant(source(node, which))
+    return None if values is None else values.reshape(-1).tolist()

@@ -23,7 +23,7 @@ from ftx.data.preprocess import Pixels, Preprocess, normalise
 from ftx.explaining.reciprocam import exclusive_groups, explained
 from ftx.exporting.make_reference import balanced, make_reference
 from ftx.exporting.openvino import convert_body
-from ftx.exporting.separate_qkv import separate_qkv, with_parted_weights
+from ftx.exporting.separate_qkv import separate_qkv, with_split_weights
 from ftx.exporting.tracing import trace
 from ftx.runs.artifacts import DENSE, IR_INT8, finer_variants
 from ftx.runs.card_json import Card
@@ -91,7 +91,7 @@ class Source:
     @cached_property
     def parted(self) -> ov.Model:
         """The same, with three products for queries, keys and values whose weights are constants: NNCF needs those."""
-        return with_parted_weights(separate_qkv(self.body))
+        return with_split_weights(separate_qkv(self.body))
 
     def quantized(self, *, overflow_safe: bool) -> Quantized:
         """Calibrated on training images, its setting chosen on others of them.
