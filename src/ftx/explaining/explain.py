@@ -138,21 +138,14 @@ def open_explainer(artifact: Run | Path | str | None, method: MapMethod, progres
 
     Raises: as ``explain``.
     """
-    run, by_label = _run_of(artifact), method == "reciprocam"
-    if run is not None:
+    by_label = method == "reciprocam"
+    if artifact is None or isinstance(artifact, Run) or is_run(Path(artifact)):
+        run = artifact if isinstance(artifact, Run) else Run.open(artifact)
         of_run = DENSE if run.has(DENSE) else TRAINED
         model = load_artifact(run, of_run)
         return Explainer(str(run.path), of_run.name, _in_torch(model, method), by_label, model.task, model.preprocess)
-    assert not isinstance(artifact, Run | None)
     model = load(artifact, progress=progress)
     return Explainer(None, str(artifact), _of(model, method, artifact), by_label, model.task, model.preprocess)
-
-
-def _run_of(artifact: Run | Path | str | None) -> Run | None:
-    if artifact is None or isinstance(artifact, Run):
-        return Run.open() if artifact is None else artifact
-    folder = Path(artifact)
-    return Run.open(folder) if is_run(folder) else None
 
 
 def _of(model: Predictor, method: MapMethod, artifact: Path | str) -> Explain:

@@ -17,14 +17,13 @@ from ftx.evaluating.evaluate import ClassScore
 from ftx.explaining.explain import open_explainer
 from ftx.reporting.calibration import calibration
 from ftx.reporting.confusion import confusions, label_errors
-from ftx.reporting.facts import RunFacts
+from ftx.reporting.facts import RunFacts, dates, provenance
 from ftx.reporting.figures import loss_curve, metric_curve, precision_recall, reliability
 from ftx.reporting.headline import tiles
 from ftx.reporting.held_out import HeldOutPredictions, class_scores_of
 from ftx.reporting.leakage import leakage
 from ftx.reporting.measurements import chain, latency, set_rows
 from ftx.reporting.pictures import Case, PictureBudget, cases, samples
-from ftx.reporting.provenance import dates, provenance
 from ftx.runs.train_jsonl import best_epoch
 from ftx.tasks.base import choosing_metric
 from ftx.tasks.labels import Labels

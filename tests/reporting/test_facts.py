@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from tests.evaluating.written_runs import keep, written_run
 
-from ftx.reporting.facts import gather
-from ftx.reporting.provenance import dates, provenance
+from ftx.reporting.facts import dates, gather, provenance
 from ftx.runs.run import Run
 
 
