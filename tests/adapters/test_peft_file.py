@@ -25,12 +25,10 @@ from torch import Tensor, nn
 
 import ftx
 from ftx.adapters.attach import adapter_layers, attach
-from ftx.adapters.fit_to_base import read_adapter
 from ftx.adapters.layer import AdaptedLinear
-from ftx.adapters.naming import timm_naming
 from ftx.adapters.peft_config import read_config
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, read_peft_file
-from ftx.adapters.save import save_adapter
+from ftx.adapters.peft_network import read_adapter, save_adapter, timm_naming
 from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.core.errors import AdapterError
 

@@ -19,10 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ftx.adapters.attach import adapter_layers, attach, attach_saved
-from ftx.adapters.fit_to_base import load_adapter, read_adapter
 from ftx.adapters.peft_config import read_config
+from ftx.adapters.peft_network import load_adapter, read_adapter, save_adapter
 from ftx.adapters.pissa import spec_on_file
-from ftx.adapters.save import save_adapter
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
 from ftx.backbones.kept_tokens import keep_tokens

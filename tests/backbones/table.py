@@ -24,10 +24,9 @@ from tests.backbones.architectures import Family
 from torch import Tensor, nn
 
 from ftx.adapters.attach import adapter_layers, attach, prove_reach
-from ftx.adapters.fit_to_base import load_adapter, read_adapter
 from ftx.adapters.peft_config import CONFIG as ADAPTER_CONFIG
 from ftx.adapters.peft_file import WEIGHTS as ADAPTER_WEIGHTS
-from ftx.adapters.save import save_adapter
+from ftx.adapters.peft_network import load_adapter, read_adapter, save_adapter
 from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
 from ftx.backbones.layer_roles import expose, head_names, sites

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers import logging as transformers_logging
 
-from ftx.adapters.fit_to_base import read_adapter
+from ftx.adapters.peft_network import read_adapter
 from ftx.core.errors import AdapterError, FtxError, GateFailed, InputError, MergeError, ModelError
 from ftx.interop.base_model import open_base
 from ftx.interop.transformers_config import read_processor

@@ -84,20 +84,6 @@ def _parts(site: Site, spec: AdapterSpec) -> tuple[TargetPart, ...]:
     return tuple(parts)
 
 
-def _check_ranks(module: nn.Module, matched: Sequence[tuple[Site, tuple[TargetPart, ...]]]) -> None:
-    for site, parts in matched:
-        weight_OI = module.get_parameter(f"{site.name}.weight")
-        for part in parts:
-            rank, widest = part.ranks.stop - part.ranks.start, min(weight_OI[part.rows].shape)
-            if rank > widest:
-                raise AdapterError(
-                    "a rank above the width of its layer",
-                    where=f"adapter.rank, {site.name}",
-                    found=f"{rank}, the layer's smaller side is {widest}",
-                    fix=f"--rank of at most {widest}; 4 to 32 are usual",
-                )
-
-
 def attach(module: nn.Module, spec: AdapterSpec, *, generator: torch.Generator) -> list[str]:
     """Replace the chosen layers by adapted ones, in place, and freeze all but adapters and head.
 
@@ -106,8 +92,7 @@ def attach(module: nn.Module, spec: AdapterSpec, *, generator: torch.Generator) 
     Raises: AdapterError as ``match`` does, and for a rank above the width of its layer.
     """
     matched = match(module, spec)
-    _check_whole(matched, spec)
-    _check_ranks(module, matched)
+    _check_parts(module, spec, matched)
     return _put_in(module, spec, matched, generator)
 
 
@@ -147,9 +132,10 @@ def _adapted(
     return kind(base, parts, dora=method.dora, scaling=scaling, dropout=spec.dropout, generator=generator)
 
 
-def _check_whole(matched: Sequence[tuple[Site, tuple[TargetPart, ...]]], spec: AdapterSpec) -> None:
-    """Raise AdapterError if a method that adapts whole layers is to adapt a part of one."""
+def _check_parts(module: nn.Module, spec: AdapterSpec, matched: Sequence[tuple[Site, tuple[TargetPart, ...]]]) -> None:
+    """Raise AdapterError for a rank above a layer's width, or a part of a layer that the method adapts as a whole."""
     for site, parts in matched:
+        weight_OI = module.get_parameter(f"{site.name}.weight")
         alike = {(spec.rank[part.target], spec.alpha[part.target]) for part in parts}
         if METHODS[spec.kind].whole_layers and (len(parts) < len(site.rows) or len(alike) > 1):
             raise AdapterError(
@@ -159,6 +145,15 @@ def _check_whole(matched: Sequence[tuple[Site, tuple[TargetPart, ...]]], spec: A
                 + f", of {', '.join(site.rows)}",
                 fix="--targets with all of them or none, and one rank and alpha for all",
             )
+        for part in parts:
+            rank, widest = part.ranks.stop - part.ranks.start, min(weight_OI[part.rows].shape)
+            if rank > widest:
+                raise AdapterError(
+                    "a rank above the width of its layer",
+                    where=f"adapter.rank, {site.name}",
+                    found=f"{rank}, the layer's smaller side is {widest}",
+                    fix=f"--rank of at most {widest}; 4 to 32 are usual",
+                )
 
 
 def unfreeze_head(module: nn.Module) -> None:

@@ -18,7 +18,7 @@ from ftx.recipe.adapter_targets import Blocks, Role, Target
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
 
-Number = TypeVar("Number", int, float)
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def decided_blocks(adapter: AdapterRecipe, module: nn.Module) -> Blocks:
     return "all" if vit is None else -(-2 * depth(vit) // 5)  # two fifths: docs/decisions/0018
 
 
-def _each(roles: tuple[Role, ...], given: Number | Mapping[Target, Number]) -> dict[Role, Number]:
+def _each(roles: tuple[Role, ...], given: _Number | Mapping[Target, _Number]) -> dict[Role, _Number]:
     return {**given} if isinstance(given, Mapping) else dict.fromkeys(roles, given)
 
 

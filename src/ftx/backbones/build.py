@@ -190,19 +190,19 @@ def _load(module: nn.Module, name: str, architecture: str, weights: str) -> bool
     if file is None:
         module.load_state_dict(fetch_pretrained(architecture))
         return False
-    heads, known = head_names(module), module.state_dict().keys()
-    state = {key: tensor for key, tensor in read_weights(file).items() if key in known or not _in_heads(key, heads)}
+    known = module.state_dict().keys()
+    # Without the modules around a head: levit normalises before its last layer.
+    heads = {name.partition(".")[0] for name in head_names(module)}
+    state = {
+        key: tensor for key, tensor in read_weights(file).items() if key in known or key.partition(".")[0] not in heads
+    }
     if (vit := plain_vit(module)) is not None:
         _follow_grid(vit, state)
     grey = take_grey(module, state, file)
-    unfit = f"the weights do not fit {architecture}"
-    fill_strictly(module, state, where=file, what=unfit, fix="name the right --model")
+    fill_strictly(
+        module, state, where=file, what=f"the weights do not fit {architecture}", fix="name the right --model"
+    )
     return grey
-
-
-def _in_heads(key: str, heads: tuple[str, ...]) -> bool:
-    """Whether a tensor belongs to a head, or to the module around it: levit normalises before its last layer."""
-    return key.partition(".")[0] in {head.partition(".")[0] for head in heads}
 
 
 def _follow_grid(module: VisionTransformer, state: dict[str, Tensor]) -> None:

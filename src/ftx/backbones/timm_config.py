@@ -6,6 +6,7 @@ begin with ``hf-hub:`` or ``local-dir:``). Only names of timm's own registry and
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -149,19 +150,13 @@ def build_from_config(folder: Path, architecture: str, num_classes: int, args: M
 
 
 def _stored_numbers(path: Path) -> int:
-    """How many numbers the tensors of a file hold, without reading them.
+    """How many numbers a file contains, without reading them.
 
     Raises: ModelError if it is not there or not a whole safetensors file.
     """
     try:
         with safe_open(path, "pt") as file:
-            total = 0
-            for key in file.keys():  # noqa: SIM118 - it is no mapping
-                numbers = 1
-                for side in file.get_slice(key).get_shape():
-                    numbers *= side
-                total += numbers
-            return total
+            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - it is no mapping
     except (SafetensorError, OSError) as error:
         raise ModelError("the weights cannot be read", where=path, found=str(error)) from error
 

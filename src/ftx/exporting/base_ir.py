@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 from torch import nn
 
-from ftx.adapters.naming import timm_naming
 from ftx.adapters.peft_config import CONFIG
 from ftx.adapters.peft_file import WEIGHTS, read_peft_file
+from ftx.adapters.peft_network import timm_naming
 from ftx.adapters.trainable_model import base_of
 from ftx.backbones.layer_roles import head_names
 from ftx.backbones.split_network import full_model

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ftx.adapters.naming import Naming
+from ftx.adapters.peft_network import Naming
 from ftx.backbones.timm_config import CONFIG, DENSE_WEIGHTS
 from ftx.backbones.weights import read_weights
 from ftx.core.errors import ModelError

@@ -10,9 +10,9 @@ from typing import cast
 import timm
 from timm.models.vision_transformer import VisionTransformer
 
-from ftx.adapters.fit_to_base import FittedAdapter, read_adapter
 from ftx.adapters.peft_config import PeftConfig, check_adapter_folder, read_config
 from ftx.adapters.peft_file import is_factor, stored_shapes
+from ftx.adapters.peft_network import FittedAdapter, read_adapter
 from ftx.adapters.trainable_model import base_of
 from ftx.backbones.kept_tokens import keep_tokens, kept_fractions
 from ftx.backbones.layer_roles import head_names

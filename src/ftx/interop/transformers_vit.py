@@ -18,7 +18,7 @@ from timm.layers import resample_abs_pos_embed  # pyright: ignore[reportPrivateI
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ftx.adapters.naming import LayerRows, Naming
+from ftx.adapters.peft_network import LayerRows, Naming
 from ftx.backbones.build import input_size
 from ftx.backbones.layer_roles import depth, pretrained_config
 from ftx.backbones.timm_config import CONFIG, build_from_config

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ftx.adapters.fit_to_base import FittedAdapter, flat
 from ftx.adapters.merge_weight import Float64
+from ftx.adapters.peft_network import FittedAdapter, flat
 from ftx.backbones.kept_tokens import choice_margins, kept_fractions
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import AdapterError, GateFailed, InputError, MergeError, ModelError

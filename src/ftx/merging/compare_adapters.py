@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ftx.adapters.fit_to_base import flat
 from ftx.adapters.merge_weight import AdapterWeights, Float64
 from ftx.adapters.peft_file import WEIGHTS
+from ftx.adapters.peft_network import flat
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import AdapterError
 from ftx.core.progress import SILENT, Progress

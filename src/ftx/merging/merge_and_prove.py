@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ftx.adapters.fit_to_base import flat, read_adapter
 from ftx.adapters.merge_weight import AdapterWeights, Float64, merged_weight, unmerged_forward
+from ftx.adapters.peft_network import flat, read_adapter
 from ftx.adapters.trainable_model import base_of
 from ftx.backbones.kept_tokens import ChoiceMargins, choice_margins
 from ftx.core.command_report import CommandReport

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, conv2d, linear
 
-from ftx.adapters.fit_to_base import flat
 from ftx.adapters.merge_weight import AdapterWeights, Float64
+from ftx.adapters.peft_network import flat
 from ftx.backbones.layer_roles import expose
 
 Shares = Sequence[tuple[float, AdapterWeights | None]]

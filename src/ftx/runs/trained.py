@@ -10,8 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ftx.adapters.fit_to_base import load_adapter
-from ftx.adapters.save import save_adapter
+from ftx.adapters.peft_network import load_adapter, save_adapter
 from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.layer_roles import head_names
 from ftx.core.disk import disk_faults

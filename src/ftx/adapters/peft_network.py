@@ -1,21 +1,67 @@
-"""An adapter folder held against the base that it is for: its tensors by the names and in the rows of our network."""
+"""Adapters in the Hugging Face PEFT format and the network that they belong to: fitted to a base, loaded and saved.
+
+The head is among the tensors as one of peft's ``modules_to_save``. A choice of q, k, v inside a fused qkv is an
+ordinary adapter of the summed rank whose B is zero outside of its blocks.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mode
 
 import torch
+from safetensors.torch import save_file
+from timm.layers.linear import Linear
 from torch import Tensor, nn
 
+from ftx.adapters.adapter_layer import AdapterLayer
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.merge_weight import AdapterWeights, Float64
 from ftx.adapters.method import RowAdapters
-from ftx.adapters.naming import LayerRows, Naming, timm_naming
-from ftx.adapters.peft_config import PeftConfig
-from ftx.adapters.peft_file import PREFIX, PeftFile, read_peft_file
+from ftx.adapters.method_table import METHODS
+from ftx.adapters.peft_config import CONFIG, PeftConfig
+from ftx.adapters.peft_file import PREFIX, WEIGHTS, PeftFile, key_of, read_peft_file
+from ftx.adapters.spec import AdapterSpec
+from ftx.backbones.kept_tokens import kept_fractions
+from ftx.backbones.layer_roles import head_names
+from ftx.core.disk import disk_faults
 from ftx.core.errors import AdapterError
+from ftx.core.files import write_atomic
+
+
+@dataclass(frozen=True)
+class LayerRows:
+    """Where a layer of another library stands in the timm model: a layer, and its rows there."""
+
+    layer: str
+    rows: slice = field(default_factory=lambda: slice(None))
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What another library calls the layers that can have an adapter, and the modules that may be saved whole."""
+
+    layers: Mapping[str, LayerRows]
+    modules: Mapping[str, str]
+
+
+def timm_naming(module: nn.Module) -> Naming:
+    """The names of timm itself, of linear layers and convolutions that compute with their weight as it is.
+
+    A convolution that standardises its weight computes something else with W + s·B·A than with W and the adapter apart.
+    """
+    plain = (nn.Linear.forward, Linear.forward, nn.Conv2d.forward, nn.Conv1d.forward)
+    layers = {
+        name: LayerRows(name)
+        for name, layer in module.named_modules()
+        if type(layer).forward in plain or isinstance(layer, AdapterLayer)
+    }
+    return Naming(layers, {name: name for name, _ in module.named_modules() if name})
 
 
 @dataclass(frozen=True)
@@ -123,3 +169,45 @@ def _in_one(file: PeftFile, weight: Tensor, parts: Sequence[tuple[str, LayerRows
     row_adapters: RowAdapters = [(place.rows, file.weights(name)) for name, place in parts]
     (rows, first), *rest = row_adapters
     return first if rows == slice(None) and not rest else file.config.method.in_one(flat(weight), row_adapters)
+
+
+def save_adapter(module: nn.Module, spec: AdapterSpec, *, base_model: str, base_digest: str, folder: Path) -> None:
+    """Write the adapters and the head of ``module`` into an existing folder; peft opens it on the timm model."""
+    heads, method = head_names(module), METHODS[spec.kind]
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    for name, layer in adapter_layers(module):
+        factors, rank, scaling = layer.stored()
+        tensors |= {key_of(name, method.factors[key]): one for key, one in factors.items()}
+        ranks[name] = rank
+        # One alpha a layer such that peft's own rule gives the scaling that was trained with.
+        alphas[name] = scaling * (math.sqrt(rank) if spec.rslora else rank)
+    for head in heads:
+        tensors |= {f"{PREFIX}{head}.{key}": one for key, one in module.get_submodule(head).state_dict().items()}
+
+    rank, alpha = mode(ranks.values()), mode(alphas.values())
+    config = {
+        "peft_type": method.peft_type,
+        "base_model_name_or_path": base_model,
+        "r": rank,
+        method.alpha_key: _whole(alpha),
+        # One expression that must match the whole name: as a list item, "proj" would also hit patch_embed.proj.
+        "target_modules": "|".join(re.escape(name) for name in ranks),
+        "modules_to_save": list(heads),
+        "rank_pattern": {re.escape(name): r for name, r in ranks.items() if r != rank},
+        "alpha_pattern": {re.escape(name): _whole(a) for name, a in alphas.items() if a != alpha},
+        **method.config(spec),
+        "inference_mode": True,
+        "task_type": None,
+        # peft ignores this key with a warning; a merge here finds the base again by it.
+        "ftx": {"base_digest": base_digest} | ({"keep_tokens": kept} if (kept := kept_fractions(module)) else {}),
+    }
+    with disk_faults(folder):
+        stored = {key: tensor.detach().float().contiguous() for key, tensor in tensors.items()}
+        save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    write_atomic(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _whole(number: float) -> int | float:
+    return int(number) if number == int(number) else number
