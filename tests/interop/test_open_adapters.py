@@ -414,7 +414,7 @@ def test_a_base_that_does_not_hold_is_named(case: str, tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"num_attention_heads": 5}, "5 heads do not divide"),
-        ({"num_hidden_layers": 1}, "2 blocks, the config says 1"),
+        ({"num_hidden_layers": 1}, "2 blocks, the config has 1"),
         ({"hidden_act": "relu"}, "hidden_act"),
         ({"layer_norm_eps": "small"}, "layer_norm_eps"),
         ({"id2label": ["a"]}, "id2label"),

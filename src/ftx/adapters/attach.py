@@ -175,16 +175,10 @@ def prove_reach(module: nn.Module) -> None:
     A layer that the model bypasses (by using its weight without calling it) would never train, without any error.
     Raises: AdapterError naming the layers that training does not reach.
     """
-    uncalled: list[str] = []
-    unheard: list[str] = []
-    for name, layer in adapter_layers(module):
-        targets = layer.untrained_targets()
-        if targets is None:
-            uncalled.append(name)
-        else:
-            unheard += [f"{name} ({target})" for target in targets]
-    if uncalled or unheard:
-        dead = uncalled or unheard
+    untrained = {name: layer.untrained_targets() for name, layer in adapter_layers(module)}
+    uncalled = [name for name, targets in untrained.items() if targets is None]
+    dead = uncalled or [f"{name} ({target})" for name, targets in untrained.items() for target in targets or ()]
+    if dead:
         raise AdapterError(
             "training does not reach these adapters",
             where=", ".join(dead[:5]) + (f" and {len(dead) - 5} more" if len(dead) > 5 else ""),

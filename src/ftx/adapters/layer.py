@@ -87,7 +87,7 @@ class AdaptedLinear(AdapterLayer):
         return self.lora_A, self.lora_B, self.scaling
 
     def stored(self) -> tuple[dict[str, Tensor], int, float]:
-        """A, B and the one scaling that peft knows a layer by; if targets differ in theirs, the rest goes into B."""
+        """A, B and the one scaling that a layer has in peft; if targets differ in theirs, the rest goes into B."""
         lora_A, lora_B, scaling = self.plain_factors()
         if isinstance(scaling, Tensor):
             largest = scaling.max()

@@ -191,7 +191,7 @@ class Lokr:
         return (0, 0) if split is None else (split[0][0] * split[0][1], split[1][0] * split[1][1])
 
     def _split(self, found: Mapping[str, Sequence[int]]) -> tuple[tuple[int, int], tuple[int, int]] | None:
-        """(a, b) and (c, d) by the shapes in a file; None where these do not say."""
+        """(a, b) and (c, d) by the shapes in a file; None if they do not determine it."""
         sides: list[tuple[int, int]] = []
         for name in (W1, W2):
             left, right = found.get(name, found.get(f"{name}_a", ())), found.get(name, found.get(f"{name}_b", ()))

@@ -56,7 +56,7 @@ class AdapterMethod(Protocol):
         ...
 
     def weight_shape(self, found: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-        """The shape of a layer's weight, by the shapes of its factors; 0 for a side that they do not say."""
+        """The shape of a layer's weight, by the shapes of its factors; 0 for a side that they do not determine."""
         ...
 
     def weights(self, factors: Mapping[str, Float64], scaling: float, rank: int) -> AdapterWeights:

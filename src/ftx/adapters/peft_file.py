@@ -1,8 +1,7 @@
 """An adapter folder in the Hugging Face PEFT format, read with numpy only.
 
-``adapter_config.json`` says what kind of adapter it is, ``adapter_model.safetensors`` holds its tensors, and among them
-those of the modules that were trained and saved whole (the head), so the folder, laid over the base, is the trained
-model.
+``adapter_config.json`` names the kind of adapter. ``adapter_model.safetensors`` contains its tensors and those of the
+modules that were trained and saved whole (the head), so base and folder together are the trained model.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class PeftFile:
         return {keys.get(name, key_of(layer, method.factors[name])): shape for name, shape in shapes.items()}
 
     def require(self, expected: Mapping[str, tuple[int, ...]], what: str, fix: str) -> None:
-        """Raise AdapterError, which says ``what``, unless the tensors are these and no others, each of its shape."""
+        """Raise AdapterError with the text ``what``, unless the tensors are these and no others, each of its shape."""
         missing = sorted(expected.keys() - self.tensors.keys())
         spare = sorted(self.tensors.keys() - expected.keys())
         both = sorted(expected.keys() & self.tensors.keys())
@@ -79,7 +78,7 @@ class PeftFile:
         return {name: self.tensors[key] for name, key in self.keys.get(layer, {}).items()}
 
     def scaling(self, layer: str) -> float:
-        """The factor s of one layer, by the rank that its config says."""
+        """The factor s of one layer, by the rank in its config."""
         return self.config.scaling(layer, self.config.rank(layer))
 
     def layers(self) -> dict[str, AdapterWeights]:
@@ -101,7 +100,7 @@ class PeftFile:
         return {name: self.weights(name) for name in names}
 
     def weight_shape(self, layer: str) -> tuple[int, ...]:
-        """The shape of a layer's weight, as its own adapter has it; zero for a side that it does not say."""
+        """The shape of a layer's weight, as its own adapter has it; zero for a side that it does not determine."""
         return self.config.method.weight_shape(self._found(layer))
 
     def _found(self, layer: str) -> dict[str, tuple[int, ...]]:
@@ -114,7 +113,7 @@ def is_factor(name: str) -> bool:
 
 
 def key_of(layer: str, factor: str) -> str:
-    """What a factor of a layer is called in the file."""
+    """The name of a layer's factor in the file."""
     return f"{PREFIX}{layer}.{factor}"
 
 

@@ -77,7 +77,7 @@ class FittedAdapter:
 
     @property
     def config(self) -> PeftConfig:
-        """What the adapter's config says."""
+        """The adapter's config."""
         return self.file.config
 
 

@@ -1,7 +1,7 @@
 """PiSSA: an adapter that starts as the principal part of the weight; what is frozen is the rest.
 
 While it trains, the layer computes with (W − s·B₀·A₀) + s·B·A, where s·B₀·A₀ is W cut to its first r singular values.
-On disk it is a plain adapter of the untouched W, of rank 2r: s·[B, −B₀]·[A; A₀]. Nobody else knows of the doubling.
+On disk it is a plain adapter of the untouched W, of rank 2r: s·[B, −B₀]·[A; A₀]. No other file doubles the rank.
 
 Source: arXiv:2404.02948, eq. 2 to 4; the conversion is its appendix C.
 """
@@ -74,5 +74,5 @@ def spec_on_file(spec: AdapterSpec) -> AdapterSpec:
 
 
 def file_note(spec: AdapterSpec) -> str:
-    """What a model card says of how the file differs from the spec; nothing for a plain adapter."""
+    """How the file differs from the spec, for the model card; nothing for a plain adapter."""
     return "" if spec.init == "zero" else ", in the file twice the rank, as a plain adapter"

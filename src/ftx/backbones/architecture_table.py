@@ -22,7 +22,7 @@ class Architecture(BaseModel):
     ``parameters`` are those without a head, ``input_size`` is that of its default weights: channels, height, width.
     ``layers`` counts the linear layers that serve each target; ``adapted`` counts a fused one once. ``any_size``: it
     takes other image sizes. ``classifier``: it takes a head, so linear probing and full fine-tuning work.
-    ``pretrained`` has the licence of each tag's weights, the default first; None where timm does not know it.
+    ``pretrained`` has the licence of each tag's weights, the default first; None if timm does not state it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -57,7 +57,7 @@ def build(
 
     ``weights``: ``auto`` (embedded, else the hub), ``none`` (random, by ``seed``) or a safetensors file. A file made on
     grey images, whose first convolution has one channel, gives a model in RGB that computes what the grey one computes
-    on 0.299 R + 0.587 G + 0.114 B; its digest is that of the weights in RGB. ``token_fractions`` says how many tokens
+    on 0.299 R + 0.587 G + 0.114 B; its digest is that of the weights in RGB. ``token_fractions`` sets how many tokens
     ``ftx.backbones.kept_tokens`` keeps.
     Raises: ModelError for an unknown model, an input size that the patches do not divide, or weights
     that do not fit; EnvironmentFault if the hub cannot be reached.
@@ -256,7 +256,7 @@ def _text(size: Size) -> str:
 
 
 def preprocess_before(name: str, image_size: int | str) -> Preprocess:
-    """The image path to a model of this name, before there is one: its module is built without memory.
+    """The preprocessing of a model of this name, before there is one: its module is built without memory.
 
     Raises: ModelError for an unknown model, or an input size that the patches do not divide.
     """
@@ -272,12 +272,12 @@ def preprocess_of(module: nn.Module, size: Size, *, grey: bool = False) -> Prepr
     """
     config = pretrained_config(module)
     height, width = size
-    share = float(str(config["crop_pct"]))
-    if share > 1:
+    crop = float(str(config["crop_pct"]))
+    if crop > 1:
         raise ModelError(
-            "this model's images are padded to its input, which the image path does not do",
+            "this model's images are padded to its input, which ftx's preprocessing does not do",
             where=str(config.get("architecture", "")),
-            found=f"a crop of {share:g} times the resized image",
+            found=f"a crop of {crop:g} times the resized image",
             fix="take another model of the family: ftx models FAMILY",
         )
     mean, std = (_levels(config[name]) for name in ("mean", "std"))
@@ -286,7 +286,7 @@ def preprocess_of(module: nn.Module, size: Size, *, grey: bool = False) -> Prepr
     return Preprocess(
         height=height,
         width=width,
-        resize=covering(height, width, share),
+        resize=covering(height, width, crop),
         interpolation=config["interpolation"],  # pyright: ignore[reportArgumentType]
         mean=mean,
         std=std,

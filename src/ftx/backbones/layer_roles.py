@@ -1,6 +1,6 @@
 """Where each family of timm keeps its linear layers: the one table.
 
-A leaf's name below an attention or MLP container says which targets its rows serve, in their order.
+A leaf's name below an attention or MLP container determines which targets its rows serve, in their order.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def sites(module: nn.Module) -> list[Site]:
 
 
 def named_sites(module: nn.Module, expression: str) -> list[Site]:
-    """The linear layers whose whole name a regular expression matches, for families that the table does not know.
+    """The linear layers whose whole name a regular expression matches, for families that are not in the table.
 
     Raises: AdapterError naming a layer that cannot be adapted, and why; or the nearest name where none is matched.
     """
@@ -115,7 +115,7 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
                 "a layer that cannot be adapted",
                 where=f"adapter.layers, {name}",
                 found=reason,
-                fix="narrow the expression: it is held against the whole name",
+                fix="narrow the expression: it must match the whole name",
             )
         found.append(Site(name=name, block=len(found), rows={"layer": slice(0, layer.out_features)}))
     if not found:
@@ -125,7 +125,7 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
             "no layer has a name that the expression matches",
             where=f"adapter.layers, {expression[:200]}",
             found=f"nearest: {alike}" if alike else f"linear layers are {', '.join(linear[:3])}, …",
-            fix="the expression is held against the whole name, as blocks\\.\\d+\\.attn\\.qkv",
+            fix="the expression must match the whole name, as blocks\\.\\d+\\.attn\\.qkv",
         )
     return found
 
@@ -147,8 +147,8 @@ def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: n
     interleaved = _head_by_head(layer, targets, container)
     if interleaved is not None:
         return interleaved
-    share, rest = divmod(layer.out_features, len(targets))
-    widths = [share] * len(targets)
+    width, rest = divmod(layer.out_features, len(targets))
+    widths = [width] * len(targets)
     if len(targets) > 3:  # an MLP's first layer is wider than the q, k and v in the same layer
         widths = [int(width) for width in getattr(container, "in_split", ())]
         rest = sum(widths) - layer.out_features
@@ -222,7 +222,7 @@ def plain_vit(module: nn.Module) -> VisionTransformer | None:
 
 
 def token_shape(vit: VisionTransformer) -> tuple[int, int]:
-    """How many tokens the position embedding knows, and their width."""
+    """How many tokens the position embedding has, and their width."""
     tokens, width = vit.get_parameter("pos_embed").shape[1:]
     return tokens, width
 
@@ -250,5 +250,5 @@ def fix_size(module: nn.Module) -> None:
 
 
 def pretrained_config(module: nn.Module) -> dict[str, object]:
-    """What timm knows of the weights: input size, normalisation, classifier."""
+    """timm's record of the weights: input size, normalisation, classifier."""
     return getattr(module, "pretrained_cfg", {})

@@ -28,7 +28,7 @@ from ftx.tasks.output_meaning import Meaning
 CONFIG = "config.json"
 DENSE_WEIGHTS = "model.safetensors"
 
-# Parameters of timm's transformers and convolutional networks that say what the network is, in plain numbers and words:
+# Parameters of timm's transformers and convolutional networks that describe the network in plain numbers and words:
 # sizes, widths, depths, which parts there are. Those that take classes, functions, configs or another model stay out.
 ARGUMENTS = frozenset(
     # of the image and its patches
@@ -102,7 +102,7 @@ class TimmConfig(BaseModel):
     @classmethod
     def _of_the_model(cls, args: dict[str, Any]) -> dict[str, Any]:
         if others := sorted(key for key in args if key not in ARGUMENTS):
-            # Some say where to load from, a network or a pickle, and not what the model is.
+            # Some name a network or a pickle to load from, and do not describe the model.
             names = listed([shown(key, 40) for key in others])
             raise ValueError(f"only arguments of a model's shape are accepted, found {names}")
         for key, value in args.items():

@@ -127,24 +127,24 @@ class JoinedAttention(torch.autograd.Function):
         qkv_3NHTd = apart_3NHTd.clone(memory_format=torch.contiguous_format)
         qkv_3NHTd[0].mul_(scale)
         q_MTd, k_MTd, v_MTd = qkv_3NHTd.flatten(1, 2)
-        shares_MTT = torch.bmm(q_MTd, k_MTd.mT).softmax(-1)
-        ctx.save_for_backward(qkv_3NHTd, shares_MTT)
+        weights_MTT = torch.bmm(q_MTd, k_MTd.mT).softmax(-1)
+        ctx.save_for_backward(qkv_3NHTd, weights_MTT)
         ctx.scale = scale
-        y_NHTd = torch.bmm(shares_MTT, v_MTd).view(qkv_3NHTd.shape[1:])
+        y_NHTd = torch.bmm(weights_MTT, v_MTd).view(qkv_3NHTd.shape[1:])
         return y_NHTd.transpose(1, 2).reshape(images, tokens, -1)
 
     @staticmethod
     def backward(ctx: Any, dy_NTD: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The gradient of q, k and v side by side. Shape: [N, T, H·d] to [N, T, 3·H·d]."""
-        qkv_3NHTd, shares_MTT = ctx.saved_tensors
+        qkv_3NHTd, weights_MTT = ctx.saved_tensors
         _, images, heads, tokens, width = qkv_3NHTd.shape
         q_MTd, k_MTd, v_MTd = qkv_3NHTd.flatten(1, 2)
         dy_MTd = dy_NTD.reshape(images, tokens, heads, width).transpose(1, 2).reshape(-1, tokens, width)
         gradient_3NHTd = torch.empty_like(qkv_3NHTd)
         dq_MTd, dk_MTd, dv_MTd = gradient_3NHTd.flatten(1, 2)
-        torch.bmm(shares_MTT.mT, dy_MTd, out=dv_MTd)
-        dshares_MTT = torch.bmm(dy_MTd, v_MTd.mT)
-        dscores_MTT = torch.ops.aten._softmax_backward_data(dshares_MTT, shares_MTT, -1, shares_MTT.dtype)
+        torch.bmm(weights_MTT.mT, dy_MTd, out=dv_MTd)
+        dweights_MTT = torch.bmm(dy_MTd, v_MTd.mT)
+        dscores_MTT = torch.ops.aten._softmax_backward_data(dweights_MTT, weights_MTT, -1, weights_MTT.dtype)
         torch.bmm(dscores_MTT, k_MTd, out=dq_MTd)
         torch.bmm(dscores_MTT.mT, q_MTd, out=dk_MTd)  # of q as it was scaled
         gradient_3NHTd[0].mul_(ctx.scale)

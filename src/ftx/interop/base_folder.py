@@ -16,7 +16,7 @@ from ftx.core.errors import ModelError
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.data.preprocess import Preprocess
 
-UNFIT = "the weights do not fit what config.json says"
+UNFIT = "the weights do not fit config.json"
 
 
 @dataclass(frozen=True)

@@ -132,15 +132,15 @@ def _drop_their_tokens(base_model: Base, located: Sequence[AdapterLocation]) -> 
 
     Raises: MergeError where they were trained with different ones.
     """
-    shares = [dict(read_config(one.folder).token_fractions) for one in located]
-    if any(one != shares[0] for one in shares):
+    fractions = [dict(read_config(one.folder).token_fractions) for one in located]
+    if any(one != fractions[0] for one in fractions):
         raise MergeError(
             "the adapters were trained with different tokens",
-            found=", ".join(f"{one.folder}: {kept or 'all'}" for one, kept in zip(located, shares, strict=True)),
+            found=", ".join(f"{one.folder}: {kept or 'all'}" for one, kept in zip(located, fractions, strict=True)),
             fix="train them with one model.keep_tokens",
         )
-    if shares[0] and not kept_fractions(base_model.module):
-        keep_tokens(base_model.module, shares[0])
+    if fractions[0] and not kept_fractions(base_model.module):
+        keep_tokens(base_model.module, fractions[0])
 
 
 def _theirs(base_model: Base) -> list[str]:
@@ -180,12 +180,12 @@ def _give_head(base_model: Base, folders: Sequence[Path], theirs: Sequence[str])
 
 
 def _heads_in(folder: Path, theirs: Sequence[str]) -> dict[str, int | None]:
-    """The heads that an adapter's file knows, and their classes; None where it adapts a head without bringing it."""
+    """The heads in an adapter's file, and their classes; None if it adapts a head that it does not contain."""
     shapes = stored_shapes(folder)
     found: dict[str, int | None] = {}
     for name in theirs:
         of_head = {key: shape for key, shape in shapes.items() if key.startswith(f"{name}.")}
-        # The last layer of a head gives the logits; an adapter of the head itself says nothing of them.
+        # The last layer of a head gives the logits; an adapter of the head itself does not.
         saved = [shape[0] for key, shape in of_head.items() if len(shape) > 1 and not is_factor(key)]
         if of_head:
             found[name] = saved[-1] if saved else None
@@ -207,7 +207,7 @@ def _require_same_base(
         return
     theirs, ours = _published(config.base_model or ""), _published(base_model.architecture)
     if theirs and ours and not base_model.namings:
-        # The tag says which weights, unless they came from a file.
+        # The tag names the weights, unless they came from a file.
         compared = 2 if base is not None and weights == "auto" and not Path(base).is_dir() else 1
         if theirs[:compared] != ours[:compared]:
             raise MergeError(
@@ -222,7 +222,7 @@ def _require_same_base(
 
 
 def _published(name: str) -> tuple[str, str] | None:
-    """Architecture and tag of a name on the hub or in timm, the default's where it says none; None if it is neither."""
+    """Architecture and tag of a name on the hub or in timm, the default's if it has none; None if it is neither."""
     architecture, _, tag = name.removeprefix("timm/").partition(".")
     if not timm.is_model(architecture):
         return None

@@ -145,19 +145,19 @@ def _side(sides: _Sides | int | None) -> int | None:
     return sides.shortest_edge or sides.height
 
 
-# What the models were published with, where the folder has no processor: mean, deviation, resampling, share kept.
+# What the models were published with, if the folder has no processor: mean, deviation, resampling, fraction kept.
 _Published = tuple[_Channels, _Channels, Interpolation, float]
 _DINOV2: _Published = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 224 / 256)
 _VIT: _Published = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 1.0)
 
 
 def read_processor(folder: Path, kind: ModelType, size: Size) -> Preprocess:
-    """The image path of a folder's processor, at this input size; ftx crops the centre where ViT's own squashes.
+    """The preprocessing of a folder's processor, at this input size; ftx crops the centre where ViT's own squashes.
 
-    Raises: ModelError for a processor that does what ftx's image path does not.
+    Raises: ModelError for a processor that ftx's preprocessing cannot follow.
     """
     path = folder / PROCESSOR
-    mean, std, interpolation, share = _VIT if kind == "vit" else _DINOV2
+    mean, std, interpolation, crop = _VIT if kind == "vit" else _DINOV2
     if path.is_file():
         try:
             processor = _Processor.model_validate(read_json(path))
@@ -166,10 +166,10 @@ def read_processor(folder: Path, kind: ModelType, size: Size) -> Preprocess:
             raise ModelError("the image processor cannot be carried over", where=path, found=found) from error
         except (OSError, JsonError) as error:
             raise ModelError("the image processor's config cannot be read", where=path, found=str(error)) from error
-        mean, std, share = processor.image_mean, processor.image_std, processor.crop_share
+        mean, std, crop = processor.image_mean, processor.image_std, processor.crop_share
         interpolation = "bilinear" if processor.resample == 2 else "bicubic"
     height, width = size
-    resize = covering(height, width, share)
+    resize = covering(height, width, crop)
     try:
         return Preprocess(height=height, width=width, resize=resize, interpolation=interpolation, mean=mean, std=std)
     except ValueError as error:

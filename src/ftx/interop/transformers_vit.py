@@ -138,14 +138,14 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
 
 
 def _find_words(shape: Shape, given: Mapping[str, Tensor], folder: Path) -> tuple[_Words, str]:
-    """The release whose names the file uses, and what stands before them; the blocks are as many as the config says."""
+    """The release whose names the file uses, and their prefix. The number of blocks must be that of the config."""
     for words in _vocabulary(shape.model_type, shape.use_swiglu_ffn):
         for prefix in (f"{shape.model_type}.", ""):
             start = f"{prefix}{words.block}."
             if f"{start}0.{words.layers['q']}.weight" in given:
                 blocks = {name.removeprefix(start).partition(".")[0] for name in given if name.startswith(start)}
                 if blocks != {str(index) for index in range(shape.num_hidden_layers)}:
-                    found = f"{len(blocks)} blocks, the config says {shape.num_hidden_layers}"
+                    found = f"{len(blocks)} blocks, the config has {shape.num_hidden_layers}"
                     raise ModelError(UNFIT, where=folder, found=found)
                 return words, prefix
     found = ", ".join(sorted(given)[:3])
@@ -191,7 +191,7 @@ def _translated(
 
 
 def _namings(shape: Shape, module: VisionTransformer) -> list[Naming]:
-    """What the layers are called, newer and older, with and without a classifier around them."""
+    """The names of the layers, newer and older, with and without a classifier around them."""
     found: list[Naming] = []
     for words in _vocabulary(shape.model_type, shape.use_swiglu_ffn):
         for prefix in (f"{shape.model_type}.", ""):
