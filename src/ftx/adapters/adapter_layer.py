@@ -17,7 +17,7 @@ from ftx.adapters.method import AdapterMethod
 from ftx.adapters.spec import TargetPart
 from ftx.core.errors import AdapterError
 
-# s: one for a layer, or one for each rank [R] where the targets of a fused layer have their own alpha / rank.
+# s: one for a layer, or one for each rank [R] if the targets of a fused layer have their own alpha / rank.
 Scaling = float | Tensor
 
 
@@ -138,7 +138,7 @@ class AdapterLayer(nn.Module):
 
 
 def layer_scaling(parts: tuple[TargetPart, ...], each: Sequence[float]) -> Scaling:
-    """One number where all parts of a layer are scaled alike, else one for each rank [R]."""
+    """One number if all parts of a layer are scaled alike, else one for each rank [R]."""
     if len(set(each)) == 1:
         return each[0]
     ranks = torch.tensor([part.ranks.stop - part.ranks.start for part in parts])

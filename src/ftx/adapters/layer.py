@@ -107,7 +107,7 @@ class AdaptedLinear(AdapterLayer):
         return summed_OI * gain(self._owned_magnitude(self.lora_magnitude_vector), norm_O)[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        """y = x·W'ᵀ + b, in autocast's dtype where that is on. Shape: [..., I] to [..., O]."""
+        """y = x·W'ᵀ + b, in autocast's dtype if that is on. Shape: [..., I] to [..., O]."""
         if self.training and self.dropout > 0:
             return self._with_dropout(x)
         device = x.device.type

@@ -66,7 +66,7 @@ def _rows(matrix: Matrix, numbers: RowIndex) -> Float64:
 
 @dataclass(frozen=True)
 class KroneckerWeights:
-    """The adapter of one linear layer: one product or, where targets of a fused layer have their own, one for each."""
+    """The adapter of one linear layer: one product or, if targets of a fused layer have their own, one for each."""
 
     blocks: tuple[Block, ...]
     shape: tuple[int, int]
@@ -112,10 +112,10 @@ class KroneckerWeights:
         """Orthonormal bases of what Δ reads and writes. Shape: [I, R] and [O, R]."""
         left_OK: Float64
         right_KI: Float64
-        if len(self.blocks) > 1:
+        block, *others = self.blocks
+        if others:
             left_OK, sigma_K, right_KI = np.linalg.svd(self.delta(slice(None)), full_matrices=False)
         else:  # singular vectors of a Kronecker product are the products of those of its parts
-            block = next(iter(self.blocks))
             (U1, sigma_1, V1), (U2, sigma_2, V2) = (
                 np.linalg.svd(reduce(matmul, one), full_matrices=False) for one in (block.w1, block.w2)
             )

@@ -73,7 +73,7 @@ def adapter_spec(recipe: Recipe) -> AdapterSpec | None:
 
 
 def decided_blocks(adapter: AdapterRecipe, module: nn.Module) -> Blocks:
-    """What ``auto`` means for a model; where layers are named, nothing."""
+    """What ``auto`` means for a model; "all" if layers are named."""
     if adapter.layers != "auto":
         return "all"
     if adapter.blocks != "auto":

@@ -128,7 +128,7 @@ def resolve(name: str) -> str:
 
 
 def tagged(name: str) -> str:
-    """The name with the tag of the pretrained weights that timm means by it today; as it is where timm has none."""
+    """The name with the tag of the pretrained weights that timm means by it today; as it is if timm has none."""
     if name in BUNDLED:
         return name
     config = timm.get_pretrained_cfg(name)
@@ -138,7 +138,7 @@ def tagged(name: str) -> str:
 def take_size(module: nn.Module, size: Size, name: str) -> None:
     """Build the model for this input size, its position embedding resampled once.
 
-    Raises: ModelError where the family takes no other size than its own, or not this one.
+    Raises: ModelError if the family takes no other size than its own, or not this one.
     """
     if hasattr(module, "set_input_size"):
         try:
@@ -163,7 +163,7 @@ def take_size(module: nn.Module, size: Size, name: str) -> None:
 
 
 def _require_computes(module: nn.Module, size: Size, name: str) -> None:
-    """Raise ModelError where an image of this size is smaller than what pyramids and strides make of it."""
+    """Raise ModelError if an image of this size is too small for the pyramids and strides."""
     try:
         with torch.inference_mode():
             module(torch.zeros(1, 3, *size))

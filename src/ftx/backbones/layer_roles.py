@@ -20,7 +20,7 @@ from ftx.core.errors import AdapterError, nearest
 from ftx.core.regular_expressions import ExpressionError, Expressions
 from ftx.recipe.adapter_targets import Role, Target
 
-# A run of rows, or their numbers where the targets of one attention head follow each other.
+# A run of rows, or their numbers if the targets of one attention head follow each other.
 TargetRows = slice | list[int]
 
 
@@ -88,7 +88,7 @@ def sites(module: nn.Module) -> list[Site]:
 def named_sites(module: nn.Module, expression: str) -> list[Site]:
     """The linear layers whose whole name a regular expression matches, for families that are not in the table.
 
-    Raises: AdapterError naming a layer that cannot be adapted, and why; or the nearest name where none is matched.
+    Raises: AdapterError naming a layer that cannot be adapted, and why; or the nearest name if none matches.
     """
     heads, expressions = head_names(module), Expressions()
     found: list[Site] = []

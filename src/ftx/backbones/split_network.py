@@ -70,7 +70,7 @@ class VitTrunk(nn.Module):
             intermediates_only=True,
         )
         (tokens,) = cast("list[Tensor | tuple[Tensor, Tensor]]", found)
-        # Those of the patches, and before them the class token and its like where there are any.
+        # Those of the patches, and before them the class token and its like, if there are any.
         return tokens if isinstance(tokens, Tensor) else torch.cat([tokens[1], tokens[0]], dim=1)
 
 

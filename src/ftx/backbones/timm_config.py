@@ -77,7 +77,7 @@ class PretrainedCfg(BaseModel):
 
 
 class TimmConfig(BaseModel):
-    """What is read of a timm folder's ``config.json``; ``ftx`` is there where ftx wrote it."""
+    """What is read of a timm folder's ``config.json``; ``ftx`` is there if ftx wrote it."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 

@@ -153,7 +153,7 @@ class JoinedAttention(torch.autograd.Function):
 
 _KIND = "compiled"
 _FOLDER = "TORCHINDUCTOR_CACHE_DIR"
-# Each kind of block is compiled once, and again where its input needs no gradient or has fewer tokens.
+# Each kind of block is compiled once, and again if its input needs no gradient or has fewer tokens.
 _KINDS_OF_BLOCKS = 64
 
 
@@ -200,7 +200,7 @@ def compiling() -> Iterator[Path | None]:
         import torch._inductor.compile_fx  # pyright: ignore[reportUnusedImport]
 
     folder = cache_folder(_KIND, f"torch-{torch.__version__}")
-    before = os.environ.get(_FOLDER)  # torch's own default, where nobody set it
+    before = os.environ.get(_FOLDER)  # torch's own default, if nobody set it
     if folder is not None:
         os.environ[_FOLDER] = str(folder)
     try:

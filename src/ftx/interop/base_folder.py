@@ -23,7 +23,7 @@ UNFIT = "the weights do not fit config.json"
 class Base:
     """A timm model with the weights that adapters were trained on.
 
-    ``namings`` are what their library may call its layers; none where that is timm itself. ``alien_heads`` are heads of
+    ``namings`` are what their library may call its layers; none if that is timm itself. ``alien_heads`` are heads of
     the base that no model of timm can have, by the name that they have there, each with the reason.
     """
 

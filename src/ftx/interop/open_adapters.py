@@ -44,7 +44,7 @@ class AdapterLocation:
 
 @dataclass(frozen=True)
 class OpenedAdapter:
-    """An adapter, where it stands and what it holds."""
+    """An adapter with its location and its contents."""
 
     at: AdapterLocation
     fitted: FittedAdapter
@@ -130,7 +130,7 @@ def _base(located: Sequence[AdapterLocation], base: str | None, weights: str, im
 def _drop_their_tokens(base_model: Base, located: Sequence[AdapterLocation]) -> None:
     """Let the base drop the tokens that it dropped when the adapters were trained.
 
-    Raises: MergeError where they were trained with different ones.
+    Raises: MergeError if they were trained with different ones.
     """
     fractions = [dict(read_config(one.folder).token_fractions) for one in located]
     if any(one != fractions[0] for one in fractions):

@@ -57,7 +57,7 @@ class Shape(BaseModel):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes in the order of their ids; none where the ids are not 0, 1, 2, …"""
+        """The names of the classes in the order of their ids; none if the ids are not 0, 1, 2, …"""
         names = [self.id2label.get(str(index)) for index in range(len(self.id2label))]
         return tuple(name for name in names if name is not None) if None not in names else ()
 
@@ -132,7 +132,7 @@ class _Processor(BaseModel):
 
     @property
     def crop_share(self) -> float:
-        """How much of the short side the centre crop keeps; 1 where the image is squashed instead."""
+        """How much of the short side the centre crop keeps; 1 if the image is squashed instead."""
         if not self.do_center_crop:
             return 1.0
         short, crop = _side(self.size), _side(self.crop_size)

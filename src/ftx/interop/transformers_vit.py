@@ -1,6 +1,6 @@
 """ViT and DINOv2 as the transformers library writes them, as timm models.
 
-Both libraries hold the same network; transformers keeps query, key and value apart where timm fuses them, and has
+Both libraries have the same network; transformers keeps query, key and value apart where timm fuses them, and has
 called its layers in two ways: up to version 4, and on disk still, ``encoder.layer.0.attention.attention.query``, later
 ``layers.0.attention.q_proj``. Adapters are found under either.
 """
