@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -21,6 +20,7 @@ from ftx.core.memory import available_bytes, keep_freed_memory
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
 from ftx.recipe.sections import TrainPrecision
+from ftx.runs.machine import cpu_flags
 from ftx.training.ranks import ONE_PROCESS, Ranks
 
 # Linux' names of the instructions that multiply bf16 matrices.
@@ -53,15 +53,7 @@ def resolve_precision(precision: TrainPrecision) -> Literal["f32", "bf16"]:
         return precision
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "f32"
-    return "bf16" if _BF16_FLAGS & _cpu_flags() else "f32"
-
-
-def _cpu_flags() -> set[str]:
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file():  # not Linux: f32 works everywhere
-        return set()
-    lines = (line for line in cpuinfo.read_text().splitlines() if line.startswith("flags"))
-    return set(next(lines, "").split())
+    return "bf16" if _BF16_FLAGS & cpu_flags() else "f32"
 
 
 class Circumstances(BaseModel):

@@ -38,7 +38,7 @@ from ftx.training.resolve import Resolved, resolve_together
 from ftx.training.resuming import check_same_inputs, recipe_to_resume
 from ftx.training.signals import Stop, stoppable
 from ftx.training.state import EpochEnd, TrainingState
-from ftx.training.step import Training
+from ftx.training.step import Training, effects_on_batch_statistics
 
 # On disk, for each parameter that trains, in f32: three checkpoints (one is being written) with its value, its two
 # moments and its value in the best epoch; and its value in ``trained/``.
@@ -193,7 +193,8 @@ class _Session:
                         checkpoints.settle_first = frozen.store.sync
                 training = training_of(self.found, pixels, frozen, self.ranks)
                 fill_together(training, frozen, self.progress)
-                self._note_batch_statistics(training)
+                for note in effects_on_batch_statistics(training):
+                    self.progress.note(note)
                 state, started = training.begin(), None
                 if saved is None:
                     started = self._start_head(training)
@@ -236,15 +237,6 @@ class _Session:
         saved.tensors.clear()
         if not self.ranks.leads:
             state.loss.zero_()  # the first process has the sum over all
-
-    def _note_batch_statistics(self, training: Training) -> None:
-        """Print where a batch in parts, or computed twice, does not train what a whole one would."""
-        layers = [one for one in training.module.modules() if hasattr(one, "running_mean")]
-        recipe, trains = training.recipe, any(one.requires_grad for layer in layers for one in layer.parameters())
-        if trains and (self.ranks.world > 1 or recipe.accumulation_steps > 1):
-            self.progress.note("layers with batch statistics compute them for each part of a batch")
-        if trains and recipe.activation_checkpointing:
-            self.progress.note("layers with batch statistics update them twice a step: it is computed again")
 
     def _note_how_to_resume(self) -> None:
         if self.new is not None and checkpoint_records(self.new.folder):

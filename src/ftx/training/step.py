@@ -174,6 +174,19 @@ def train_mode(module: nn.Module) -> None:
             layer.eval()
 
 
+def effects_on_batch_statistics(training: Training) -> list[str]:
+    """Where a batch in parts, or computed twice, does not train what a whole one would, in a sentence each."""
+    layers = [one for one in training.module.modules() if hasattr(one, "running_mean")]
+    recipe, found = training.recipe, list[str]()
+    if not any(parameter.requires_grad for layer in layers for parameter in layer.parameters()):
+        return found
+    if training.ranks.world > 1 or recipe.accumulation_steps > 1:
+        found.append("layers with batch statistics compute them for each part of a batch")
+    if recipe.activation_checkpointing:
+        found.append("layers with batch statistics update them twice a step: it is computed again")
+    return found
+
+
 @torch.no_grad()
 def measure(
     module: nn.Module, task: Task, inputs: Inputs, *, loss: LossName, bf16: bool, ranks: Ranks = ONE_PROCESS
