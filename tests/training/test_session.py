@@ -63,6 +63,23 @@ def test_an_image_is_decoded_once_for_all_trainings(
     assert len(decoded) == 24
 
 
+def test_images_that_auto_augments_are_decoded_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In full fine-tuning, and in an adapter in all blocks, nothing is frozen."""
+    monkeypatch.chdir(tmp_path)
+    for name, keys in (("full", {"peft": "none"}), ("lora", {"peft": "lora", "blocks": "all", "rank": 1})):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{name}"))
+        decoded, decode = list[int](), Header.decode
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Header, "decode", lambda header, found=decoded, decode=decode: found.append(1) or decode(header)
+            )
+            train(Recipe.named(TINY | keys | {"path": data}), out=tmp_path / name)
+        assert len(decoded) == 12
+        assert Recipe.load(tmp_path / name / "recipe.yaml").train.augment == "light"
+
+
 def test_the_number_of_labels_that_a_recipe_is_for_binds_only_where_that_is_asked(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,8 +127,12 @@ def read_images(recipe: Recipe, run: Run | None, progress: Progress) -> Dataset:
     ``run`` is the run that training starts from: its training images stay training images.
     Raises: DataError if the data is invalid; ModelError for an unknown model, before any image is read.
     """
-    pre, data = preprocess_before(recipe.model.name, recipe.data.image_size), recipe.data
-    with pixel_store(data, 0, pre, recipe.train, SILENT) as pixels:  # training prints if it is too small
+    pre, data, train = preprocess_before(recipe.model.name, recipe.data.image_size), recipe.data, recipe.train
+    if train.augment == "auto" and (recipe.method == "full" or recipe.adapter.blocks == "all"):
+        train = recipe.replace(
+            train={"augment": "light"}
+        ).train  # as no block is frozen: it decides how pixels are kept
+    with pixel_store(data, 0, pre, train, SILENT) as pixels:  # training prints if it is too small
         return survey(
             typed(data.path),
             recipe.task,
