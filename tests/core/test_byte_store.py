@@ -183,7 +183,7 @@ def test_the_disk_keeps_half_of_what_it_has_left(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("ftx.core.byte_store.shutil.disk_usage", nearly_full)
     with ByteStore(tmp_path, ROOMY) as store:
         assert put(store, 1, 2) == [True, False]
-        store.measure_room()  # half of what is free now, beside what is kept already
+        store.measure_disk()  # half of what is free now, beside what is kept already
         assert put(store, 2, 3) == [True, False]
     with ByteStore(tmp_path, ROOMY) as store:
         assert put(store, 3, 4) == [True, False]

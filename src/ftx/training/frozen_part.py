@@ -119,7 +119,7 @@ class FrozenPart:
         """Read the same features that other processes on this machine have kept until now."""
         if self._folder is not None:
             for other in {self._folder, *self._folder.glob(f"{_RANK}*")} - {_own_folder(self._folder, self._ranks)}:
-                self.store.look_beside(other)
+                self.store.read_also(other)
 
     def empty(self, rows: int) -> Tensor:
         """An empty tensor for features, on the CPU. Shape: [rows, …]."""
@@ -138,9 +138,9 @@ class FrozenPart:
         """Free space for ``rows`` views, in place of those of other trainings; print how many the store cannot keep."""
         needed_bytes, processes = rows * self.empty(1).nbytes, self._ranks.local_world  # each keeps a part
         # Features in a temporary store must not cost other trainings theirs.
-        if self._folder is not None and self.store.lasting and self.store.asked_bytes and not self._ranks.local:
-            free_space(self._folder, needed_bytes, self.store.asked_bytes * processes)
-            self.store.measure_room()
+        if self._folder is not None and self.store.lasting and self.store.most_bytes and not self._ranks.local:
+            free_space(self._folder, needed_bytes, self.store.most_bytes * processes)
+            self.store.measure_disk()
         limit_bytes = self.store.limit_bytes * processes
         if needed_bytes > limit_bytes:
             progress.note(
