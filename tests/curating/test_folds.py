@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from ftx.curating.folds import FOLDS, stratified_folds
+from ftx.curating.probes import FOLDS, stratified_folds
 
 
 def alone(count: int) -> list[str]:

@@ -10,8 +10,7 @@ from tests.conftest import write_data
 from tests.effects.lab import call
 
 from ftx.core.errors import DataError
-from ftx.data.check import check
-from ftx.data.likely_mistakes import likely_mistakes
+from ftx.data.check import check, likely_mistakes
 from ftx.data.sources import Listing, list_images
 
 LAYOUT = Listing(Path(), "splits", ())

@@ -12,10 +12,8 @@ from ftx.core.command_report import CommandReport
 from ftx.core.errors import DataError, InputError
 from ftx.core.progress import SILENT, Progress
 from ftx.curating.choices import ChoiceTable, check_unclaimed, images_of, read_choices
-from ftx.curating.features import frozen_features
-from ftx.curating.folds import stratified_folds
 from ftx.curating.issues import Issue, Spelling, counted
-from ftx.curating.probes import out_of_fold
+from ftx.curating.probes import frozen_features, out_of_fold, stratified_folds
 from ftx.curating.wrong_labels import Judgement, LabelJudgement, judge
 from ftx.data.check import CheckedDataset, open_and_check
 from ftx.data.dataset import Dataset

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.statistics import wilson_interval
 from ftx.curating.confident_learning import Probabilities, RowNumbers, Suspects, self_confidence, suspects
-from ftx.curating.folds import FOLDS
+from ftx.curating.probes import FOLDS
 from ftx.tasks.base import Targets, Task
 from ftx.tasks.labels import Labels
 

@@ -1,4 +1,4 @@
-"""Random views of a training image: few and mild, as fine-tuning asks for.
+"""Random views of a training image: few and mild, as fine-tuning needs them.
 
 A pretrained backbone knows shapes and colours already; strong augmentation (small crops, colour
 distortion, mixing) helps long training from scratch and slows down the few epochs of fine-tuning.
@@ -13,7 +13,7 @@ from PIL import Image
 
 from ftx.data.preprocess import Pixels, Preprocess
 
-# Share of the image's area, and width to height, that a crop may have. The ratio is that of Szegedy et al.,
+# Fraction of the image's area, and width to height, that a crop may have. The ratio is that of Szegedy et al.,
 # arXiv:1409.4842, section 6; the area there begins at 0.08, which often cuts the object off.
 CROP_AREA = (0.6, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
@@ -55,5 +55,5 @@ def crop_box(width: int, height: int, rng: np.random.Generator, *, aspect: float
 
 
 def _placed(w: float, h: float, left: float, upper: float, width: int, height: int) -> Box:
-    # The sum may be one rounding above the edge, which Pillow refuses.
+    # The sum may be one rounding above the edge, which Pillow rejects.
     return left, upper, min(left + w, width), min(upper + h, height)

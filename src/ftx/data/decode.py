@@ -1,6 +1,6 @@
 """From an image's bytes to pixels as a viewer shows them: upright by EXIF, in RGB, what is transparent over white.
 
-What an image may cost is known by ``ftx.data.decode_limits``.
+``ftx.data.decode_limits`` limits what an image may cost.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ class Header:
 
 
 def read_header(stream: BinaryIO) -> ImageFile.ImageFile:
-    """An image of which the header alone is read.
+    """An image of which only the header is read.
 
     It is what Image.open does for these formats, but without its warning of large images: a warning can be
-    silenced for the whole process only, and threads decode here. ``check_size`` refuses them.
+    silenced for the whole process only, and threads decode here. ``check_size`` rejects them.
     Raises: ImageError if it is none; what Pillow's readers raise if it is broken.
     """
     start = stream.read(512)

@@ -1,7 +1,7 @@
-"""What one image may cost, known before it is decoded where its file tells, and while it is decoded where not.
+"""What one image may cost, checked before it is decoded if its file shows it, and otherwise while it is decoded.
 
-A few kilobytes can ask for gigabytes and minutes. The bounds leave room for the photographs of telephones and
-medium-format cameras (108 and 102 megapixels) and for scans (A3 at 600 dpi: 70).
+A few kilobytes can need gigabytes and minutes. The limits allow the photographs of telephones and medium-format cameras
+(108 and 102 megapixels) and scans (A3 at 600 dpi: 70).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MAX_ASPECT = 32
 MAX_FILE_BYTES = 1 << 29
 # Decoding one image. With the bytes below: 100 megapixels of JPEG 2000, 125 of WebP, 134 of anything else.
 MAX_DECODING_BYTES = 2_000_000_000
-# Bytes a pixel that decoding takes at most, measured by the peak of a process; twice four where nothing is said:
+# Bytes a pixel that decoding takes at most, measured by the peak of a process; twice four unless the format is listed:
 # Pillow holds RGB in four, and a copy is made of what must be converted or turned. A progressive JPEG holds two for
-# each of its (at most four) coefficients beside that.
+# each of its (at most four) coefficients in addition.
 PIXEL_BYTES = 8
 _PIXEL_BYTES = {"JPEG": 12, "MPO": 12, "WEBP": 16, "AVIF": 12, "JPEG2000": 20}
 # Each scan of a progressive JPEG walks over all pixels. Programs write 4 to 20; the largest image may have 16.
@@ -35,7 +35,7 @@ MAX_SCANNED_PIXELS = 16 * MAX_PIXELS
 MAX_DECODING_S = 60.0
 # A decoder reads its file once or twice; a directory of a TIFF may point at the same bytes thousands of times.
 MAX_READ_TIMES = 8
-# Bytes that the entries of such a directory may hold, beside a megabyte.
+# Bytes that the entries of such a directory may hold, in addition to a megabyte.
 MAX_HELD_TIMES = 2
 _SLACK_BYTES = 1 << 20
 # Numbers in one entry of a TIFF's directory, each 36 bytes and more in memory: a strip a line and more.
@@ -74,7 +74,7 @@ def check_scans(image: Image.Image, content: bytes) -> None:
     if content.count(_SCAN) > most and (scans := count_scans(content)) > most:
         shape = f"{image.width} x {image.height}"
         raise ImageError(
-            "the image has too many scans", found=f"{scans} over {shape}, at most {most}", fix="save it anew as JPEG"
+            "the image has too many scans", found=f"{scans} over {shape}, at most {most}", fix="save it again as JPEG"
         )
 
 
@@ -105,11 +105,11 @@ def check_directory(stream: BinaryIO) -> None:
     entries = tiff_directory(stream)
     if crowded := [count for kind, count, _ in entries if kind not in _BYTE_KINDS and count > MAX_ENTRY_NUMBERS]:
         found = f"{max(crowded):,} numbers in one entry, at most {MAX_ENTRY_NUMBERS:,}"
-        raise ImageError("the image's directory is too large", found=found, fix="save it anew")
+        raise ImageError("the image's directory is too large", found=found, fix="save it again")
     size_bytes, held_bytes = stream.seek(0, io.SEEK_END), sum(held for _, _, held in entries)
     if held_bytes > MAX_HELD_TIMES * size_bytes + _SLACK_BYTES:
         found = f"{held_bytes / 1e6:,.0f} MB in a file of {size_bytes / 1e6:,.1f}"
-        raise ImageError("the image's directory names its bytes over and over", found=found, fix="save it anew")
+        raise ImageError("the image's directory names its bytes over and over", found=found, fix="save it again")
 
 
 def is_sound_exif(exif: bytes) -> bool:
@@ -127,7 +127,7 @@ _BYTE_KINDS = (1, 2, 7)
 def tiff_directory(stream: BinaryIO) -> list[tuple[int, int, int]]:
     """The entries of the first directory of a TIFF or an EXIF block: kind, count of values, bytes that are read.
 
-    Of what is cut off or broken, as many as are there.
+    Of a truncated or damaged directory, those that are complete.
     """
     size_bytes = stream.seek(0, io.SEEK_END)
     stream.seek(0)
@@ -150,9 +150,9 @@ def tiff_directory(stream: BinaryIO) -> list[tuple[int, int, int]]:
 
 
 class LimitedStream(io.BytesIO):
-    """A file's bytes for a decoder that stops where it has read, or reckoned, far more than an image needs.
+    """A file's bytes for a decoder, which stops it if it has read, or computed, far more than an image needs.
 
-    Pillow's decoders ask for the next few kilobytes again and again, so that each such question can end them.
+    Pillow's decoders read a few kilobytes again and again, so each such read can end them.
     """
 
     def __init__(self, content: bytes) -> None:

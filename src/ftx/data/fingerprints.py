@@ -1,4 +1,4 @@
-"""What a photograph that was saved anew, resized or brightened is known again by: 64 bits and 32 × 32 grey pixels."""
+"""What identifies a photograph that was saved again, resized or brightened: 64 bits and 32 × 32 grey pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Grey = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The 64 bits, and the grey pixels that they were taken from. Shape: [32, 32]."""
+    """The 64 bits, and the grey pixels that they were computed from. Shape: [32, 32]."""
 
     bits: int
     grey_HW: Grey
@@ -51,10 +51,10 @@ class GreyStore:
 
 
 def _piece(size_bytes: int) -> mmap.mmap:
-    """Room in a file; in memory where the disk has none."""
+    """Memory in a file; without a file if the disk is full."""
     try:
         with tempfile.TemporaryFile(prefix="ftx-grey-") as file:
-            # Room that is only promised would end the process when it is written to.
+            # Space that is only promised would end the process when it is written to.
             os.posix_fallocate(file.fileno(), 0, max(size_bytes, 1))
             return mmap.mmap(file.fileno(), max(size_bytes, 1))  # which keeps its file
     except OSError:

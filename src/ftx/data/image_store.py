@@ -47,7 +47,7 @@ class EncodedImage:
 
     @property
     def key(self) -> str:
-        """What tells it apart from others, as hex: the hash of its bytes, or where that is unknown of its name."""
+        """Its identity as hex: the hash of its bytes, or of its name if that is unknown."""
         return self.sha256 or sha256(self.name.encode(errors="surrogateescape")).hexdigest()
 
 
@@ -146,7 +146,7 @@ def open_hashed(given: ImageLike, known: Callable[[str], bool] | None = None) ->
 class LoadedImage:
     """An image whose file and header are in memory; ``decode`` computes the pixels, and raises what went wrong before.
 
-    So many images are read in order by one thread, which knows their sizes, and decoded by several.
+    So one thread can read many images in order, and know their sizes, while several decode them.
     """
 
     def __init__(self, given: ImageLike | ImageError) -> None:

@@ -36,10 +36,9 @@ class ImageView(NamedTuple):
 
 
 class TrainingImages:
-    """Images of a split, each decoded at its first need and kept, reduced, as far as there is room.
+    """Images of a split, each decoded at its first need and kept, reduced, as far as the store allows.
 
-    What there is no room for is decoded anew for each view, with the same result: which images are kept changes the
-    speed and nothing else.
+    The others are decoded again for each view, with the same result: which images are kept changes only the speed.
     """
 
     def __init__(
@@ -69,13 +68,13 @@ class TrainingImages:
     def seen(self, order: Sequence[int] | NDArray[np.intp], epoch: int) -> list[ImageView]:
         """How the images of an epoch are to be seen, in its order.
 
-        How an image is varied hangs on the seed, the epoch and the image, not on threads or on memory.
+        How an image is augmented depends on the seed, the epoch and the image, not on threads or on memory.
         """
         indices = [int(index) for index in order]
         return [ImageView(index, epoch, before) for index, before in zip(indices, occurrences(indices), strict=True)]
 
     def views(self, chunks: Sequence[Sequence[ImageView]]) -> Generator[Pixels, None, None]:
-        """The pixels of each chunk of views, prepared two chunks ahead; whoever stops early calls ``close``.
+        """The pixels of each chunk of views, two chunks of them prefetched; call ``close`` to stop early.
 
         Shape: uint8 [B, H, W, 3].
         Raises: ImageError for an image that cannot be read.

@@ -21,7 +21,7 @@ from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.task_names import TaskName
 
-# A few broken files are in every large collection; with more than this share something is wrong with the folder.
+# Every large collection has a few damaged files; above this fraction something is wrong with the folder.
 MOST_UNREADABLE = 0.05
 
 
@@ -60,7 +60,7 @@ def survey(
     Without ``val``, the training images are split by content hash: ``val_fraction`` of them (of each class, if each
     image has one label) become val. Images that a model was ``trained_on`` (by SHA-256) become val last. Decoded images
     go to ``pixels``; those already there are not decoded again. Remarks go to ``progress.note``.
-    Raises: DataError if the data set does not hold (see ``ftx.data.sources``), if over 5 % of the images cannot be
+    Raises: DataError if the data set is invalid (see ``ftx.data.sources``), if over 5 % of the images cannot be
     read, if a label has fewer than two images to train on, or if an image stands under contradicting labels.
     """
     listing = list_images(
@@ -72,13 +72,13 @@ def survey(
     note_unreadable(opened.unreadable, len(opened.unreadable) + len(opened.images), progress)
     found = with_splits(listing, opened, val_fraction, trained_on)
     _remark(found, progress)
-    _tell_learnt(found.dataset, trained_on, progress)
+    _note_seen(found.dataset, trained_on, progress)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedImage:
-    """An image that can be read: as it was listed, the SHA-256 of its bytes, and its fingerprint if that was wanted."""
+    """An image that can be read: as it was listed, the SHA-256 of its bytes, and its fingerprint if requested."""
 
     listed: ListedImage
     sha256: str
@@ -96,7 +96,7 @@ class ImageSet:
 
     @property
     def fingerprints(self) -> dict[str, Fingerprint]:
-        """By path, of the images of which one was wanted."""
+        """By path, if they were requested."""
         return {one.listed.path: one.fingerprint for one in self.images if one.fingerprint is not None}
 
 
@@ -109,9 +109,9 @@ def open_all(
     fingerprints: bool = False,
     pixels: PixelStore | None = None,
 ) -> ImageSet:
-    """Relate the labels, open and hash every image once, and say all that keeps the data from being trained on.
+    """Relate the labels, open and hash every image once, and list all that keeps the data from being trained on.
 
-    Raises: DataError if images do not carry what the task asks for.
+    Raises: DataError if images lack the labels that the task needs.
     """
     labels, named = TASKS[task].relate({file.path: file.labels for file in listing.files}, listing.declared, path)
     relabelled = [replace(file, labels=names) for file, names in zip(listing.files, named, strict=True)]
@@ -161,8 +161,8 @@ def read_all(
             decoded, digest = open_hashed(store.at(image.path), known)
             if pixels is not None and decoded is not None:
                 pixels.add(digest, decoded, pixels=image.split != "test")
-            wanted = decoded if fingerprints else None
-            return OpenedImage(image, digest, None if wanted is None else fingerprint(wanted, greys))
+            mark = fingerprint(decoded, greys) if fingerprints and decoded is not None else None
+            return OpenedImage(image, digest, mark)
         except ImageError as error:
             return Unreadable(image.path, f"{error.what}: {error.found}" if error.found else error.what)
         except UnicodeEncodeError:
@@ -175,7 +175,7 @@ def read_all(
 
 
 def too_many_unreadable(root: Location, unreadable: Sequence[Unreadable], total: int) -> Iterator[DataError]:
-    """An error where so many images cannot be read that something is wrong with all of them."""
+    """An error if the fraction of images that cannot be read is too large for a few damaged files."""
     if len(unreadable) > MOST_UNREADABLE * total:
         yield DataError(
             f"{len(unreadable)} of {total} images cannot be read",
@@ -197,7 +197,7 @@ def _contradictions(root: Location, images: Sequence[OpenedImage]) -> Iterator[D
             "the same image stands under different labels",
             where=root,
             found=listed(clashes),
-            fix="give each image the labels that hold",
+            fix="give each image its correct labels",
         )
 
 
@@ -260,7 +260,7 @@ def with_splits(listing: Listing, opened: ImageSet, val_fraction: float, trained
 
 
 def note_unreadable(unreadable: Sequence[Unreadable], total: int, progress: Progress) -> None:
-    """Say which images of all are left out."""
+    """Add notes about the images that are left out."""
     if unreadable:
         progress.note(f"{len(unreadable)} of {total} images cannot be read and are skipped")
     for one in unreadable[:NAMED]:
@@ -279,8 +279,8 @@ def _doubles(entries: tuple[Entry, ...]) -> tuple[int, int]:
     return copies, leaks
 
 
-def _tell_learnt(dataset: Dataset, trained_on: Collection[str], progress: Progress) -> None:
-    """Say it where results will look too good."""
+def _note_seen(dataset: Dataset, trained_on: Collection[str], progress: Progress) -> None:
+    """Add a note if results will look too good."""
     for split in ("val", "test"):
         entries = dataset.split(split)
         if known := sum(entry.sha256 in trained_on for entry in entries):

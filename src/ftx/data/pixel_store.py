@@ -37,12 +37,12 @@ _ASPECT = 4 / 3
 
 
 class PixelStore:
-    """Pixels by image; what there is no room for is decoded each time, to the same pixels."""
+    """Pixels by image; what the store cannot keep is decoded each time, to the same pixels."""
 
     def __init__(self, pre: Preprocess, store: ByteStore, forms: Sequence[Form] = ("final",)) -> None:
         """``forms`` are those in which whoever has decoded an image is to ``add`` it."""
         self.pre, self.store, self._forms = pre, store, forms
-        self.refused = 0
+        self.unkept = 0
 
     def __len__(self) -> int:
         return len(self.store)
@@ -52,7 +52,7 @@ class PixelStore:
         return _key("sound", digest) in self.store
 
     def add(self, digest: str, image: Image.Image, *, pixels: bool) -> None:
-        """Remember that bytes of this SHA-256 are an image, and its ``pixels`` if training will ask for them."""
+        """Remember that bytes of this SHA-256 are an image, and keep its ``pixels`` if training will need them."""
         self.store.put(_key("sound", digest), memoryview(b"\1"))
         for form in self._forms if pixels else ():
             self._keep(_key(form, digest), self._made(image, form))
@@ -68,7 +68,7 @@ class PixelStore:
             height, width = _SHAPE.unpack_from(kept)
             return np.frombuffer(kept, np.uint8, offset=_SHAPE.size).reshape(height, width, 3)
         made_HWC = self._made(open_image(image), form)
-        if image.sha256 is not None or not self.store.lasting:  # a name says nothing of another day's bytes
+        if image.sha256 is not None or not self.store.lasting:  # a name does not identify another day's bytes
             self._keep(key, made_HWC)
         return made_HWC
 
@@ -80,7 +80,7 @@ class PixelStore:
     def _keep(self, key: bytes, pixels_HWC: Pixels) -> None:
         shape = _SHAPE.pack(*pixels_HWC.shape[:2])
         if not self.store.put(key, memoryview(shape + pixels_HWC.tobytes())):
-            self.refused += 1
+            self.unkept += 1
         self.store.sync(due=True)
 
 
@@ -88,12 +88,12 @@ class PixelStore:
 def pixel_store(
     data: DataRecipe, images: int, pre: Preprocess, train: TrainRecipe, progress: Progress
 ) -> Iterator[PixelStore]:
-    """The pixels of so many images of a data set, in the user's cache; of other data sets the least used make room.
+    """The pixels of that many images of a data set, in the user's cache, in place of the least used other data sets.
 
     Beyond ``train.cache_gb`` nothing is kept.
     """
     limit_bytes = train.cache_gb * 1e9
-    # What auto comes to hangs on the model: in a preset mostly to images as they are.
+    # What auto resolves to depends on the model: in a preset mostly to unaugmented images.
     forms: tuple[Form, ...] = ("final", "reduced") if train.augment == "light" else ("final",)
     numbers = (pre.height, pre.width, pre.resize, pre.interpolation, KEPT_TO_RESIZE)
     named = repr((str(data.path.absolute()), numbers, PIL.__version__, __version__))
@@ -104,13 +104,13 @@ def pixel_store(
     with ByteStore(folder, limit_bytes) as store:
         pixels = PixelStore(pre, store, forms)
         yield pixels
-        if pixels.refused:
+        if pixels.unkept:
             why = store.fault or f"they take more than {store.limit_bytes / 1e9:.1f} GB (train.cache_gb, half the disk)"
             progress.note(f"not all images are kept decoded: {why}; the others are decoded each time")
 
 
 def reduce(image: Image.Image, times: float, pre: Preprocess) -> Image.Image:
-    """The image so small that it just covers the resize so many times, in the recipe's interpolation, antialiased."""
+    """The image reduced until it just covers the resize that many times, in the recipe's interpolation, antialiased."""
     box_height, box_width = (int(side * times) for side in pre.box)
     scale = max(box_height / image.height, box_width / image.width)
     if scale >= 1:

@@ -45,7 +45,7 @@ class Preprocess:
             raise ValueError(f"a crop of {self.height} x {self.width} does not fit a resize to {self.resize}")
         if max(self.height, self.width) > MOST_SIDE or max(box_height, box_width) > MOST_BOX:
             raise ValueError(f"{self.height} x {self.width} out of {self.resize} is more than {MOST_SIDE} a side")
-        # Asked so that NaN is refused too.
+        # Written so that NaN is rejected too.
         if not all(abs(mean) <= MOST_MEAN for mean in self.mean):
             raise ValueError(f"the mean of a channel lies within {MOST_MEAN:g} of 0; they are {self.mean}")
         if not all(LEAST_STD <= std <= MOST_STD for std in self.std):
@@ -104,7 +104,7 @@ def resize_crop(image: Image.Image, pre: Preprocess) -> Pixels:
     Shape: uint8 [height, width, 3]. Offsets are those of torchvision's CenterCrop.
     """
     height, width = pre.resized(image.height, image.width)
-    # Width, then height. Asked for both at once Pillow 13 does the same, but for an image more than twice as
+    # Width, then height. For both at once Pillow 13 does the same, but for an image more than twice as
     # tall as wide, where it rounds the other way round; earlier releases and the graph know one order.
     for size in ((width, image.height), (width, height)):
         image = image.resize(size, Image.Resampling[pre.interpolation.upper()])

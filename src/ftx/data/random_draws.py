@@ -19,7 +19,7 @@ def order_generator(seed: int, epoch: int) -> np.random.Generator:
 
 
 def view_generator(seed: int, epoch: int, sha256: str, occurrence: int = 0) -> np.random.Generator:
-    """Draws how an image is varied, by the digest of its file.
+    """Draws how an image is augmented, by the digest of its file.
 
     ``occurrence`` counts how often it was drawn before in this epoch: where rare labels are drawn more often, an image
     comes again.
@@ -28,7 +28,7 @@ def view_generator(seed: int, epoch: int, sha256: str, occurrence: int = 0) -> n
 
 
 def patch_generator(seed: int, epoch: int, sha256: str, occurrence: int = 0) -> np.random.Generator:
-    """Draws which patches of an image are left out, as ``view_generator`` draws how it is varied."""
+    """Draws which patches of an image are left out, as ``view_generator`` draws how it is augmented."""
     return _image_generator(_PATCHES, seed, epoch, sha256, occurrence)
 
 

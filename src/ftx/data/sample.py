@@ -1,4 +1,4 @@
-"""The sample data, for each task: an archive unpacked once, a table beside it."""
+"""The sample data, for each task: an archive unpacked once, a table next to it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def unpack_sample(archive: Path, folder: Path) -> Path:
         with zipfile.ZipFile(archive) as opened:
             members = [member for member in opened.infolist() if not member.is_dir()]
             for member in members:
-                _refuse_escape(member, archive)
+                _check_inside(member, archive)
             if folder.exists() or folder.is_symlink():
                 return _same_contents(folder, members)
             with stage_folder(folder) as staged:
@@ -59,9 +59,9 @@ def unpack_sample(archive: Path, folder: Path) -> Path:
     return folder
 
 
-def _refuse_escape(member: zipfile.ZipInfo, archive: Path) -> None:
+def _check_inside(member: zipfile.ZipInfo, archive: Path) -> None:
     name = member.filename
-    # A name is judged as both systems would: a drive or a backslash is harmless on one of them alone.
+    # A name is judged as both systems would: a drive or a backslash is harmless on only one of them.
     parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
     rooted = PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).anchor)
     if rooted or ".." in parts or stat.S_ISLNK(member.external_attr >> 16):

@@ -1,4 +1,4 @@
-"""The split that each image is put into, decided by its content alone."""
+"""The split of each image, which depends only on its content."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _drawn(
 ) -> tuple[Split, ...]:
     """Class by class, where each image has one label and each label several images that stand for themselves.
 
-    A label that one image alone carries, as one that is known to the first level of its tree only, is in one split.
+    A label of only one image, as one that is known only to the first level of its tree, is in one split.
     """
     distinct: dict[str, set[str]] = defaultdict(set)
     for file, key in zip(files, keys, strict=True):
@@ -78,12 +78,12 @@ def hash_split(
 
     A class's distinct images are ranked by hash, and the first ``val_fraction`` of them, rounded but at
     least one and never all, are val; those that are ``trained_on`` rank last. So copies of an image
-    stand together, neither order nor file names matter, and an image that is added or taken away moves at most one
+    stand together, neither order nor file names matter, and an image that is added or removed moves at most one
     other of its class.
     Raises: DataError if the fraction is not between 0 and 1, or naming each class of fewer than two images.
     """
     if not 0 < val_fraction < 1:
-        raise DataError("val_fraction is a share between 0 and 1", found=str(val_fraction), fix="for example 0.2")
+        raise DataError("val_fraction must lie between 0 and 1", found=str(val_fraction), fix="for example 0.2")
     hashes: dict[str, set[str]] = defaultdict(set)
     for digest, name in samples:
         hashes[name].add(digest)
@@ -108,7 +108,7 @@ def hash_split_sets(
     that no other has, which is trained_on from.
     """
     if not 0 < val_fraction < 1:
-        raise DataError("val_fraction is a share between 0 and 1", found=str(val_fraction), fix="for example 0.2")
+        raise DataError("val_fraction must lie between 0 and 1", found=str(val_fraction), fix="for example 0.2")
     labels_of: dict[str, set[str]] = defaultdict(set)
     keys_of: dict[str, set[str]] = defaultdict(set)
     for key, labels in samples:

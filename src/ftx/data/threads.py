@@ -34,25 +34,25 @@ def in_threads(
 
     ``size_of`` returns how many bytes an item takes: those in progress take ``most_bytes`` at most, or are only one.
     An exception of the function is raised at its item's turn. Closing the iterator early drops the items that have not
-    begun, and waits for the others.
+    started, and waits for the others.
     """
     workers = workers or cores()
     window = prefetch or 4 * workers
     todo = ((item, size_of(item) if size_of else 0) for item in items)
     following = next(todo, None)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ftx-data")
-    begun: deque[tuple[Future[_Result], int]] = deque()
+    running: deque[tuple[Future[_Result], int]] = deque()
     try:
-        while begun or following:
+        while running or following:
             result: list[_Result] = []
-            if begun:
+            if running:
                 # The oldest is awaited before the next begins: otherwise one more than ``prefetch`` would be alive.
-                result.append(begun.popleft()[0].result())
-            while following and len(begun) < window:
+                result.append(running.popleft()[0].result())
+            while following and len(running) < window:
                 item, size_bytes = following
-                if begun and sum(held for _, held in begun) + size_bytes > most_bytes:
+                if running and sum(held for _, held in running) + size_bytes > most_bytes:
                     break
-                begun.append((pool.submit(function, item), size_bytes))
+                running.append((pool.submit(function, item), size_bytes))
                 following = next(todo, None)
             yield from result
     finally:

@@ -186,7 +186,7 @@ def matched(path: Path) -> list[Path]:
 def in_shards(path: Location) -> list[Item]:
     """The images in the shards that a path names, and an error for each damaged shard.
 
-    Raises: DataError if the path names none; EnvironmentFault if another machine does not answer.
+    Raises: DataError if the path names none; EnvironmentFault if another machine cannot be reached.
     """
     root, items = images_root(path), list[Item]()
     for name in shard_names(path):
@@ -232,7 +232,7 @@ def to_prediction(name: str, outcome: Floats | ImageError, task: Task, *, scores
     if isinstance(outcome, ImageError):
         return failed_prediction(name, outcome)
     if not np.isfinite(outcome).all():
-        return failed_prediction(name, ImageError("the model answered with a number that is not finite"))
+        return failed_prediction(name, ImageError("the model computed a number that is not finite"))
     scores_C = task.scores(outcome[None])[0]
     every = dict(zip(task.labels.names, scores_C.tolist(), strict=True)) if scores else None
     return Prediction(path=path_text(name), labels=task.decode(scores_C), scores=every)
