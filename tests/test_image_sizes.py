@@ -26,7 +26,7 @@ from ftx.backbones.build import build
 from ftx.core.errors import ModelError, RecipeError
 from ftx.data.augment import CROP_RATIO, crop_box
 from ftx.data.image_store import open_image
-from ftx.data.preprocess import Preprocess, covering, crop_share, normalise, resize_crop
+from ftx.data.preprocess import Preprocess, covering, crop_fraction, normalise, resize_crop
 from ftx.evaluating import validate
 from ftx.exporting import export
 from ftx.exporting.preprocess_graph import embed_preprocessing
@@ -100,8 +100,8 @@ def test_every_size_equals_timm_to_the_bit(
 @given(height=st.integers(1, 700), width=st.integers(1, 700), crop=st.floats(0.3, 1.0))
 def test_the_share_in_a_dense_folder_gives_the_same_box(height: int, width: int, crop: float) -> None:
     pre = recipe(height, width, crop)
-    assert covering(height, width, crop_share(pre)) == pre.resize
-    assert covering(height, width, crop_share(pre) * (1 - 1e-9)) == pre.resize  # as ftx reads it
+    assert covering(height, width, crop_fraction(pre)) == pre.resize
+    assert covering(height, width, crop_fraction(pre) * (1 - 1e-9)) == pre.resize  # as ftx reads it
 
 
 @pytest.mark.parametrize("pre", [recipe(32, 32, 0.875), recipe(32, 48, 0.875)], ids=["short side", "box"])

@@ -16,12 +16,10 @@ def test_those_that_were_looked_at_last_are_kept(tmp_path: Path) -> None:
     for number, path in enumerate(paths):
         pixels = np.random.default_rng(number).integers(0, 256, (60, 80, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / path)
-    sizes = [len(Thumbnails(tmp_path, paths).webp(number) or b"") for number in range(6)]
-    shown = Thumbnails(tmp_path, paths, most_bytes=2 * max(sizes) + min(sizes) // 2)  # room for two, as noise is alike
+    shown = Thumbnails(tmp_path, paths, kept=2)
     made = {number: shown.webp(number) for number in (0, 1, 2, 3)}
     assert shown.webp(2) == made[2]  # so that 3 is the one that was not looked at for longest
     made[4] = shown.webp(4)
-    assert shown.held_bytes == sizes[2] + sizes[4]
     for path in paths:
         (tmp_path / path).unlink()
     assert [number for number in range(6) if shown.webp(number) is not None] == [2, 4]

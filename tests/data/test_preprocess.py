@@ -22,7 +22,7 @@ from ftx.core.errors import ImageError
 from ftx.data.decode import to_rgb
 from ftx.data.decode_limits import MAX_PIXELS
 from ftx.data.image_store import open_image
-from ftx.data.preprocess import Preprocess, crop_share, load_pixels, normalise, resize_crop
+from ftx.data.preprocess import Preprocess, crop_fraction, load_pixels, normalise, resize_crop
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -46,7 +46,7 @@ def test_a_side_of_a_box_is_rounded_to_the_nearest_and_half_to_even(height: int,
 def test_the_share_of_a_crop_is_that_of_its_larger_cut(height: int, width: int, box: Sides) -> None:
     pre = Preprocess(min(height, box[0]), min(width, box[1]), box, "bicubic", MEAN, STD)
     # It may be a few units in the last place less, so that rounding down finds the box again.
-    assert crop_share(pre) == pytest.approx(min(pre.height / box[0], pre.width / box[1]))
+    assert crop_fraction(pre) == pytest.approx(min(pre.height / box[0], pre.width / box[1]))
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -64,7 +64,7 @@ class Spelling:
         """One label."""
         if not self.as_paths:
             return name
-        # A label whose last part is another's too is called by its whole path.
+        # A label whose last part is another's too is named by its whole path.
         return "/".join(each.rpartition("/")[2] for each in self.labels.path(name))
 
     def all(self, names: Iterable[str]) -> str:

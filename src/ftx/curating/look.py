@@ -185,7 +185,7 @@ def _report(
         notes.append(f"earlier choices that match nothing found now: {table.unmatched}; they stay at the table's end")
     judged = [one.model_copy(update={"name": spelling.one(one.name)}) for one in found.judgement.labels]
     if not found.judgement.possible:
-        notes.append("no label can be judged, so none is called wrong: see why at each label")
+        notes.append("no label can be judged, so none is reported as wrong: see why at each label")
     elif unproved := [one.name for one in judged if one.unproved]:
         notes.append(f"labels that cannot be judged: {_named(unproved)}; their issues are marked unproved")
     return LookReport(

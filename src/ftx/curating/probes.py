@@ -85,7 +85,7 @@ def frozen_features(
 
 
 def stratified_folds(labels: Sequence[tuple[str, ...]], subjects: Sequence[str], most: int = FOLDS) -> NDArray[np.intp]:
-    """The fold of each image; those of one subject (see ``near_duplicate_groups``) share one.
+    """The fold of each image; those of one subject are in one, and each label is spread evenly.
 
     A subject goes where fewest images of its rarest label are, then where fewest images are; the rarest labels come
     first. A label that fewer subjects have than there are folds is in as many folds as subjects have it. Neither the

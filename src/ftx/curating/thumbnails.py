@@ -1,11 +1,10 @@
-"""Images as the page shows them: small, made at their first request, and kept as far as a limit allows."""
+"""Images as the page shows them: small, made at their first request, of which the last are kept."""
 
 from __future__ import annotations
 
 import io
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 
 from PIL import Image
 
@@ -13,48 +12,32 @@ from ftx.core.addresses import Location
 from ftx.core.errors import FtxError
 from ftx.data.image_store import ImageStore, open_image
 
-# The longer side; the page shows an image at half of that where there are two.
+# The longer side; the page shows an image at half of that if there are two.
 SIDE = 512
-# Some thousand thumbnails of 10 to 20 kB.
-MOST_BYTES = 64 << 20
+# Thumbnails have 10 to 20 kB, those of noise 250.
+KEPT = 512
 
 
 class Thumbnails:
     """The images of a page by number; each below ``root``."""
 
-    def __init__(self, root: Location, paths: Sequence[str], most_bytes: int = MOST_BYTES) -> None:
-        self._store, self._paths, self._most_bytes = ImageStore(root), paths, most_bytes
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
-        self._held_bytes = 0
-        self._lock = threading.Lock()
-
-    @property
-    def held_bytes(self) -> int:
-        """What is kept at this moment."""
-        return self._held_bytes
+    def __init__(self, root: Location, paths: Sequence[str], kept: int = KEPT) -> None:
+        self._store, self._paths = ImageStore(root), paths
+        self._kept = lru_cache(kept)(self._made)
 
     def webp(self, number: int) -> bytes | None:
-        """The image as WebP; None where there is none of this number, or it cannot be read (any more)."""
+        """The image as WebP; None if there is none of this number, or it cannot be read (any more)."""
         if not 0 <= number < len(self._paths):
             return None
-        with self._lock:
-            if number in self._kept:
-                self._kept.move_to_end(number)
-                return self._kept[number]
         try:
-            image = open_image(self._store.at(self._paths[number]))
+            return self._kept(number)
         except FtxError:
             return None
-        # Small pictures are enlarged by the browser, which does so sharply.
+
+    def _made(self, number: int) -> bytes:
+        image = open_image(self._store.at(self._paths[number]))
+        # The browser enlarges small images, and keeps them sharp.
         image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
         stream = io.BytesIO()
         image.save(stream, "WEBP", quality=85)
-        content = stream.getvalue()
-        with self._lock:
-            if number not in self._kept:
-                self._kept[number] = content
-                self._held_bytes += len(content)
-            while self._held_bytes > self._most_bytes:
-                _, oldest = self._kept.popitem(last=False)
-                self._held_bytes -= len(oldest)
-        return content
+        return stream.getvalue()

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from ftx.core.addresses import Location
-from ftx.core.errors import shown
+from ftx.core.errors import first_error, shown
 from ftx.tasks.labels import Labels
 
-# train: fit and calibrate; val: choose (epoch, rate); test: report.
+# train: fit and calibrate; val: choose (epoch, learning rate); test: report.
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@cache
+def _entry() -> TypeAdapter[Entry]:
+    return TypeAdapter(Entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +42,16 @@ class Entry:
     def from_json(cls, record: object) -> Entry:
         """One line of data.jsonl.
 
-        Raises: ValueError if it is none, or its path leads out of the data.
+        Raises: ValueError if it is invalid, or its path leads out of the data.
         """
-        given = cast("dict[str, object]", record) if isinstance(record, dict) else {}
-        path, digest, split = given.get("path"), given.get("sha256"), given.get("split")
-        labels, group = given.get("labels"), given.get("group")
-        names = cast("list[object]", labels) if isinstance(labels, list) else [None]
-        if not isinstance(path, str) or not isinstance(digest, str) or split not in SPLITS:
-            raise ValueError(f"no line of a run: {shown(record)}")
-        if not path or Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path or "://" in path:
-            raise ValueError(f"the path {shown(path)} is not below the data")
-        if not all(isinstance(name, str) for name in names):
-            raise ValueError(f"no labels: {shown(labels)}")
-        if not isinstance(group, str | None):
-            raise ValueError(f"no group: {shown(group)}")
-        return cls(path=path, sha256=digest, labels=tuple(str(name) for name in names), split=split, group=group)
+        try:
+            entry = _entry().validate_python(record)
+        except ValidationError as error:
+            raise ValueError(first_error(error)) from error
+        path = Path(entry.path)
+        if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in entry.path or "://" in entry.path:
+            raise ValueError(f"the path {shown(entry.path)} is not below the data")
+        return entry
 
     def to_json(self) -> dict[str, object]:
         """One line of data.jsonl; without a group where there is none."""

@@ -1,6 +1,6 @@
 """Which of many 64-bit words differ from which in a few bits, without comparing each with each.
 
-The 64 bits are cut into bands. Two words that differ in at most ``most`` bits differ in some band in at most its share
+The 64 bits are cut into bands. Two words that differ in at most ``most`` bits differ in some band in at most its part
 of them, so all words that are that near in one band are looked up, and then compared whole. Bands have about as many
 bits as the logarithm of the number of words, by which a lookup finds about one: the time is near-linear in it.
 

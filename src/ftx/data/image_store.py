@@ -114,7 +114,7 @@ class ImageStore:
     def at(self, path: str, sha256: str | None = None) -> EncodedImage:
         """The image at a path below the root, whatever its bytes are if no hash is given."""
         member = member_of(self.root, path)
-        if member is not None:  # at an address, too, it may be called as no file there is
+        if member is not None:  # at an address, too, it may have a name that no file has
             return EncodedImage(f"{self.root}/{path}", partial(open_member, *member), sha256)
         file = self.root / path
         if isinstance(file, Address):

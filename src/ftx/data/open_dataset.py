@@ -71,8 +71,7 @@ def survey(
         raise error
     note_unreadable(opened.unreadable, len(opened.unreadable) + len(opened.images), progress)
     found = with_splits(listing, opened, val_fraction, trained_on)
-    _remark(found, progress)
-    _note_seen(found.dataset, trained_on, progress)
+    _note_remarks(found, trained_on, progress)
     return found
 
 
@@ -115,20 +114,16 @@ def open_all(
     """
     labels, named = TASKS[task].relate({file.path: file.labels for file in listing.files}, listing.declared, path)
     relabelled = [replace(file, labels=names) for file, names in zip(listing.files, named, strict=True)]
-    results = [*read_all(listing.root, relabelled, progress, fingerprints=fingerprints, pixels=pixels)]
-    images = tuple(result for result in results if isinstance(result, OpenedImage))
-    unreadable = tuple(result for result in results if isinstance(result, Unreadable))
+    images, unreadable = read_all(listing.root, relabelled, progress, fingerprints=fingerprints, pixels=pixels)
     train = next((file.path.partition("/")[0] for file in relabelled if file.split == "train"), "train")
     where = str(listing.root / train if listing.layout == "splits" else path)
     problems = (
         *too_many_unreadable(listing.root, unreadable, len(relabelled)),
         *_contradictions(listing.root, images),
-        *_nothing_to_train_on(listing),
-        *_empty_splits(listing, images),
-        *_straddling(listing),
+        *_split_problems(listing, images),
         *_small_classes(labels, images, where=where, unreadable=len(unreadable)),
     )
-    return ImageSet(labels, images, unreadable, problems)
+    return ImageSet(labels, tuple(images), tuple(unreadable), problems)
 
 
 def class_counts(dataset: Dataset) -> dict[str, dict[Split, int]]:
@@ -150,8 +145,8 @@ def read_all(
     *,
     fingerprints: bool = False,
     pixels: PixelStore | None = None,
-) -> Iterator[OpenedImage | Unreadable]:
-    """Hash and decode each image once, in order."""
+) -> tuple[list[OpenedImage], list[Unreadable]]:
+    """Hash and decode each image once; those that can be read and those that cannot, in order."""
     store, greys = ImageStore(root), GreyStore()
     known = None if pixels is None or fingerprints else pixels.knows  # a fingerprint is of what is decoded
 
@@ -168,10 +163,16 @@ def read_all(
         except UnicodeEncodeError:
             return Unreadable(ascii(image.path), "its name is not valid text")
 
+    images: list[OpenedImage] = []
+    unreadable: list[Unreadable] = []
     with progress.track("Reading images", len(listed)) as bar:
         for result in in_threads(read, listed):
-            yield result
+            if isinstance(result, OpenedImage):
+                images.append(result)
+            else:
+                unreadable.append(result)
             bar.advance()
+    return images, unreadable
 
 
 def too_many_unreadable(root: Location, unreadable: Sequence[Unreadable], total: int) -> Iterator[DataError]:
@@ -201,14 +202,7 @@ def _contradictions(root: Location, images: Sequence[OpenedImage]) -> Iterator[D
         )
 
 
-def _empty_splits(listing: Listing, images: Sequence[OpenedImage]) -> Iterator[DataError]:
-    for split in sorted({file.split for file in listing.files} - {image.listed.split for image in images}, key=str):
-        yield DataError(
-            "no image of this split can be read", where=listing.root / str(split or ""), fix="repair or remove them"
-        )
-
-
-def _nothing_to_train_on(listing: Listing) -> Iterator[DataError]:
+def _split_problems(listing: Listing, images: Sequence[OpenedImage]) -> Iterator[DataError]:
     splits = {file.split for file in listing.files}
     if not splits & {None, "train"}:
         yield DataError(
@@ -217,17 +211,18 @@ def _nothing_to_train_on(listing: Listing) -> Iterator[DataError]:
             found=f"all are of {' and '.join(sorted(str(split) for split in splits))}",
             fix="add the split train",
         )
-
-
-def _straddling(listing: Listing) -> Iterator[DataError]:
-    splits: dict[str, set[str]] = defaultdict(set)
+    for split in sorted(splits - {image.listed.split for image in images}, key=str):
+        yield DataError(
+            "no image of this split can be read", where=listing.root / str(split or ""), fix="repair or remove them"
+        )
+    of_group: dict[str, set[str]] = defaultdict(set)
     for file in listing.files:
         if file.group is not None:
-            splits[file.group].add(file.split or "train")
-    both = [f"{group}: {' and '.join(sorted(each))}" for group, each in sorted(splits.items()) if len(each) > 1]
+            of_group[file.group].add(file.split or "train")
+    both = [f"{group}: {' and '.join(sorted(each))}" for group, each in sorted(of_group.items()) if len(each) > 1]
     if both:
         yield DataError(
-            f"groups that stand in more than one split: {len(both)}",
+            f"groups in more than one split: {len(both)}",
             where=listing.root,
             found=listed(both),
             fix="put all images of a group into one split, or leave the column split empty",
@@ -279,18 +274,7 @@ def _doubles(entries: tuple[Entry, ...]) -> tuple[int, int]:
     return copies, leaks
 
 
-def _note_seen(dataset: Dataset, trained_on: Collection[str], progress: Progress) -> None:
-    """Add a note if results will look too good."""
-    for split in ("val", "test"):
-        entries = dataset.split(split)
-        if known := sum(entry.sha256 in trained_on for entry in entries):
-            progress.note(
-                f"{known} of {len(entries)} images of {split} were trained on by the run that this one begins with"
-                " (results will look too good)"
-            )
-
-
-def _remark(survey: Survey, progress: Progress) -> None:
+def _note_remarks(survey: Survey, trained_on: Collection[str], progress: Progress) -> None:
     if survey.ignored:
         progress.note(f"ignored, as no images of a class: {describe_ignored(survey.ignored)}")
         root = survey.dataset.root
@@ -306,3 +290,10 @@ def _remark(survey: Survey, progress: Progress) -> None:
             progress.note(f"no image of {name} in {', '.join(missing)}")
     if survey.dataset.report_split == "val":
         progress.note("there is no test/: reports use val")
+    for split in ("val", "test"):
+        entries = survey.dataset.split(split)
+        if known := sum(entry.sha256 in trained_on for entry in entries):
+            progress.note(
+                f"{known} of {len(entries)} images of {split} were trained on by the run that this one begins with"
+                " (results will look too good)"
+            )

@@ -83,19 +83,19 @@ class Preprocess:
         return whole if isinstance(self.resize, int) else whole + (2 * rest + whole % 2 + side - 1) // (2 * side)
 
 
-def covering(height: int, width: int, share: float) -> Resize:
-    """What is resized to before a crop that keeps this share of each side; timm takes the floor."""
-    box = math.floor(height / share), math.floor(width / share)
+def covering(height: int, width: int, fraction: float) -> Resize:
+    """What is resized to before a crop that keeps this fraction of each side; timm takes the floor."""
+    box = math.floor(height / fraction), math.floor(width / fraction)
     return box[0] if box[0] == box[1] else box
 
 
-def crop_share(pre: Preprocess) -> float:
-    """The share by which timm's transform finds the same sizes again: the inverse of ``covering``."""
+def crop_fraction(pre: Preprocess) -> float:
+    """The fraction by which timm's transform finds the same sizes again: the inverse of ``covering``."""
     box_height, box_width = pre.box
-    share = min(pre.height / box_height, pre.width / box_width)
-    while math.floor(pre.height / share) < box_height or math.floor(pre.width / share) < box_width:  # a rounding off
-        share = math.nextafter(share, 0)
-    return share
+    fraction = min(pre.height / box_height, pre.width / box_width)
+    while math.floor(pre.height / fraction) < box_height or math.floor(pre.width / fraction) < box_width:  # rounding
+        fraction = math.nextafter(fraction, 0)
+    return fraction
 
 
 def resize_crop(image: Image.Image, pre: Preprocess) -> Pixels:

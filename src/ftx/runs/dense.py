@@ -24,7 +24,7 @@ from ftx.core.errors import DataError, ExportError, ModelError, first_error
 from ftx.core.files import write_atomic
 from ftx.core.memory import is_out_of_memory
 from ftx.core.untrusted_input import JsonError, read_json
-from ftx.data.preprocess import Preprocess, covering, crop_share
+from ftx.data.preprocess import Preprocess, covering, crop_fraction
 from ftx.runs.artifacts import DENSE
 from ftx.tasks.output_meaning import Meaning
 
@@ -51,7 +51,7 @@ def save_dense(module: nn.Module, config: DenseConfig, folder: Path) -> None:
         # Where it is true timm builds the model with img_size, which convolutional networks do not take.
         "fixed_input_size": hasattr(module, "set_input_size") or bool(own.get("fixed_input_size")),
         "interpolation": config.preprocess.interpolation,
-        "crop_pct": crop_share(config.preprocess),
+        "crop_pct": crop_fraction(config.preprocess),
         "crop_mode": "center",
         "mean": list(config.preprocess.mean),
         "std": list(config.preprocess.std),

@@ -9,7 +9,7 @@ from torch import nn
 from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions
 from ftx.core.shipped_files import BUNDLED
-from ftx.data.preprocess import crop_share
+from ftx.data.preprocess import crop_fraction
 from ftx.recipe.schema import Recipe
 from ftx.runs.dense import size_arguments
 from ftx.runs.trained import HEAD, MODEL
@@ -38,7 +38,7 @@ def trained_code(recipe: Recipe, prepared: TrainableModel, meaning: Meaning) -> 
     opening += [
         "transform = create_transform(",
         f'    (3, {pre.height}, {pre.width}), interpolation="{pre.interpolation}",',
-        f"    crop_pct={crop_share(pre)!r}, mean={pre.mean!r}, std={pre.std!r},",
+        f"    crop_pct={crop_fraction(pre)!r}, mean={pre.mean!r}, std={pre.std!r},",
         ")",
     ]
     return _script(imports, meaning, opening, "model(transform(image)[None])")

@@ -21,7 +21,7 @@ from ftx.core.errors import DataError, InputError
 from ftx.core.files import place_at, staging
 from ftx.core.packages import require
 from ftx.core.progress import SILENT, Progress
-from ftx.data.dataset import SPLITS, Unreadable
+from ftx.data.dataset import SPLITS
 from ftx.data.decode import read_header
 from ftx.data.image_store import ImageStore
 from ftx.data.open_dataset import OpenedImage, note_unreadable, read_all, too_many_unreadable
@@ -72,12 +72,11 @@ def write_shards(
     data = typed(data)
     nested = task is None or TASKS[task].nested_folders
     listing = list_images(data, nested=nested, form=form, follow_links=follow_links, progress=progress)
-    results = [*read_all(listing.root, listing.files, progress)]
-    unreadable = [one for one in results if isinstance(one, Unreadable)]
-    for error in too_many_unreadable(listing.root, unreadable, len(results)):
+    images, unreadable = read_all(listing.root, listing.files, progress)
+    for error in too_many_unreadable(listing.root, unreadable, len(listing.files)):
         raise error
-    note_unreadable(unreadable, len(results), progress)
-    images = sorted((one for one in results if isinstance(one, OpenedImage)), key=_place)
+    note_unreadable(unreadable, len(listing.files), progress)
+    images.sort(key=_place)
     with staging(out) as staged, disk_faults(out):
         shards = [*_archives(listing.root, images, per_shard, staged, progress)]
         write_shards_json(staged, _described(listing, images, shards))

@@ -36,7 +36,7 @@ TABLE_ENDINGS = (".csv", ".jsonl")
 # Several million lines.
 MAX_TABLE_BYTES = 1 << 29
 
-# What a column is called here and elsewhere; file_name is what Hugging Face's metadata files say.
+# Names of a column here and elsewhere; file_name is that of Hugging Face's metadata files.
 _COLUMNS = {
     "path": ("path", "file_name", "filename", "file", "image"),
     "labels": ("labels", "label", "class", "category"),
