@@ -50,14 +50,14 @@ def keep_logits(
         metadata=_made_of(run, artifact) | {"compute": str(compute), "machine": this_machine().model_dump_json()},
     )
     try:
-        run.write_file(_file(artifact).as_posix(), sorted_header(blob), progress)
+        run.write_file(_file(artifact), sorted_header(blob), progress)
     except EnvironmentFault as fault:
         progress.note(f"the logits of {artifact} are not kept: {fault.what} ({fault.found})")
 
 
 def read_logits(run: Run, artifact: Artifact) -> KeptLogits | None:
     """An artifact's logits; None if none were kept, or those of another artifact or other images than now."""
-    name = _file(artifact).as_posix()
+    name = _file(artifact)
     path = run.path / name
     try:
         if cached_sha256(path) != run.manifest.files.get(name):
@@ -75,8 +75,8 @@ def read_logits(run: Run, artifact: Artifact) -> KeptLogits | None:
     return KeptLogits(logits_NC, compute, machine) if logits_NC.shape == shape else None
 
 
-def _file(artifact: Artifact) -> Path:
-    return KEPT_LOGITS / f"{artifact.name.replace('/', '-')}.safetensors"
+def _file(artifact: Artifact) -> str:
+    return f"{KEPT_LOGITS.as_posix()}/{artifact.name.replace('/', '-')}.safetensors"
 
 
 def _made_of(run: Run, artifact: Artifact) -> dict[str, str]:

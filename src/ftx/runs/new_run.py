@@ -37,7 +37,7 @@ class NewRun:
     folder: Path
     path: Path
     shown: bool = False
-    _held: ExitStack = field(default_factory=ExitStack, repr=False)
+    lock: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def show(self) -> None:
         """Give the unfinished run its name, for its training to be resumed from there; no other process changes it.
@@ -47,17 +47,13 @@ class NewRun:
         """
         if not self.shown:
             self.place()
-            self._held.enter_context(sole_writer(self.folder, lambda _text: None))
+            self.lock.enter_context(sole_writer(self.folder, lambda _text: None))
 
     def place(self) -> None:
         """Move the folder to its name."""
         settle(self.folder)
         self.folder = self.path = place_new(self.folder, self.path)
         self.shown = True
-
-    def release(self) -> None:
-        """Let others change the run."""
-        self._held.close()
 
 
 @contextmanager
@@ -69,8 +65,8 @@ def new_run(out: Path) -> Iterator[NewRun]:
     Raises: RunError if ``out`` exists.
     """
     check_name_free(out)
-    with staging(out) as staged:
-        made = NewRun(staged, out)
+    with staging(out) as staged, ExitStack() as lock:
+        made = NewRun(staged, out, lock=lock)
         try:
             yield made
             assert (made.folder / MANIFEST_FILE).is_file(), "a new run is sealed before it ends"
@@ -80,8 +76,6 @@ def new_run(out: Path) -> Iterator[NewRun]:
             if made.shown and not is_run(made.folder):
                 shutil.rmtree(made.folder, ignore_errors=True)
             raise
-        finally:
-            made.release()
 
 
 @contextmanager

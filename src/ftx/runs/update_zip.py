@@ -81,8 +81,12 @@ def write_update(path: Path, update: Update, files: dict[str, bytes]) -> None:
     """Write the zip; the same files give the same bytes."""
     hashes = {name: sha256(content).hexdigest() for name, content in sorted(files.items())}
     text = update.model_copy(update={"files": hashes}).model_dump_json(indent=2, by_alias=True)
-    with_own = {UPDATE_FILE: f"{text}\n".encode(), **files}
-    write_atomic(path, _zipped(with_own))
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, content in {UPDATE_FILE: f"{text}\n".encode(), **files}.items():
+            # A date of its own, the earliest that the format knows.
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, compresslevel=9)
+    write_atomic(path, stream.getvalue())
 
 
 def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
@@ -100,8 +104,10 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
             names = sizes.keys() - {UPDATE_FILE}
             if len(sizes) < len(archive.infolist()) or len(names) == len(sizes) or not {ANSWERS_FILE} <= names <= PARTS:
                 raise ExportError("this file is no update", where=path, found=", ".join(sizes)[:200], fix=again)
-            if sizes[UPDATE_FILE] > MOST_TEXT_BYTES or sum(sizes.values()) > _most_bytes(path.stat().st_size):
-                found = f"{sum(sizes.values()) / 1e6:,.0f} MB in a file of {path.stat().st_size / 1e6:,.1f}"
+            total, zip_bytes = sum(sizes.values()), path.stat().st_size
+            most = min(MOST_BYTES, max(SMALL_BYTES, MOST_TIMES * zip_bytes))
+            if sizes[UPDATE_FILE] > MOST_TEXT_BYTES or total > most:
+                found = f"{total / 1e6:,.0f} MB in a file of {zip_bytes / 1e6:,.1f}"
                 raise ExportError("the update unpacks to more than an update has", where=path, found=found, fix=again)
             update = Update.model_validate(parse_json(_unpacked(archive, UPDATE_FILE)))
             files = {name: _unpacked(archive, name) for name in sorted(names)}
@@ -130,17 +136,3 @@ def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
         raise zipfile.BadZipFile(f"{name} is compressed in another way than updates are")
     with archive.open(entry) as stream:
         return stream.read(entry.file_size + 1)  # with a size, what comes out is bounded while it is unpacked
-
-
-def _most_bytes(zip_bytes: int) -> int:
-    """What the files of a zip may take unpacked."""
-    return min(MOST_BYTES, max(SMALL_BYTES, MOST_TIMES * zip_bytes))
-
-
-def _zipped(files: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, content in files.items():
-            # A date of its own, the earliest that the format knows.
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, compresslevel=9)
-    return stream.getvalue()
