@@ -11,10 +11,10 @@ from torch import nn
 
 from ftx.adapters.adapter_layer import layer_scaling
 from ftx.adapters.attach import adapter_layers, attach, match, prove_reach
-from ftx.adapters.layer import AdaptedLinear
 from ftx.adapters.low_rank import LowRankWeights
+from ftx.adapters.low_rank_layer import LowRankLayer
 from ftx.adapters.merge_weight import merged_weight
-from ftx.adapters.pissa import PissaLinear
+from ftx.adapters.pissa import PissaLayer
 from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.adapters.trainable_model import prepare
 from ftx.backbones.build import build
@@ -100,7 +100,7 @@ def test_targets_of_one_layer_with_scalings_of_their_own(kind: AdapterName) -> N
     each = [3.0, 0.5]
     scaling = layer_scaling(FUSED, each)
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(base, FUSED, dora=kind == "dora", scaling=scaling, dropout=0.0, generator=generator)
+    layer = LowRankLayer(base, FUSED, dora=kind == "dora", scaling=scaling, dropout=0.0, generator=generator)
     blocks: list[torch.Tensor] = []
     with torch.no_grad():
         for part in FUSED:
@@ -131,7 +131,7 @@ def test_pissa_starts_as_the_weight_and_ends_as_a_plain_adapter(kind: AdapterNam
     base = nn.Linear(10, 18, dtype=torch.float64)
     untouched = base.weight.detach().clone()
     generator = torch.Generator().manual_seed(0)
-    layer = PissaLinear(base, FUSED, dora=kind == "dora", scaling=1.5, dropout=0.0, generator=generator)
+    layer = PissaLayer(base, FUSED, dora=kind == "dora", scaling=1.5, dropout=0.0, generator=generator)
     torch.testing.assert_close(layer.merged_weight(), untouched, rtol=0, atol=1e-13)
     for part in FUSED:
         rank = part.ranks.stop - part.ranks.start
@@ -157,7 +157,7 @@ def test_pissa_takes_each_target_off_by_its_own_scaling(kind: AdapterName) -> No
     base = nn.Linear(10, 18, dtype=torch.float64)
     untouched, scaling = base.weight.detach().clone(), layer_scaling(FUSED, [3.0, 0.5])
     generator = torch.Generator().manual_seed(0)
-    layer = PissaLinear(base, FUSED, dora=kind == "dora", scaling=scaling, dropout=0.0, generator=generator)
+    layer = PissaLayer(base, FUSED, dora=kind == "dora", scaling=scaling, dropout=0.0, generator=generator)
     torch.testing.assert_close(layer.merged_weight(), untouched, rtol=0, atol=1e-13)
     for part, s in zip(FUSED, (3.0, 0.5), strict=True):
         rank = part.ranks.stop - part.ranks.start
@@ -330,7 +330,7 @@ def test_training_reaches_layers_that_are_not_called_as_one_would_think(name: st
 def test_each_target_of_a_layer_must_have_a_gradient(heard: int) -> None:
     """The answer is made of the rows of one of two targets alone: the other is named, be it the first or the second."""
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(nn.Linear(10, 18), FUSED, dora=False, scaling=1.5, dropout=0.0, generator=generator)
+    layer = LowRankLayer(nn.Linear(10, 18), FUSED, dora=False, scaling=1.5, dropout=0.0, generator=generator)
     error = not_reached(nn.Sequential(layer), layer(torch.randn(4, 10))[:, FUSED[heard].rows].square().sum())
     assert error.where == f"0 ({('v', 'q')[heard]})"
 

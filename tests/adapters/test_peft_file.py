@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import ftx
 from ftx.adapters.attach import adapter_layers, attach
-from ftx.adapters.layer import AdaptedLinear
+from ftx.adapters.low_rank_layer import LowRankLayer
 from ftx.adapters.peft_config import read_config
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, read_peft_file
 from ftx.adapters.peft_network import read_adapter, save_adapter, timm_naming
@@ -224,7 +224,7 @@ def test_a_pattern_is_for_the_first_key_that_a_name_ends_with(
 def test_layers_that_compute_with_their_weight_as_it_is_have_a_name() -> None:
     """Linear layers and convolutions of torch and of timm, and those that have an adapter already."""
     part = (TargetPart("layer", slice(0, 3), slice(0, 1)),)
-    adapted = AdaptedLinear(nn.Linear(2, 3), part, dora=False, scaling=1.0, dropout=0.0, generator=torch.Generator())
+    adapted = LowRankLayer(nn.Linear(2, 3), part, dora=False, scaling=1.0, dropout=0.0, generator=torch.Generator())
     module = nn.ModuleDict(
         {
             "linear": nn.Linear(2, 3),

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from ftx.adapters.adapter_layer import AdapterLayer, layer_scaling
-from ftx.adapters.layer import AdaptedLinear
 from ftx.adapters.low_rank import LowRank
+from ftx.adapters.low_rank_layer import LowRankLayer
 from ftx.adapters.method_table import METHODS
-from ftx.adapters.pissa import PissaLinear, spec_on_file
+from ftx.adapters.pissa import PissaLayer, spec_on_file
 from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.backbones.layer_roles import Site, adds_in_place, depth, expose, head_names, named_sites, sites
 from ftx.core.errors import AdapterError
@@ -128,7 +128,7 @@ def _adapted(
     if not isinstance(method, LowRank):
         rank = spec.rank[parts[0].target]
         return AdapterLayer(base, parts, method=method, rank=rank, scaling=scaling, generator=generator)
-    kind = PissaLinear if spec.init == "pissa" else AdaptedLinear  # which have a forward and a backward of their own
+    kind = PissaLayer if spec.init == "pissa" else LowRankLayer  # which have a forward and a backward of their own
     return kind(base, parts, dora=method.dora, scaling=scaling, dropout=spec.dropout, generator=generator)
 
 

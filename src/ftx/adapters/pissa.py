@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ftx.adapters.adapter_layer import Scaling
-from ftx.adapters.layer import AdaptedLinear
+from ftx.adapters.low_rank_layer import LowRankLayer
 from ftx.adapters.spec import AdapterSpec
 
 
-class PissaLinear(AdaptedLinear):
+class PissaLayer(LowRankLayer):
     """Keeps the factors that training starts from in ``start_A`` and ``start_B``."""
 
     @torch.no_grad()

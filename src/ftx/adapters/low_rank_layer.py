@@ -26,7 +26,7 @@ from ftx.adapters.low_rank import LORA_A, LORA_B, MAGNITUDE, LowRank
 from ftx.adapters.spec import TargetPart
 
 
-class AdaptedLinear(AdapterLayer):
+class LowRankLayer(AdapterLayer):
     """LoRA's layer, with ``dora`` DoRA's, whose magnitude is that of the base weight: load the weights before.
 
     The magnitude is None for LoRA.

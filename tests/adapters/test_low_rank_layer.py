@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ftx.adapters.layer import AdaptedLinear, MergedProduct
 from ftx.adapters.low_rank import LowRankWeights
+from ftx.adapters.low_rank_layer import LowRankLayer, MergedProduct
 from ftx.adapters.merge_weight import merged_weight, unmerged_forward
 from ftx.adapters.spec import TargetPart
 from ftx.recipe.adapter_methods import AdapterName
@@ -29,14 +29,14 @@ SCALING = 1.5
 
 def adapted(
     kind: AdapterName, parts: tuple[TargetPart, ...], *, dropout: float = 0.0, bias: bool = True
-) -> AdaptedLinear:
+) -> LowRankLayer:
     """A trained-looking layer in float64: B not zero within its blocks, magnitudes moved."""
     generator = torch.Generator().manual_seed(7)
     base = nn.Linear(10, 18, bias=bias, dtype=torch.float64)
     with torch.no_grad():
         for parameter in base.parameters():
             parameter.normal_(generator=generator)
-    layer = AdaptedLinear(base, parts, dora=kind == "dora", scaling=SCALING, dropout=dropout, generator=generator)
+    layer = LowRankLayer(base, parts, dora=kind == "dora", scaling=SCALING, dropout=dropout, generator=generator)
     with torch.no_grad():
         for part in parts:
             layer.lora_B[part.rows, part.ranks].normal_(generator=generator)
@@ -108,7 +108,7 @@ def test_the_merged_weight_learns_as_the_layer_does(kind: AdapterName, parts: tu
         torch.testing.assert_close(of_weight[name], of_layer[name], rtol=1e-10, atol=1e-10, msg=name)
 
 
-def _summed(layer: AdaptedLinear) -> Tensor:
+def _summed(layer: LowRankLayer) -> Tensor:
     return layer.weight + SCALING * layer.lora_B @ layer.lora_A
 
 
@@ -118,7 +118,7 @@ def test_a_fresh_adapter_is_the_base_exactly(kind: AdapterName) -> None:
     x = torch.randn(33, 64)
     expected = base(x)
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(base, WHOLE, dora=kind == "dora", scaling=SCALING, dropout=0.0, generator=generator)
+    layer = LowRankLayer(base, WHOLE, dora=kind == "dora", scaling=SCALING, dropout=0.0, generator=generator)
     assert torch.equal(layer(x), expected)
 
 
@@ -145,7 +145,7 @@ def test_what_trains_is_counted_by_what_the_parts_own(parts: tuple[TargetPart, .
 def test_factors_lie_where_the_weight_lies() -> None:
     base = nn.Linear(10, 18, device="meta", dtype=torch.float16)
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(base, FUSED, dora=True, scaling=SCALING, dropout=0.0, generator=generator)
+    layer = LowRankLayer(base, FUSED, dora=True, scaling=SCALING, dropout=0.0, generator=generator)
     assert {(one.device.type, one.dtype) for one in layer.parameters()} == {("meta", torch.float16)}
 
 
@@ -195,7 +195,7 @@ def test_the_magnitude_learns_in_bf16_as_in_float64() -> None:
     base = nn.Linear(64, 48)
     with torch.no_grad():
         base.bias.fill_(3.0)  # much larger than the product: what a bias taken off a bf16 output would drown
-    layer = AdaptedLinear(
+    layer = LowRankLayer(
         base,
         (TargetPart("fc1", slice(0, 48), slice(0, 4)),),
         dora=True,
@@ -223,7 +223,7 @@ def test_a_row_of_norm_zero(kind: AdapterName) -> None:
     with torch.no_grad():
         base.weight[3] = 0
     generator = torch.Generator().manual_seed(0)
-    layer = AdaptedLinear(base, WHOLE, dora=kind == "dora", scaling=SCALING, dropout=0.0, generator=generator)
+    layer = LowRankLayer(base, WHOLE, dora=kind == "dora", scaling=SCALING, dropout=0.0, generator=generator)
     layer(torch.randn(4, 10)).sum().backward()
     assert all(
         layer.get_parameter(n).grad.isfinite().all() for n, _ in layer.named_parameters() if n.startswith("lora")
