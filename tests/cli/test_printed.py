@@ -343,7 +343,7 @@ def test_what_a_training_would_do(capsys: Capture) -> None:
     assert "memory    about 900 MB, of 1,000 MB that are free\n" in said.out
     assert said.err == "nothing was trained, and no run was written\n"
     assert "tokens" not in said.out
-    assert "seen      images as they are\n" in said.out
+    assert "seen      unaugmented images\n" in said.out
     _print_dry_run(dry_run(augment="light", patch_dropout=0.25))
     assert "seen      crops and flips of images, 25% of the patches left out of a step\n" in capsys.readouterr().out
     _print_dry_run(dry_run(tokens={0: 257, 3: 181}))

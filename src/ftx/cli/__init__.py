@@ -1,1 +1,1 @@
-"""The command line: one file a verb, each parses, makes one library call and prints."""
+"""The command line: one file a command; each parses, makes one library call and prints."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
 from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag
+from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.core.shipped_files import recipe_file, recipe_names
 from ftx.recipe.schema import Recipe
 
 
-class RecipeLine(BaseModel):
+class RecipeLine(ClosedModel):
     """A bundled recipe, and its first comment."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     task: str

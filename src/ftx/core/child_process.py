@@ -9,19 +9,18 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ftx.core import errors
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import EnvironmentFault, FtxError
 
 _Request = TypeVar("_Request", bound=BaseModel)
 _Reply = TypeVar("_Reply", bound=BaseModel)
 
 
-class Fault(BaseModel):
+class Fault(ClosedModel):
     """An error of ftx, as the child sends it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     kind: str
     what: str
