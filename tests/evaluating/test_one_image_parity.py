@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from ftx.reporting.parity_chain import chain
 from tests.conftest import Listener, made_once, make_whole_run
 from tests.gates.faults import vouch_for
 
@@ -17,7 +16,7 @@ from ftx.cli.validate import print_parity
 from ftx.core.third_parties import no_telemetry
 from ftx.evaluating import validate
 from ftx.reporting.facts import gather
-from ftx.reporting.measurements import latency
+from ftx.reporting.measurements import chain, latency
 from ftx.runs.artifacts import IR_INT8
 from ftx.runs.card_json import PROOF_FILE
 from ftx.runs.machine import WITHOUT_VNNI, InstructionSet, cpu_flags, sets_of, this_set
