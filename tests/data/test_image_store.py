@@ -22,7 +22,7 @@ from ftx.data.dataset import Entry
 from ftx.data.decode_limits import FILES
 from ftx.data.image_store import EncodedImage, ImageLike, ImageStore, LoadedImage, open_hashed, open_image
 from ftx.data.preprocess import Preprocess, load_pixels
-from ftx.data.threads import ByteSemaphore
+from ftx.data.threads import ByteBudget
 
 PRE = Preprocess(8, 8, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
@@ -138,7 +138,7 @@ class Watched(io.BytesIO):
 def test_files_that_threads_read_at_once_are_held_to_one_budget(spare: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one is read, another begins only if both fit; and it does once the first is done."""
     content = png()
-    budget = ByteSemaphore(2 * len(content) + spare)
+    budget = ByteBudget(2 * len(content) + spare)
     monkeypatch.setattr(images, "FILES", budget)
     began = threading.Event()
     other = threading.Thread(target=open_image, args=(EncodedImage("b", lambda: Watched(content, began.set)),))

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ftx.data.hamming_join import RowNumbers
+
 Probabilities = NDArray[np.float64]
-RowNumbers = NDArray[np.intp]
 
 
 @dataclass(frozen=True)

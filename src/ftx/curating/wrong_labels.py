@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ftx.core.statistics import wilson_interval
-from ftx.curating.confident_learning import Probabilities, RowNumbers, Suspects, self_confidence, suspects
+from ftx.curating.confident_learning import Probabilities, Suspects, self_confidence, suspects
 from ftx.curating.probes import FOLDS
+from ftx.data.hamming_join import RowNumbers
 from ftx.tasks.base import Targets, Task
 from ftx.tasks.labels import Labels
 

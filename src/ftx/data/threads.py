@@ -59,7 +59,7 @@ def in_threads(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class ByteSemaphore:
+class ByteBudget:
     """Bytes that all threads together hold at a time: at most ``most_bytes``, and a quarter of the free memory.
 
     A larger item waits until nothing else is held, and is then the only one.
