@@ -24,8 +24,8 @@ from ftx.adapters.peft_file import PREFIX, WEIGHTS, read_peft_file
 from ftx.adapters.peft_network import load_adapter, read_adapter, save_adapter
 from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.core.errors import AdapterError, RecipeError
-from ftx.merging.merge_and_prove import hold_layers, merged_state, prove_layers
-from ftx.merging.unmerged_model import beside
+from ftx.merging.merge_and_prove import check_layers, merged_state, prove_layers
+from ftx.merging.unmerged_model import unmerged_forward
 from ftx.recipe.schema import Recipe
 
 # Layers of 24 inputs and 36 outputs: sides split as 4 x 6 and 6 x 6.
@@ -190,12 +190,15 @@ def test_what_peft_wrote_merges_as_peft_merges_it(name: str, tmp_path: Path) -> 
     base = small()
     read = read_adapter(tmp_path, base)
     merged = merged_state(base, read.layers)
-    hold_layers(prove_layers(base, merged, read.layers))
+    check_layers(prove_layers(base, merged, read.layers))
     theirs = model.merge_and_unload()
     for key, weight in merged.items():
         assert (weight - base.state_dict()[key]).norm() > 0
         torch.testing.assert_close(weight, theirs.state_dict()[key], rtol=0, atol=1e-6)  # f32, summed in another order
-    with torch.inference_mode(), beside(base, {layer: [(1.0, one)] for layer, one in read.layers.items()}) as unmerged:
+    with (
+        torch.inference_mode(),
+        unmerged_forward(base, {layer: [(1.0, one)] for layer, one in read.layers.items()}) as unmerged,
+    ):
         torch.testing.assert_close(unmerged(IMAGES), theirs(IMAGES), rtol=0, atol=1e-4)
     assert read_peft_file(tmp_path).layers().keys() == read.layers.keys()
 

@@ -48,7 +48,7 @@ def test_a_layer_that_float64_does_not_give_away_fails(base: Path) -> None:
         tensors[B][3] = -(1 - 1e-6) / SCALING, 0
 
     edit_tensors(base.parent / "adapter" / "adapter_model.safetensors", nearly_cancelled)
-    with pytest.raises(GateFailed, match="does not answer as its separate products") as caught:
+    with pytest.raises(GateFailed, match="does not compute the same as its unmerged forward") as caught:
         merged(base)
     assert caught.value.where == LAYER
 
@@ -64,7 +64,7 @@ def test_a_model_that_does_not_answer_as_its_base_with_the_adapter_beside_it_fai
         tensors[B][:, 1] = -tensors[B][:, 0] / almost_one
 
     edit_tensors(base.parent / "adapter" / "adapter_model.safetensors", opposed)
-    with pytest.raises(GateFailed, match="does not answer as the base with its adapters") as caught:
+    with pytest.raises(GateFailed, match="does not compute the same logits as the base with its adapters") as caught:
         merged(base)
     # The base is timm's own, whose epsilon is no reason to look at.
     assert "epsilon" not in str(caught.value)
@@ -74,7 +74,7 @@ def test_answers_that_are_no_numbers_fail(base: Path) -> None:
     """Each weight can be stored, and of what they make f32 holds nothing: no difference is above any bound."""
     by_hand(base.parent / "adapter", r=2, lora_alpha=4)
     edit_tensors(base.parent / "adapter" / "adapter_model.safetensors", lambda tensors: tensors[B].__imul__(1e37))
-    with pytest.raises(GateFailed, match="does not answer as the base with its adapters") as caught:
+    with pytest.raises(GateFailed, match="does not compute the same logits as the base with its adapters") as caught:
         merged(base)
     assert "answers differ by nan" in str(caught.value.found)
 

@@ -27,7 +27,7 @@ from ftx.adapters.merge_weight import merged_weight
 from ftx.adapters.trainable_model import base_of
 from ftx.core.errors import DataError, GateFailed
 from ftx.core.progress import SILENT, ProgressTask
-from ftx.merging.merge_and_prove import LAYER_BOUND, LayerProof, hold_layers, layer_error, merge, prove_layers
+from ftx.merging.merge_and_prove import LAYER_BOUND, LayerProof, check_layers, layer_error, merge, prove_layers
 from ftx.runs.run import Run
 
 LAYER = "blocks.5.mlp.fc1"
@@ -64,7 +64,7 @@ def test_a_layer_whose_products_do_not_give_the_merged_weight_fails(run: Path, f
     before = damaged(run, nearly_cancelled)
     done = fresh_ftx("merge", run)
     assert done.returncode == 1, done.stderr
-    assert "the merge does not answer as its separate products" in done.stderr
+    assert "a merged layer does not compute the same as its unmerged forward" in done.stderr
     assert f"where: {LAYER}" in done.stderr
     assert dense_bytes(run) == before
     assert not list(run.glob(".ftx-partial-*"))
@@ -85,7 +85,7 @@ def test_a_dense_model_that_does_not_answer_as_the_trained_one_fails(run: Path, 
     before = damaged(run, opposed)
     done = fresh_ftx("merge", run, "--json")
     assert done.returncode == 1, done.stderr
-    assert "the dense model does not answer as the trained one" in done.stderr
+    assert "the dense model does not compute the same logits as the trained one" in done.stderr
     assert json.loads(done.stdout)["ok"] is False
     assert dense_bytes(run) == before
 
@@ -131,7 +131,7 @@ def test_what_was_written_otherwise_than_merged_fails(run: Path, change: Callabl
     keep(run)
     before = dense_bytes(run)
     listener = WhenWritten(run, change)
-    with pytest.raises(GateFailed, match="does not answer as the trained one"):
+    with pytest.raises(GateFailed, match="does not compute the same logits as the trained one"):
         merge(Run.open(run), progress=listener)
     assert listener.done
     assert dense_bytes(run) == before
@@ -249,16 +249,16 @@ def test_a_wrong_layer_is_named_and_so_is_one_whose_error_is_no_number() -> None
         f"{name}.weight": torch.from_numpy(merged_weight(state[f"{name}.weight"].double().numpy(), layer)).float()
         for name, layer in layers.items()
     }
-    assert 0 < hold_layers(prove_layers(module, merged, layers)) <= 2.0**-24 * (1 + 1e-6)
+    assert 0 < check_layers(prove_layers(module, merged, layers)) <= 2.0**-24 * (1 + 1e-6)
     wrong = {**merged, "1.weight": 1.00001 * merged["1.weight"]}
     with pytest.raises(GateFailed) as caught:
-        hold_layers(prove_layers(module, wrong, layers))
+        check_layers(prove_layers(module, wrong, layers))
     assert caught.value.where == "1"
     with pytest.raises(GateFailed) as caught:  # an adapter left out: the weight is the base's own
-        hold_layers(prove_layers(module, {**merged, "0.weight": state["0.weight"]}, layers))
+        check_layers(prove_layers(module, {**merged, "0.weight": state["0.weight"]}, layers))
     assert caught.value.where == "0"
     errors = [LayerProof(layer="a", relative_error=0.0), LayerProof(layer="b", relative_error=float("nan"))]
     with pytest.raises(GateFailed) as caught:
-        hold_layers(errors)
+        check_layers(errors)
     assert caught.value.where == "b"
-    assert hold_layers([]) == 0.0
+    assert check_layers([]) == 0.0

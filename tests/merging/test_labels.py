@@ -50,7 +50,7 @@ def called(report: CombineReport) -> list[str]:
     return names
 
 
-NUMBERED, OF_THE_BASE = "nobody says what the {} classes are called", "are called as the base's own are"
+NUMBERED, OF_THE_BASE = "the {} classes have no names", "have the names of the base's own"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Adapters laid over a base outside of a run: one from elsewhere, or several of one base in shares.
+"""Adapters merged into a base outside of a run: one from elsewhere, or several of one base with weights (shares).
 
 Legend: O outputs, I inputs of a layer; Δ the change W' − W that an adapter makes of its weight.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ftx.adapters.merge_weight import Float64
 from ftx.adapters.peft_network import FittedAdapter, flat
-from ftx.backbones.kept_tokens import choice_margins, kept_fractions
+from ftx.backbones.kept_tokens import ChoiceMargins, choice_margins, kept_fractions
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import AdapterError, GateFailed, InputError, MergeError, ModelError
 from ftx.core.files import check_space, stage_folder, write_atomic
@@ -30,12 +30,12 @@ from ftx.merging.merge_and_prove import (
     PROOF_IMAGES,
     LayerProof,
     change,
-    furthest,
-    hold_layers,
+    check_layers,
+    largest_difference,
     layer_error,
     rounded,
 )
-from ftx.merging.unmerged_model import beside
+from ftx.merging.unmerged_model import WeightedAdapters, unmerged_forward
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.new_run import check_name_free
 from ftx.runs.readme import layers_proved, write_combined_card
@@ -44,18 +44,18 @@ from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
 
 How = Literal["linear", "ties"]
-# The share of entries that TIES keeps of each adapter (arXiv:2306.01708, section 5 and its figure on top-k).
+# The fraction of entries that TIES keeps of each adapter (arXiv:2306.01708, section 5 and its figure on top-k).
 DENSITY = 0.2
 # Entries of each layer by which an election is checked.
 PROOF_ENTRIES = 256
 
 
 class CombineReport(CommandReport):
-    """What was laid over which base, and how far the result lies from what it should be.
+    """Which adapters were merged into which base, and how far the result lies from the unmerged forward.
 
-    ``max_relative_error`` is that of the layers against separate products in float64, ``max_logit_difference`` that of
-    the folder, opened again, against the base with the adapters beside it. TIES is no sum of products: its entries are
-    held against the rule taken entry by entry, and the folder against the model that was written.
+    ``max_relative_error`` is that of the layers in float64, ``max_logit_difference`` that of the folder, opened again.
+    TIES is no sum of outputs: its entries are compared with the rule, entry by entry, and the folder with the model
+    that was written.
     """
 
     verb: str = "merge"
@@ -77,79 +77,67 @@ class CombineReport(CommandReport):
     logit_bound: float
 
 
+class BaseOptions(TypedDict, total=False):
+    """The base of adapters: a timm name or a folder (by default what they name), its weights, and the image size."""
+
+    base: str | None
+    weights: str
+    image_size: int | str
+
+
 def combine(
     paths: Sequence[Path],
     out: Path,
     *,
-    base: str | None = None,
-    weights: str = "auto",
-    image_size: int | str = "auto",
     shares: Sequence[float] = (),
     how: How = "linear",
     density: float = DENSITY,
     labels: Sequence[str] = (),
     head: bool = True,
     progress: Progress = SILENT,
+    **base: Unpack[BaseOptions],
 ) -> CombineReport:
     """Write the base with its adapters merged in as a dense folder, which timm and transformers open.
 
     ``linear`` is W + Σ share·Δ, ``ties`` (arXiv:2306.01708) keeps of each Δ its largest entries and of those the ones
-    whose sign the sum has. Heads are averaged by shares in both.
+    whose sign the sum has. Heads are averaged by shares in both. ``base``, ``weights`` and ``image_size`` are those of
+    ``BaseOptions``.
     Raises: as ``open_adapters``; InputError for shares that do not add up to 1; GateFailed if the proof fails; nothing
     is written then.
     """
     check_name_free(out)
-    shares = _checked_shares(shares, len(paths))
-    if not 0 < density <= 1:
-        raise InputError("the density of TIES is a share above 0 and at most 1", found=f"{density:g}")
-    base_model, opened = open_adapters(
-        paths, base=base, weights=weights, image_size=image_size, head=head, progress=progress
-    )
+    shares = _checked_shares(shares, len(paths), density)
+    base_model, opened = open_adapters(paths, head=head, progress=progress, **base)
     module, fitted = base_model.module, [one.fitted for one in opened]
     meaning = _meaning(opened, base_model, labels, progress) if head else None
     check_space(out, 4 * sum(parameter.numel() for parameter in module.parameters()))
     merged, proofs = _merge_layers(module.state_dict(), fitted, shares, how, density, progress)
-    worst = hold_layers(proofs)
-    fill(module, _saved(fitted, shares))
+    worst = check_layers(proofs)
+    fill(module, _averaged(fitted, shares))
+    unmerged = {proof.layer: _in_layer(proof.layer, fitted, shares) for proof in proofs}
+    if how == "ties":  # no sum of outputs: compared with the model that is written
+        fill(module, merged)
+        unmerged.clear()
     images_N3HW = _random_images(base_model.preprocess)
-    layers = {
-        proof.layer: [(share, one.layers.get(proof.layer)) for share, one in zip(shares, fitted, strict=True)]
-        for proof in proofs
-    }
-    try:
-        with (
-            torch.inference_mode(),
-            beside(module, layers if how == "linear" else {}),
-            choice_margins(module) as choices,
-        ):
-            if how == "ties":
-                fill(module, merged)
-            expected_NC = module(images_N3HW)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError("the base does not compute at its input size", where=base, found=str(error)) from error
+    expected_NC, choices = _unmerged_logits(module, unmerged, images_N3HW, base.get("base"))
     fill(module, merged)
     bound = LOGIT_BOUND * max(1.0, float(expected_NC.abs().max()))
     with stage_folder(out) as staged:
-        config = DenseConfig(base_model.architecture, meaning, base_model.preprocess, base_model.model_args)
-        save_dense(module, config, staged)
+        architecture, pre = base_model.architecture, base_model.preprocess
+        save_dense(module, DenseConfig(architecture, meaning, pre, base_model.model_args), staged)
         with torch.inference_mode():
-            difference = furthest(expected_NC, load_dense(staged)(images_N3HW), choices)
-        if not difference <= bound:
-            raise GateFailed(
-                "the dense model does not answer as the base with its adapters",
-                where=out,
-                found=f"answers differ by {difference:.1e}, the bound is {bound:.1e}{_eps(base_model)}",
-            )
+            difference = largest_difference(expected_NC, load_dense(staged)(images_N3HW), choices)
+        _check_logits(difference, bound, base_model, out)
         report = CombineReport(
             adapters=[str(path) for path in paths],
             shares=list(shares),
             how=how,
             density=density if how == "ties" else None,
-            base=base or base_model.architecture,
-            architecture=base_model.architecture,
+            base=base.get("base") or architecture,
+            architecture=architecture,
             path=str(out),
             size_bytes=(staged / DENSE_WEIGHTS).stat().st_size,
-            image_size=base_model.preprocess.image_size,
+            image_size=pre.image_size,
             labels=len(meaning.labels) if meaning else 0,
             layers=proofs,
             max_relative_error=worst,
@@ -161,22 +149,46 @@ def combine(
     return report
 
 
+def _check_logits(difference: float, bound: float, base_model: Base, out: Path) -> None:
+    if not difference <= bound:
+        raise GateFailed(
+            "the dense model does not compute the same logits as the base with its adapters",
+            where=out,
+            found=f"logits differ by {difference:.1e}, the bound is {bound:.1e}{_eps(base_model)}",
+        )
+
+
+def _in_layer(layer: str, fitted: Sequence[FittedAdapter], shares: Sequence[float]) -> WeightedAdapters:
+    return [(share, one.layers.get(layer)) for share, one in zip(shares, fitted, strict=True)]
+
+
+def _unmerged_logits(
+    module: nn.Module, layers: Mapping[str, WeightedAdapters], images_N3HW: Tensor, base: str | None
+) -> tuple[Tensor, ChoiceMargins]:
+    """The logits of the base with its adapters added to the outputs of its layers. Shape: [N, C]."""
+    try:
+        with torch.inference_mode(), unmerged_forward(module, layers), choice_margins(module) as choices:
+            return module(images_N3HW), choices
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError("the base does not compute at its input size", where=base, found=str(error)) from error
+
+
 def _write_card(
     folder: Path, report: CombineReport, names: Sequence[str], meaning: Meaning | None, shares: Mapping[int, float]
 ) -> None:
     several = len(names) > 1
     parts = [(f"{s:.3g} of" if several else "adapter", name) for s, name in zip(report.shares, names, strict=True)]
-    answers = f"within {report.max_logit_difference:.1e} on random images (bound {report.logit_bound:.1e})."
+    logits = f"within {report.max_logit_difference:.1e} on random images (bound {report.logit_bound:.1e})."
     if report.how == "ties":
         parts.append(("joined by", f"TIES, density {report.density:g}"))
         proved = (
-            f"Entries of each of the {len(report.layers)} layers follow the rule, taken entry by entry, within "
+            f"Entries of each of the {len(report.layers)} layers follow the rule, entry by entry, within "
             f"{report.max_relative_error:.1e} of their size (bound {report.layer_bound:.0e}); opened again the "
-            f"folder answers as the model that was written, {answers}"
+            f"folder computes the logits of the model that was written, {logits}"
         )
     else:
         layers = layers_proved(len(report.layers), report.max_relative_error, report.layer_bound)
-        proved = f"{layers}The whole answers as the base with the adapters beside it, {answers}"
+        proved = f"{layers}The model computes the logits of the base with unmerged adapters, {logits}"
     write_combined_card(folder, report.architecture, parts, meaning, proved, shares)
 
 
@@ -196,8 +208,8 @@ def _merge_layers(
     with progress.track("Merging", len(names)) as bar:
         for name in names:
             layer, weight_OI = name.removesuffix(".weight"), flat(state[name])
-            adapters = [one.layers.get(layer) for one in fitted]
-            changes = [None if one is None else change(weight_OI, one, layer) for one in adapters]
+            adapters = _in_layer(layer, fitted, shares)
+            changes = [None if one is None else change(weight_OI, one, layer) for _, one in adapters]
             if how == "ties":
                 change_OI = elected(changes, shares, thresholds)
             else:
@@ -207,8 +219,7 @@ def _merge_layers(
             if how == "ties":
                 error = _election_error(weight_OI, stored_OI, changes, shares, thresholds)
             else:
-                laid = list(zip(shares, adapters, strict=True))
-                error = layer_error(weight_OI, stored_OI.astype(np.float64), laid, np.random.default_rng(0))
+                error = layer_error(weight_OI, stored_OI.astype(np.float64), adapters, np.random.default_rng(0))
             proofs.append(LayerProof(layer=layer, relative_error=error))
             merged[name] = torch.from_numpy(stored_OI).view_as(state[name])
             bar.advance()
@@ -218,7 +229,7 @@ def _merge_layers(
 def elected(changes: Sequence[Float64 | None], shares: Sequence[float], thresholds: Sequence[float]) -> Float64:
     """TIES of one layer: trim, elect the sign, and average what agrees with it. Shape: [O, I].
 
-    Source: arXiv:2306.01708, section 4, algorithm 1, with λ = 1; the shares weigh both the election and the mean.
+    Source: arXiv:2306.01708, section 4, algorithm 1, with λ = 1; the shares are the weights of election and mean.
     """
     shape = next(Δ.shape for Δ in changes if Δ is not None)
     trimmed = [
@@ -257,7 +268,7 @@ def _election_error(
     shares: Sequence[float],
     thresholds: Sequence[float],
 ) -> float:
-    """max |W' − W − rule| / max(|W'|, |W|) over random entries, the rule taken for each entry by itself."""
+    """max |W' − W − rule| / max(|W'|, |W|) over random entries, by the rule for each entry by itself."""
     rng = np.random.default_rng(0)
     worst = 0.0
     for row, column in zip(*(rng.integers(0, side, PROOF_ENTRIES) for side in base_OI.shape), strict=True):
@@ -282,12 +293,14 @@ def _random_images(pre: Preprocess) -> Tensor:
 
 
 def _eps(base_model: Base) -> str:
-    """What to think of first where answers differ: timm's models have one epsilon, those of transformers their own."""
+    """The likeliest reason if logits differ: timm's models have one epsilon, those of transformers their own."""
     found = {layer.eps for layer in base_model.module.modules() if isinstance(layer, nn.LayerNorm)}
     return f"; the base normalises with epsilon {min(found):g}, timm's model with 1e-06" if found - {1e-6} else ""
 
 
-def _checked_shares(shares: Sequence[float], count: int) -> Sequence[float]:
+def _checked_shares(shares: Sequence[float], count: int, density: float) -> Sequence[float]:
+    if not 0 < density <= 1:
+        raise InputError("the density of TIES must be above 0 and at most 1", found=f"{density:g}")
     equal = [round(1 / max(count, 1), 4)] * max(count - 1, 0)
     shares = shares or [1 / max(count, 1)] * count
     if len(shares) != count or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
@@ -299,8 +312,8 @@ def _checked_shares(shares: Sequence[float], count: int) -> Sequence[float]:
     return shares
 
 
-def _saved(fitted: Sequence[FittedAdapter], shares: Sequence[float]) -> dict[str, Tensor]:
-    """The modules that were trained whole, averaged by shares."""
+def _averaged(fitted: Sequence[FittedAdapter], shares: Sequence[float]) -> dict[str, Tensor]:
+    """The modules that were trained as a whole, averaged by shares."""
     names = {name for one in fitted for name in one.saved}
     if partial := sorted(name for name in names if any(name not in one.saved for one in fitted)):
         raise AdapterError("one adapter brings a module that another has not", found=", ".join(partial[:3]))
@@ -327,7 +340,9 @@ def _meaning(opened: Sequence[OpenedAdapter], base_model: Base, labels: Sequence
             )
     if runs:
         if labels:
-            raise InputError("--labels is for adapters that no run describes", fix=f"{runs[0].path} says its labels")
+            raise InputError(
+                "--labels is for adapters that no run describes", fix=f"leave it out, as {runs[0].path} has labels"
+            )
         meaning = runs[0].manifest.meaning
         if len(opened) > 1 and meaning.thresholds.labels:
             progress.note("thresholds were tuned for each adapter by itself: the merged model decides at 0.5")
@@ -338,8 +353,8 @@ def _meaning(opened: Sequence[OpenedAdapter], base_model: Base, labels: Sequence
         raise InputError(f"there are {classes} classes", where="--labels", found=found)
     names = tuple(labels) or base_model.labels
     if len(set(names)) != classes:
-        progress.note(f"nobody says what the {classes} classes are called: --labels a,b,c names them")
+        progress.note(f"the {classes} classes have no names: --labels a,b,c names them")
         names = tuple(f"class_{index}" for index in range(classes))
     elif not labels and any(one.fitted.saved for one in opened):
-        progress.note(f"the {classes} classes are called as the base's own are: --labels a,b,c names them otherwise")
+        progress.note(f"the {classes} classes have the names of the base's own: --labels a,b,c changes them")
     return Meaning(labels=Labels.multiclass(names))

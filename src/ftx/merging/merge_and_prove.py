@@ -1,7 +1,7 @@
-"""``ftx merge``: what was trained, by any method, as one dense model, with proof.
+"""``ftx merge``: the trained model, of any method, as one dense model, with proof.
 
-The merge of each weight is done in float64 and stored in f32; the proof of each layer is that it
-answers as the separate products do, which never see the merged weight.
+The merge of each weight is done in float64 and stored in f32. The proof of each layer is that it
+computes the same as the unmerged forward, which never uses the merged weight.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.data.image_store import ImageStore
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Pixels, normalise
-from ftx.merging.unmerged_model import Shares
+from ftx.merging.unmerged_model import WeightedAdapters
 from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
@@ -35,19 +35,19 @@ from ftx.runs.readme import MergeProof, write_dense_card
 from ftx.runs.run import Run
 from ftx.runs.trained import fill, load_trained, read_plain, require_base
 
-# Storing a merged entry in f32 rounds it to nearest, by at most 2^-24 of its size, so an answer Σ x·w' moves by at most
+# Storing a merged entry in f32 rounds it to nearest, by at most 2^-24 of its size, so Σ x·w' changes by at most
 # 2^-24 · Σ |x|·|w'|, the unit of ``layer_error``. As much again is left to the products' own rounding in float64: they
 # need a millionth of it. Measured: 1e-8, for roundings cancel over the inputs. One entry of a layer of 768 inputs that
 # is off by a thousandth of its size gives 1e-6, a wrong scaling or an adapter left out 1e-3 and more.
 LAYER_BOUND = 2.0**-23
-# Two f32 networks of a few dozen layers that differ by rounding alone: the bound of a graph in f32.
+# Two f32 networks of a few dozen layers that differ only by rounding: the bound of a graph in f32.
 LOGIT_BOUND = 1e-4
 PROOF_ROWS = 64
 PROOF_IMAGES = 32
 
 
 class LayerProof(BaseModel):
-    """One merged layer against its separate products: max |difference| / Σ |x|·|w'|."""
+    """One merged layer against its unmerged forward: max |difference| / Σ |x|·|w'|."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,7 +56,7 @@ class LayerProof(BaseModel):
 
 
 class MergeReport(CommandReport):
-    """What was merged, and how far it lies from what was trained."""
+    """The merged layers, and how far the dense model lies from the trained one."""
 
     verb: str = "merge"
     method: str
@@ -66,14 +66,14 @@ class MergeReport(CommandReport):
     max_relative_error: float
     layer_bound: float = LAYER_BOUND
     images: int
-    # What the images were: held-out ones of the run, or noise where its data folder is gone.
+    # What the images were: held-out ones of the run, or noise if its data folder is gone.
     images_from: Literal["held-out images", "random images"]
     max_logit_difference: float
     logit_bound: float
 
 
 def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: Progress = SILENT) -> MergeReport:
-    """Write ``dense/`` and ``reports/merge.json``; ``data`` says where the run's images are now.
+    """Write ``dense/`` and ``reports/merge.json``; ``data`` is the folder that the run's images are in now.
 
     Raises: RunError, AdapterError or MergeError for what cannot be merged; GateFailed if the proof
     fails; nothing is written then.
@@ -91,7 +91,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
         proofs = _merge_adapter(module, folder, manifest.base_digest, progress)
     else:
         fill(module, read_plain(folder, manifest.method, module))
-    worst = hold_layers(proofs)
+    worst = check_layers(proofs)
 
     with run.add(DENSE, progress) as staged:
         save_dense(module, DenseConfig(manifest.architecture, manifest.meaning, manifest.preprocess), staged)
@@ -99,7 +99,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
         difference, bound = _logit_difference(run, staged, pixels_NHWC)
         if not difference <= bound:
             raise GateFailed(
-                "the dense model does not answer as the trained one",
+                "the dense model does not compute the same logits as the trained one",
                 where=run.path,
                 found=f"logits differ by {difference:.1e}, the bound is {bound:.1e}",
             )
@@ -147,7 +147,7 @@ def _merge_adapter(module: nn.Module, folder: Path, base_digest: str, progress: 
 def prove_layers(
     base: nn.Module, merged: Mapping[str, Tensor], layers: Mapping[str, AdapterWeights], progress: Progress = SILENT
 ) -> list[LayerProof]:
-    """How far each merged weight lies from the separate products of its base and adapter."""
+    """How far each merged weight lies from the unmerged forward of its base and adapter."""
     state, rng = base.state_dict(), np.random.default_rng(0)
     proofs: list[LayerProof] = []
     with progress.track("Proving each merged layer", len(layers)) as bar:
@@ -158,24 +158,24 @@ def prove_layers(
     return proofs
 
 
-def hold_layers(proofs: Sequence[LayerProof]) -> float:
-    """The largest error of all layers, 0 where there are none.
+def check_layers(proofs: Sequence[LayerProof]) -> float:
+    """The largest error of all layers, 0 if there are none.
 
-    Raises: GateFailed naming the layer if it lies above the bound, or is no number.
+    Raises: GateFailed naming the layer if it lies above the bound, or is not finite.
     """
     errors = np.array([proof.relative_error for proof in proofs])
-    if not (errors <= LAYER_BOUND).all():  # so that a number that is none fails too
-        worst = int(np.argmax(errors))  # the first that is none, if one is
+    if not (errors <= LAYER_BOUND).all():  # so that NaN fails too
+        worst = int(np.argmax(errors))  # the first NaN, if there is one
         raise GateFailed(
-            "the merge does not answer as its separate products",
+            "a merged layer does not compute the same as its unmerged forward",
             where=proofs[worst].layer,
             found=f"off by {errors[worst]:.1e} of its size, the bound is {LAYER_BOUND:.1e}",
         )
     return float(errors.max(initial=0.0))
 
 
-def layer_error(base_OI: Float64, merged_OI: Float64, shares: Shares, rng: np.random.Generator) -> float:
-    """max |x·W'ᵀ − Σ share · separate products| / (|x|·|W'|ᵀ), in float64 on random inputs.
+def layer_error(base_OI: Float64, merged_OI: Float64, adapters: WeightedAdapters, rng: np.random.Generator) -> float:
+    """max |x·W'ᵀ − Σ share · unmerged forward| / (|x|·|W'|ᵀ), in float64 on random inputs.
 
     So scaled, one rounding of each entry to f32 gives 2^-24 at most, in a layer of any size (Higham, Accuracy and
     Stability of Numerical Algorithms, section 3.1).
@@ -183,10 +183,10 @@ def layer_error(base_OI: Float64, merged_OI: Float64, shares: Shares, rng: np.ra
     x_NI = rng.standard_normal((PROOF_ROWS, base_OI.shape[1]))
     products = (
         share * (x_NI @ base_OI.T if adapter is None else unmerged_forward(x_NI, base_OI, adapter))
-        for share, adapter in shares
+        for share, adapter in adapters
     )
     expected_NO = sum(products, np.zeros((PROOF_ROWS, len(base_OI))))
-    # Below its smallest normal number f32 rounds by a fixed step instead of a share.
+    # Below its smallest normal number f32 rounds by a fixed step instead of a fraction.
     size_NO = np.abs(x_NI) @ np.maximum(np.abs(merged_OI), np.finfo(np.float32).tiny).T
     return float((np.abs(x_NI @ merged_OI.T - expected_NO) / size_NO).max())
 
@@ -203,7 +203,7 @@ def _proof_images(
     except DataError as error:
         if data is not None:
             raise
-        # Away from its images a run still merges; the two models then answer noise.
+        # Away from its images a run still merges; the two models are then compared on noise.
         progress.note(f"{error.what}: comparing logits on random images; --data DIR names the folder of images")
     shape = (PROOF_IMAGES, pre.height, pre.width, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), "random images"
@@ -215,13 +215,13 @@ def _logit_difference(run: Run, dense: Path, pixels_NHWC: Pixels) -> tuple[float
     trained = load_trained(run)
     with torch.inference_mode(), choice_margins(trained) as choices:
         trained_NC, dense_NC = trained(images_N3HW), load_dense(dense)(images_N3HW)
-    return furthest(trained_NC, dense_NC, choices), LOGIT_BOUND * max(1.0, float(trained_NC.abs().max()))
+    return largest_difference(trained_NC, dense_NC, choices), LOGIT_BOUND * max(1.0, float(trained_NC.abs().max()))
 
 
-def furthest(expected_NC: Tensor, found_NC: Tensor, choices: ChoiceMargins) -> float:
-    """The largest difference of a logit, over the images whose patches the model chose clearly where it drops some.
+def largest_difference(expected_NC: Tensor, found_NC: Tensor, choices: ChoiceMargins) -> float:
+    """The largest difference of a logit; of a model that drops patches, over the images whose patches it chose clearly.
 
-    Where none of them is clear, over all.
+    If it chose none clearly, over all images.
     """
     difference_N = (expected_NC - found_NC).abs().amax(dim=1)
     clear_N = choices.clear()
@@ -231,7 +231,7 @@ def furthest(expected_NC: Tensor, found_NC: Tensor, choices: ChoiceMargins) -> f
 
 
 def change(weight_OI: Float64, adapter: AdapterWeights, layer: str) -> Float64:
-    """What an adapter makes of a weight, less that. Shape: [O, I].
+    """The change W' − W that an adapter makes of a weight. Shape: [O, I].
 
     Raises: MergeError naming the layer if it is not finite.
     """

@@ -1,4 +1,4 @@
-"""Adapters laid beside a network that keeps its own weights: what a merge of it must answer.
+"""The unmerged forward: a network keeps its own weights, and adapters are added to the outputs of its layers.
 
 Legend: O outputs, I inputs, R ranks.
 """
@@ -16,19 +16,19 @@ from ftx.adapters.merge_weight import AdapterWeights, Float64
 from ftx.adapters.peft_network import flat
 from ftx.backbones.layer_roles import expose
 
-Shares = Sequence[tuple[float, AdapterWeights | None]]
+WeightedAdapters = Sequence[tuple[float, AdapterWeights | None]]
 
 
 @contextmanager
-def beside(module: nn.Module, layers: Mapping[str, Shares]) -> Iterator[nn.Module]:
-    """Let each layer answer Σ share · gain · (W·x + s·B·(A·x)) + b, as separate products, until the block ends.
+def unmerged_forward(module: nn.Module, layers: Mapping[str, WeightedAdapters]) -> Iterator[nn.Module]:
+    """Let each layer compute Σ share · gain · (W·x + s·B·(A·x)) + b until the block ends.
 
-    An adapter of None answers W·x. The merged weight is never formed.
+    An adapter of None computes W·x. The merged weight is never formed.
     """
     expose(module)  # else some families read the weight of qkv without calling it
     hooks = [
-        layer.register_forward_hook(_answer_beside(layer, shares))
-        for layer, shares in ((module.get_submodule(name), shares) for name, shares in layers.items())
+        layer.register_forward_hook(_hook(layer, adapters))
+        for layer, adapters in ((module.get_submodule(name), adapters) for name, adapters in layers.items())
     ]
     try:
         yield module
@@ -37,11 +37,11 @@ def beside(module: nn.Module, layers: Mapping[str, Shares]) -> Iterator[nn.Modul
             hook.remove()
 
 
-def _answer_beside(layer: nn.Module, shares: Shares) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
-    """The forward hook of one linear layer or convolution, which answers in its place."""
+def _hook(layer: nn.Module, adapters: WeightedAdapters) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+    """The forward hook of one linear layer or convolution, whose output replaces the layer's own."""
     weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
     weight_OI = flat(weight)
-    left = sum(share for share, adapter in shares if adapter is None)
+    unadapted = sum(share for share, adapter in adapters if adapter is None)
 
     def tensor(array: Float64) -> Tensor:
         return torch.from_numpy(array).to(weight)
@@ -49,23 +49,23 @@ def _answer_beside(layer: nn.Module, shares: Shares) -> Callable[[nn.Module, tup
     def down(x: Tensor, factor_RI: Tensor) -> Tensor:
         return _product(layer, x, factor_RI.view(-1, *weight.shape[1:]))
 
-    adapted = [(one, tensor(share * one.separate_gain(weight_OI))) for share, one in shares if one is not None]
+    adapted = [(one, tensor(share * one.separate_gain(weight_OI))) for share, one in adapters if one is not None]
 
-    def answer(_layer: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> Tensor:
+    def forward(_layer: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> Tensor:
         (x,) = inputs
         y = _product(layer, x, weight)
-        total = y * left
+        total = y * unadapted
         for adapter, gain_O in adapted:
             total = total + gain_O * (y + adapter.separate(x, tensor, down))
         if bias is not None:
             total = total + bias
         return total.movedim(-1, 1) if isinstance(layer, nn.Conv1d | nn.Conv2d) else total
 
-    return answer
+    return forward
 
 
 def _product(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    """What a layer would make of x with another weight and no bias, channels last."""
+    """The output of a layer with another weight and no bias, channels last."""
     if not isinstance(layer, nn.Conv1d | nn.Conv2d):
         return linear(x, weight)
     assert layer.padding_mode == "zeros"  # as every convolution of timm
