@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from ftx.core.errors import EnvironmentFault, InputError
-from ftx.evaluating.arrivals import ANSWERED_FILE, MOST_AT_ONCE, WatchedFolder, named_on
+from ftx.evaluating.arrivals import MOST_AT_ONCE, PREDICTED_FILE, WatchedFolder, named_on
 
 
 def test_paths_come_in_order_and_a_few_at_a_time() -> None:
@@ -76,7 +76,7 @@ def watched(folder: Path, *happens: Any) -> list[list[str]]:
         for batch in watch:
             batches.append([path.name for path in batch])
             for path in batch:
-                watch.answered(str(path))
+                watch.predicted(str(path))
     return batches
 
 
@@ -95,7 +95,7 @@ def test_each_image_comes_once_and_after_a_restart_no_more(tmp_path: Path) -> No
     assert watched(tmp_path, nothing, arrives, nothing, nothing, nothing) == [["b.png"], ["a.JPG"]]
     (tmp_path / "c.png").write_bytes(b"3")
     assert watched(tmp_path, nothing, nothing) == [["c.png"]]
-    assert len((tmp_path / ANSWERED_FILE).read_text().splitlines()) == 3
+    assert len((tmp_path / PREDICTED_FILE).read_text().splitlines()) == 3
 
 
 def test_one_that_grows_is_waited_for_and_one_that_is_written_anew_comes_again(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_name_of_several_lines_comes_once(name: str, tmp_path: Path) -> None:
 
 def test_a_line_that_was_torn_does_not_swallow_the_next(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
-    (tmp_path / ANSWERED_FILE).write_bytes(b"z.png\t1\t2\nb.pn")
+    (tmp_path / PREDICTED_FILE).write_bytes(b"z.png\t1\t2\nb.pn")
     assert watched(tmp_path, nothing, nothing) == [["a.png"]]
     assert watched(tmp_path, nothing, nothing) == []
 
@@ -141,7 +141,7 @@ def test_a_name_that_is_no_text_comes_once(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(b"1")
     watch = WatchedFolder(tmp_path, sleep=Polls(nothing, nothing))
     (found,) = next(iter(watch))
-    watch.answered(str(found).encode(errors="surrogateescape").decode(errors="replace"))
+    watch.predicted(str(found).encode(errors="surrogateescape").decode(errors="replace"))
     assert watched(tmp_path, nothing, nothing) == []
 
 

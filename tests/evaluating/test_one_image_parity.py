@@ -140,7 +140,7 @@ def test_a_device_that_answers_one_image_otherwise_does_not_answer_as_there(
     found = validate(folder)
     assert found.transfer is not None
     assert (found.transfer.same, found.transfer.changed) == (False, 0)
-    assert "does not answer as the one that judged it" in found.transfer.summary
+    assert "computes other logits than the one that judged it" in found.transfer.summary
     monkeypatch.setattr(compiled_network, "single_parts", other_answers(partial(times, -1.0)))
     found = validate(folder)
     assert found.transfer is not None
@@ -162,7 +162,7 @@ def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
         found = validate(folder)
         assert found.transfer is not None
         assert not found.transfer.same
-        assert "it was not asked there in each way that it runs here" in found.transfer.summary
+        assert "it was not run there in each way that it runs here" in found.transfer.summary
     # The schema before knew no views; of int8 it is not used, by predict neither.
     for one in known["run"]["answers"]:
         del one["view"]
@@ -172,7 +172,7 @@ def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
     note_missing_proof(folder, listener)
     assert "nobody has validated this model on this CPU" in listener.said[0]
     found = validate(folder, progress=listener)
-    assert "which did not ask int8 as it runs for one image" in listener.said[1]
+    assert "which did not run int8 on single images" in listener.said[1]
     assert found.transfer is not None
     assert (found.transfer.verdict, found.transfer.same) == ("unproved", False)
     # What is written again is of today's schema, and says so.

@@ -85,7 +85,7 @@ def test_fewer_images_are_spread_over_the_classes(whole_run: Path, tmp_path: Pat
     # A part of the images proves nothing, not even in f32.
     assert report.whole is False
     assert set(report.verdicts.values()) == {"unproved"}
-    assert report.summary["openvino/fp32"].endswith("only 8 of 240 held-out images were asked, and a proof takes all")
+    assert report.summary["openvino/fp32"].endswith("only 8 of 240 held-out images were run, and a proof takes all")
     assert report.ok
     assert not validate(run, images=8, require_proof=True).ok
 

@@ -426,7 +426,7 @@ def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder
     faults = ({"devices": [{}]}, {"more": 1}, {"schema_version": 1, "more": 1})
     for text in ("{", "[]", *(json.dumps(of_this | fault) for fault in faults)):
         (folder / PROOF_FILE).write_text(text)
-        with pytest.raises(ExportError, match=r"proof\.json does not hold"):
+        with pytest.raises(ExportError, match=r"proof\.json is damaged"):
             validate(folder)
     # Of another model, or in a form that another version writes, it says nothing of this one, and that is said.
     of_later = of_this | {"schema_version": PROOF_SCHEMA + 1, "more": 1}

@@ -121,7 +121,7 @@ def test_one_grey_image_is_asked_about_in_colour_as_well_and_proves_nothing(
     report = validate(run.path, data=tmp_path / "grey", images=1, max_drop=0.1, require_proof=True, progress=listener)
     assert (report.split, report.whole, report.max_drop, report.ok) == ("test", False, 0.1, False)
     assert set(report.verdicts.values()) == {"unproved"}, report.problems
-    assert report.summary["onnx"].endswith("only 1 of 12 held-out images were asked, and a proof takes all")
+    assert report.summary["onnx"].endswith("only 1 of 12 held-out images were run, and a proof takes all")
     (name,) = report.rows[0].worst
     for row in report.rows:
         assert set(row.worst) == {name, *([f"{name} (tinted)"] if row.view == "graph" else [])}
@@ -142,7 +142,7 @@ def test_labels_of_a_card_that_are_not_the_runs_are_one_fault_in_words(validated
 def test_a_proof_with_a_key_that_no_ftx_writes_is_refused(validated: Validated, tmp_path: Path) -> None:
     folder = validated.copy(tmp_path).path / "openvino" / "fp32"
     edit_json(folder / "proof.json", lambda proof: proof["run"]["rows"][0].update(verdict_of="mine"))
-    with pytest.raises(ExportError, match=r"proof\.json does not hold") as caught:
+    with pytest.raises(ExportError, match=r"proof\.json is damaged") as caught:
         read_proof(folder)
     assert "verdict_of" in str(caught.value)
 

@@ -111,9 +111,9 @@ def test_the_card_says_what_went_in_and_how_it_was_proved(base: Path) -> None:
         "linear": [
             "| 0.75 of | first |",
             "| 0.25 of | second |",
-            "Each of the 1 merged layers answers as its separate",
+            "Each of the 1 merged layers",
         ],
-        "alone": ["| adapter | first |", "as the base with the adapters beside it"],
+        "alone": ["| adapter | first |", "the logits of the base with unmerged adapters"],
     }
     for how, parts in told.items():
         card = (base.parent / how / "README.md").read_text()

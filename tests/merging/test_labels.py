@@ -83,7 +83,7 @@ def test_classes_are_called_as_someone_says_who_knows(
         progress=listener,
     )
     assert called(report) == names
-    about = [text for text in listener.said if " are called" in text]
+    about = [text for text in listener.said if "--labels a,b,c" in text]
     assert len(about) == (note is not None)
     assert all(note in text for text in about)  # pyright: ignore[reportOperatorIssue]
     bare = combine([tmp_path / "adapter"], tmp_path / "bare", base=str(tmp_path / "base"), head=False, labels=given)

@@ -18,7 +18,7 @@ from tests.zygote import Zygote
 from ftx.core.errors import DataError, InputError, RunError
 from ftx.core.files import sha256_file
 from ftx.core.progress import SILENT
-from ftx.evaluating.evaluate import ask, evaluate
+from ftx.evaluating.evaluate import evaluate, held_out_logits
 from ftx.reporting import page_values as pages
 from ftx.reporting.confusion import confusions
 from ftx.reporting.held_out import class_scores_of, held_out
@@ -78,7 +78,7 @@ def test_answers_that_validate_kept_are_those_that_eval_gets(validated_run: Path
     assert artifact in (TRAINED, IR_FP32, IR_INT8)
     kept = read_logits(run, artifact)
     assert kept is not None
-    asked = ask(run, artifact)
+    asked = held_out_logits(run, artifact)
     assert kept.compute == asked.compute
     # Twice the same model on the same images; threads may share the work otherwise.
     np.testing.assert_allclose(kept.logits_NC, asked.logits_NC, rtol=0, atol=1e-4 * np.abs(asked.logits_NC).max())

@@ -114,7 +114,7 @@ def test_the_servers_verdict_travels_and_is_repeated(
     assert written.verdict == there.run.verdict == "proved"
     report = apply(tmp_path / "update", shipped / "base", out)
     assert report.verdict == "proved"
-    assert "this machine answers as the one that judged it" in report.summary
+    assert "this machine computes the same logits as the one that judged it" in report.summary
     carried = read_proof(out)
     assert (carried.run, carried.sets, carried.devices) == (there.run, there.sets, [])
     assert validate(out).verdicts == {FP32: "proved"}
@@ -133,7 +133,7 @@ def test_a_verdict_is_asked_about_the_images_that_the_base_has(
     written = export_update(other_labels, tmp_path / "update", shipped / "base")
     assert written.verdict == found.verdicts[FP32]
     report = apply(tmp_path / "update", shipped / "base", out)
-    assert "this machine answers as the one that judged it" in report.summary
+    assert "this machine computes the same logits as the one that judged it" in report.summary
     carried, own = read_proof(out).run, read_proof(other_labels.path / FP32).run
     assert carried is not None
     assert own is not None
@@ -356,7 +356,7 @@ def test_an_adapter_of_peft_with_a_bias_in_its_head(shipped: Path, whole_run: Pa
     adapted.save_pretrained(tmp_path / "adapter")
     report = apply(tmp_path / "adapter", shipped / "base", out)
     assert (report.exact, report.max_abs, report.verdict) == (None, None, "unproved")
-    assert "without the trained model's answers" in report.summary
+    assert "without the trained model's logits" in report.summary
     merged = adapted.merge_and_unload().eval()
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     images = torch.from_numpy((pixels.transpose(0, 3, 1, 2) / np.float32(255) - 0.5) / 0.5).float()

@@ -227,7 +227,7 @@ def _predict_arriving(watch: Path | None, artifact: Path | None, *, scores: bool
                 skipped += 1
                 console.print_note(f"skipped {prediction.path}: {prediction.error}", "bad")
             if watched is not None:
-                watched.answered(prediction.path)
+                watched.predicted(prediction.path)
     except KeyboardInterrupt:  # a signal is how watching ends
         if watched is None:
             raise

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bounds", "ParityReport", "ParityRow", "validate"]
 
-# Loaded when asked for: an answer of `ftx predict` waits for none of them, and they take a quarter of a second.
+# Imported when used: they take a quarter of a second, and `ftx predict` needs none of them.
 _HOMES = {
     "Bounds": "ftx.evaluating.logit_bounds",
     "ParityReport": "ftx.runs.parity_json",

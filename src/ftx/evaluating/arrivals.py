@@ -19,9 +19,9 @@ from ftx.data.sources.listing import IMAGE_ENDINGS
 from ftx.evaluating.predict import path_text
 
 POLL_S = 0.3
-# In the watched folder: a line for each image that was answered, so that a restart goes on behind it.
-ANSWERED_FILE = ".ftx-answered"
-# Of those that wait on standard input, so that the first answers come before all paths are read.
+# In the watched folder: a line for each image that was predicted, so that a restart resumes after it.
+PREDICTED_FILE = ".ftx-answered"
+# Of those that wait on standard input, so that the first predictions come before all paths are read.
 MOST_AT_ONCE = 64
 
 
@@ -60,16 +60,16 @@ def named_on(stream: TextIO) -> Iterator[list[str]]:
 
 
 class WatchedFolder:
-    """The images in and below a folder, once each: as they appear, and not those that an earlier watch answered.
+    """The images in and below a folder, once each: as they appear, and not those that an earlier watch predicted.
 
-    An image is known by its path, size and time of change: one that is written anew is another. One that still grows
+    An image is known by its path, size and time of change: one that is written again is another. One that still grows
     is waited for.
     """
 
     def __init__(
         self, folder: Path, *, progress: Progress = SILENT, sleep: Callable[[float], object] = time.sleep
     ) -> None:
-        """Read which images were answered.
+        """Read which images were predicted.
 
         Raises: InputError if this is no folder; EnvironmentFault if it cannot be written.
         """
@@ -77,11 +77,11 @@ class WatchedFolder:
             raise InputError("there is no such folder to watch", where=folder, fix="make it, or name another")
         self.folder = folder
         self._progress, self._sleep = progress, sleep
-        self._kept = folder / ANSWERED_FILE
+        self._kept = folder / PREDICTED_FILE
         with disk_faults(self._kept):
             self._kept.touch()
             *whole, torn = self._kept.read_bytes().split(b"\n")
-            self._answered = set(whole)
+            self._predicted = set(whole)
             if torn:  # a line whose end was lost with the power: its image comes again
                 self._keep(b"\n")
         self._seen: dict[str, bytes] = {}
@@ -95,15 +95,15 @@ class WatchedFolder:
                 yield whole
             self._sleep(POLL_S)
 
-    def answered(self, path: str) -> None:
-        """Keep that an image has its answer, once that was handed on: after a kill in between it would come again.
+    def predicted(self, path: str) -> None:
+        """Keep that an image has its prediction, once that was handed on: after a kill in between it would come again.
 
-        ``path`` is as the answer has it.
+        ``path`` is as the prediction has it.
         """
         key = self._seen.pop(path, None)
         if key is None:
             return
-        self._answered.add(key)
+        self._predicted.add(key)
         self._keep(key + b"\n")
 
     def _keep(self, line: bytes) -> None:
@@ -121,7 +121,7 @@ class WatchedFolder:
                 continue
             in_one_line = os.fsencode(path.relative_to(self.folder)).replace(b"\n", b"\\n")
             key = b"%b\t%d\t%d" % (in_one_line, found.st_size, found.st_mtime_ns)
-            if key not in self._answered:
+            if key not in self._predicted:
                 name = path_text(str(path))
                 self._seen[name] = key
                 if before.get(name) == key and found.st_size > 0:

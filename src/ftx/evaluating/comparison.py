@@ -174,7 +174,7 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
 def _with_bound(reference: Reference, subject: Subject) -> Flags:
     """Whose logits have a bound: in f32 those of images of which both models see the same patches. Shape: [N].
 
-    A coarser rounding keeps other patches of most images, and its bounds have room for that.
+    A coarser rounding keeps other patches of most images, and its bounds are wide enough for that.
     """
     exact = coarsest_rounding(subject.artifact, subject.compute) == "fp32"
     if reference.clear is None or not exact or not reference.clear.any():

@@ -1,4 +1,4 @@
-"""``ftx eval``: how well an artifact of a run answers on the held-out images, class by class.
+"""``ftx eval``: how well an artifact of a run predicts the held-out images, class by class.
 
 Shapes: N images, C labels.
 """
@@ -78,17 +78,17 @@ def evaluate(
     data: Path | None = None,
     progress: Progress = SILENT,
 ) -> EvalReport:
-    """Ask an artifact about every held-out image, from its file, in the precision that it is deployed in.
+    """Run an artifact on every held-out image, from its file, in the precision that it is deployed in.
 
     ``artifact`` is the run's best IR by default, ``dense`` or ``trained`` where there is none yet.
     The run gets ``reports/eval.json``.
-    Raises: RunError, DataError; GateFailed if an answer is not a finite number.
+    Raises: RunError, DataError; GateFailed if a logit is not a finite number.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     chosen = artifact_named(run, artifact) if artifact else furthest(run)
     entries = run.report_entries()
-    answers = ask(run, chosen, data=data, progress=progress)
-    logits_NC = answers.logits_NC
+    kept = held_out_logits(run, chosen, data=data, progress=progress)
+    logits_NC = kept.logits_NC
     task = run.task
     targets_NC = task.targets([entry.labels for entry in entries])
     right = int(task.correct(logits_NC, targets_NC).sum())
@@ -100,7 +100,7 @@ def evaluate(
         run=str(run.path),
         artifact=chosen.name,
         runtime=chosen.runtime,
-        compute=answers.compute,
+        compute=kept.compute,
         split=entries[0].split,
         images=len(entries),
         accuracy=right / len(entries),
@@ -115,10 +115,12 @@ def evaluate(
     return report
 
 
-def ask(run: Run, artifact: Artifact, *, data: Path | None = None, progress: Progress = SILENT) -> KeptLogits:
-    """Ask an artifact about every held-out image, from its file; the run keeps what it answered.
+def held_out_logits(
+    run: Run, artifact: Artifact, *, data: Path | None = None, progress: Progress = SILENT
+) -> KeptLogits:
+    """The logits of an artifact for every held-out image, from its file; the run keeps them.
 
-    Raises: RunError, DataError; GateFailed if an answer is not a finite number.
+    Raises: RunError, DataError; GateFailed if a logit is not a finite number.
     """
     predictor = load_artifact(run, artifact)
     entries = run.report_entries()
@@ -126,12 +128,12 @@ def ask(run: Run, artifact: Artifact, *, data: Path | None = None, progress: Pro
     images = [store[entry] for entry in entries]
     rows: list[Floats] = []
     with progress.track(f"evaluating {artifact}", len(images)) as bar:
-        for image, answer in zip(images, predictor.logits_from_files(images), strict=True):
-            if isinstance(answer, ImageError):
-                raise answer
-            if not np.isfinite(answer).all():
-                raise GateFailed(f"{artifact} answers with a number that is not finite", where=image.name)
-            rows.append(answer)
+        for image, logits_C in zip(images, predictor.logits_from_files(images), strict=True):
+            if isinstance(logits_C, ImageError):
+                raise logits_C
+            if not np.isfinite(logits_C).all():
+                raise GateFailed(f"{artifact} computes a number that is not finite", where=image.name)
+            rows.append(logits_C)
             bar.advance()
     logits_NC = np.stack(rows)
     keep_logits(run, artifact, predictor.compute, logits_NC, progress)

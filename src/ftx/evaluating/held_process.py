@@ -1,4 +1,4 @@
-"""One OpenVINO model, measured in a process that is held to an instruction set: ``python -m`` this, by ``sets``.
+"""One OpenVINO model, measured in a process limited to an instruction set: ``python -m`` this, by ``measure_in_sets``.
 
 An int8 model that is proved here is not proved for a CPU without VNNI, where products saturate. A younger CPU runs the
 kernels of an older set as they are, so their logits are those of the older CPU; their speed is a hint.
@@ -84,7 +84,7 @@ def measure_here(model: HeldModel) -> HeldRows:
                 found = measure(predictor.card.artifact, predictor, images, view, bar)
             kernels = found.subject.kernels
             assert kernels is not None
-            assert kernels.isa is not None, "a process that is held to a set has one"
+            assert kernels.isa is not None, "a process that is limited to a set has one"
             row = HeldRow(
                 isa=kernels.isa,
                 emulated=kernels.emulated,

@@ -53,11 +53,11 @@ class Rule:
 
 
 def _same(found: Evidence) -> str:
-    return f"this machine answers as the one that judged it ({found.there})"
+    return f"this machine computes the same logits as the one that judged it ({found.there})"
 
 
 def _other(found: Evidence, here: str) -> str:
-    return f"this machine does not answer as the one that judged it ({found.there}); here {here}"
+    return f"this machine computes other logits than the one that judged it ({found.there}); here {here}"
 
 
 # The first line whose condition is met gives the verdict.
@@ -140,7 +140,7 @@ def judge(
 
 
 def _levels(compared: Sequence[Comparison], max_drop: float) -> dict[str, float]:
-    """At which level each OpenVINO model whose proof rests on labels is tested: its least sure row is its p-value."""
+    """The level at which each model whose proof rests on labels is tested. Its p-value is the largest of its rows."""
     chances: dict[str, float] = {}
     for row in compared:
         artifact = row.subject.artifact
@@ -224,9 +224,7 @@ def _figures(rows: Sequence[ParityRow]) -> str:
         return _interval(max(by_labels, key=lambda row: row.changed_high if row.drop_high is None else row.drop_high))
     row = min(rows, key=lambda row: (row.view != "graph", -(row.max_abs or 0.0)))
     bound = "" if row.bound.max_abs is None else f" (bound {row.bound.max_abs:.1e})"
-    tied = (
-        f"; {row.tied} of {row.images} images are held to none: two patches tie for the last place" if row.tied else ""
-    )
+    tied = f"; {row.tied} of {row.images} images have no bound: two patches tie for the last place" if row.tied else ""
     return f"logits within {row.max_abs or 0:.1e} of the trained model's{bound}, {_changed(row)}{tied}"
 
 

@@ -21,7 +21,7 @@ Rounding = Literal["fp32", "fp16", "bf16", "int8"]
 
 @dataclass(frozen=True)
 class Bound:
-    """What one row is held to; None asks nothing.
+    """The bound of one row; None is no bound.
 
     ``max_share`` bounds the largest difference of a logit in units of max(1, max|logit|); ``max_abs``
     bounds it in logits, and replaces ``max_share`` where it is set. ``cosine`` is a least value. How many labels may
@@ -84,12 +84,12 @@ BOUNDS: Mapping[str, Bound] = {
     "int8.files": Bound(
         max_share=0.35,
         cosine=0.98,
-        reason="as int8.graph: the image path's grey level, 0.05, is small beside it",
+        reason="as int8.graph: the image path's grey level, 0.05, is small next to it",
     ),
 }
 
-# Where only labels are counted; how far the logits lie is measured beside it.
-FREE = Bound(None, None, reason="labels alone are asked about")
+# Only labels are counted; how far the logits lie is measured as well.
+FREE = Bound(None, None, reason="only labels are compared")
 
 _MEASURES = tuple(field.name for field in fields(Bound) if field.name != "reason")
 _KEYS = tuple(f"{row}.{measure}" for row in BOUNDS for measure in _MEASURES)
@@ -133,9 +133,9 @@ class Bounds:
     def pick(self, artifact: Artifact, view: View, compute: ComputePrecision, *, drops_patches: bool = False) -> Bound:
         """The bound of one row.
 
-        Under torch and ONNX Runtime the image path is the training path: from files they answer in f32 as from pixels.
+        Torch and ONNX Runtime use the preprocessing of training: in f32 their logits from files are those from pixels.
         A model that drops patches keeps another one now and then wherever anything but the order of sums differs, and
-        one image's answer then is another: the mean cosine and the labels judge it.
+        one image then has other logits: the mean cosine and the labels judge it.
         """
         rounding = coarsest_rounding(artifact, compute)
         if view == VIEW_OF["single"]:  # as much is rounded as there
@@ -154,7 +154,7 @@ def coarsest_rounding(artifact: Artifact, compute: ComputePrecision) -> Rounding
     """The coarsest rounding on the way through an artifact under a precision."""
     if artifact.precision == "int8":
         return "int8"
-    # f16 arithmetic, which some CPUs choose, rounds three bits later than bf16: it has room within its bounds.
+    # f16 arithmetic, which some CPUs choose, rounds three bits later than bf16 and so stays within its bounds.
     return artifact.precision if compute.dtype == "f32" else "bf16"
 
 

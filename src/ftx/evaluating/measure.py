@@ -281,7 +281,7 @@ def measure_folder(
     ways: list[tuple[Compute, KernelPath, ParityImages]] = [
         (compute, path, some) for compute, some in precisions for path in kernel_paths(folder, compute)
     ]
-    partial = "its adapter came without the trained model's answers: ftx export --as-update"
+    partial = "its adapter came without the trained model's logits: ftx export --as-update"
     measured = Measurements(reference, table, partial=partial if update and update.sequence is None else None)
     faults = [*metadata_faults(chosen), *image_path_faults(chosen)]
     measured.faults[artifact.name] = [f"{artifact}: {fault}" for fault in faults]

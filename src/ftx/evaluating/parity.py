@@ -55,7 +55,7 @@ def validate(
     ``target`` is the latest run by default. ``data`` is the folder of the images now. ``bounds`` replaces
     values of the table of ``ftx.evaluating.logit_bounds``. ``images`` takes that many of the held-out ones, spread
     evenly, which proves nothing. ``max_drop`` is the fraction of images that may be lost (the recipe's by default).
-    ``isa`` also runs the OpenVINO models in processes that are held to these instruction sets.
+    ``isa`` also runs the OpenVINO models in processes limited to these instruction sets.
     A run gets ``reports/parity.json``, and each OpenVINO model its ``proof.json``. ``ok`` is false if an artifact
     failed, or, with ``require_proof``, is not proved; nothing is raised for it.
     Raises: RunError if nothing is exported, or a file is altered or stale; ExportError for a folder; DataError.
@@ -79,7 +79,7 @@ def validate(
             )
         if isa and table != Bounds.of(None):
             raise InputError(
-                "instruction sets are asked by the bounds of ftx", where=folder, fix="leave --bound or --isa out"
+                "instruction sets are validated with the bounds of ftx", where=folder, fix="leave --bound or --isa out"
             )
         return finish(_validate_folder(folder, table, max_drop, isa, progress), require_proof=require_proof)
     run = target if isinstance(target, Run) else Run.open(path)
@@ -139,7 +139,7 @@ def _validate_run(
     held_out = len(run.report_entries())
     partial = None if table == Bounds.of(None) else OWN_BOUNDS
     if len(entries) < held_out:
-        partial = f"only {len(entries)} of {held_out} held-out images were asked, and a proof takes all"
+        partial = f"only {len(entries)} of {held_out} held-out images were run, and a proof takes all"
     measured = measure_run(run, exported, entries, images, table, progress)
     judged = judge(measured.comparisons, margin, faults=measured.faults, partial=partial)
     for artifact, note in measured.notes.items():

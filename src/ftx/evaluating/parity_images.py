@@ -140,7 +140,7 @@ def reference_names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _malformed(path: Path, error: Exception) -> ExportError:
     return ExportError(
-        "the reference of the exported model does not hold", where=path, found=str(error), fix="export it again"
+        "the reference of the exported model is damaged", where=path, found=str(error), fix="export it again"
     )
 
 

@@ -98,7 +98,7 @@ def set_proof(
 
 
 def held_machine(isa: InstructionSet) -> Machine:
-    """This machine, as a process that is held to the set names it."""
+    """This machine, as a process that is limited to the set names it."""
     here = this_machine()
     limits = tuple(f"{name}={value}" for name, value in environment(isa).items())
     own = tuple(name for name in here.instructions if "=" not in name)

@@ -1,4 +1,4 @@
-"""The verdicts in the model card of ``dense/``: whoever gets the model reads what of it was proved, and how far."""
+"""The verdicts in the model card of ``dense/``: whoever gets the model reads what was proved of it, and how far."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_verdicts(run: Run, report: ParityReport, progress: Progress = SILENT) 
     at = found.start() if found else len(text)
     try:
         run.write_file(f"{DENSE}/{MODEL_CARD}", f"{text[:at]}{_section(report)}\n\n{text[at:]}".encode(), progress)
-    except EnvironmentFault as fault:  # the answer is known all the same
+    except EnvironmentFault as fault:  # the verdict is known all the same
         progress.note(f"{DENSE}/{MODEL_CARD} is not kept: {fault.what} ({fault.found})")
 
 

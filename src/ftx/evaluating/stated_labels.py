@@ -1,8 +1,8 @@
 """What no number shows: that an artifact names the labels, and describes the image path, as its run does.
 
-Truth and answers are compared as positions in the logits, so names in another order would pass every bound and still
-tell the user the wrong thing. The same holds of what other readers go by: Model API by the metadata inside a model,
-timm and transformers by config.json.
+Truth and predictions are compared as positions in the logits, so names in another order would pass every bound and
+still mislead the user. The same is true of what other programs read: Model API the metadata inside a model, timm and
+transformers config.json.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _SAME = 1e-5
 
 
 def image_path_faults(predictor: OpenVinoPredictor) -> list[str]:
-    """In words, where the graph resizes, crops or normalises otherwise than its card says.
+    """In words, where the graph resizes, crops or normalises differently from its card.
 
     The graph is given a black and a white image of the size that it does not resize, by which mean and std are
     known, and noise that it resizes: that may be one grey level off.
@@ -104,7 +104,7 @@ def _metadata_faults(
 
 
 def _dense_faults(run: Run, meaning: Meaning, preprocess: Preprocess) -> list[str]:
-    # Timm's names of architectures are asked for in it, and a device lacks timm.
+    # It needs timm for names of architectures, and a device lacks timm.
     from ftx.runs.dense import read_dense, read_dense_config
 
     folder = run.folder(DENSE)

@@ -62,7 +62,7 @@ def transfer(
     evidence = Evidence([figures] if own == "failed" else [], own == "proved", figures, partial)
     off = bound = None
     if proof.run is None:
-        evidence = replace(evidence, partial="on the server, `ftx validate` asks all held-out images")
+        evidence = replace(evidence, partial="on the server, `ftx validate` runs all held-out images")
     else:
         logits_NC = measured.reference.logits
         bound = SAME_LOGITS * max(1.0, float(np.abs(logits_NC[np.isfinite(logits_NC)]).max(initial=0.0)))
@@ -92,7 +92,7 @@ def transfer(
 
 
 def _there(there: RunProof, verdict: Verdict, off: float | None, bound: float) -> str:
-    distance = "its answers have another shape, or it was not asked there in each way that it runs here"
+    distance = "its logits have another shape, or it was not run there in each way that it runs here"
     if off is not None:
         distance = f"logits within {off:.1e}, bound {bound:.1e}"
     held = f", which was held to {there.isa}" if there.emulated else ""
@@ -135,7 +135,7 @@ def _furthest(measured: Measurements, there: RunProof) -> float | None:
     None if there is nothing to compare: other shapes, a way that it was not run in there, logits that are not finite.
     """
     here, elsewhere = _by_way(*measured.on_reference.values()), _by_way(there.answers)
-    # A process held to a set ran in f32 only where OpenVINO would choose another precision.
+    # A process limited to a set ran in f32 only where OpenVINO would choose another precision.
     ways = {way for way in here if way.deployed} | elsewhere.keys() if there.emulated else here.keys()
     if not ways <= here.keys() & elsewhere.keys():
         return None

@@ -121,13 +121,12 @@ def combine(
     images_N3HW = _random_images(base_model.preprocess)
     expected_NC, choices = _unmerged_logits(module, unmerged, images_N3HW, base.get("base"))
     fill(module, merged)
-    bound = LOGIT_BOUND * max(1.0, float(expected_NC.abs().max()))
     with stage_folder(out) as staged:
         architecture, pre = base_model.architecture, base_model.preprocess
         save_dense(module, DenseConfig(architecture, meaning, pre, base_model.model_args), staged)
         with torch.inference_mode():
             difference = largest_difference(expected_NC, load_dense(staged)(images_N3HW), choices)
-        _check_logits(difference, bound, base_model, out)
+        bound = _check_logits(difference, expected_NC, base_model, out)
         report = CombineReport(
             adapters=[str(path) for path in paths],
             shares=list(shares),
@@ -144,18 +143,23 @@ def combine(
             max_logit_difference=difference,
             logit_bound=bound,
         )
-        _write_card(staged, report, [one.at.name for one in opened], meaning, kept_fractions(module))
-        write_atomic(staged / "merge.json", (report.model_dump_json(indent=2) + "\n").encode())
+        _write_report(staged, report, [one.at.name for one in opened], meaning, kept_fractions(module))
     return report
 
 
-def _check_logits(difference: float, bound: float, base_model: Base, out: Path) -> None:
+def _check_logits(difference: float, expected_NC: Tensor, base_model: Base, out: Path) -> float:
+    """The bound of a logit's difference.
+
+    Raises: GateFailed if it is exceeded.
+    """
+    bound = LOGIT_BOUND * max(1.0, float(expected_NC.abs().max()))
     if not difference <= bound:
         raise GateFailed(
             "the dense model does not compute the same logits as the base with its adapters",
             where=out,
             found=f"logits differ by {difference:.1e}, the bound is {bound:.1e}{_eps(base_model)}",
         )
+    return bound
 
 
 def _in_layer(layer: str, fitted: Sequence[FittedAdapter], shares: Sequence[float]) -> WeightedAdapters:
@@ -173,7 +177,7 @@ def _unmerged_logits(
         raise ModelError("the base does not compute at its input size", where=base, found=str(error)) from error
 
 
-def _write_card(
+def _write_report(
     folder: Path, report: CombineReport, names: Sequence[str], meaning: Meaning | None, shares: Mapping[int, float]
 ) -> None:
     several = len(names) > 1
@@ -190,6 +194,7 @@ def _write_card(
         layers = layers_proved(len(report.layers), report.max_relative_error, report.layer_bound)
         proved = f"{layers}The model computes the logits of the base with unmerged adapters, {logits}"
     write_combined_card(folder, report.architecture, parts, meaning, proved, shares)
+    write_atomic(folder / "merge.json", (report.model_dump_json(indent=2) + "\n").encode())
 
 
 def _merge_layers(

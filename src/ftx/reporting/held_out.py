@@ -14,7 +14,7 @@ import numpy as np
 from ftx.core.progress import Progress
 from ftx.core.statistics import wilson_interval
 from ftx.data.dataset import Entry
-from ftx.evaluating.evaluate import ClassScore, ask, class_scores
+from ftx.evaluating.evaluate import ClassScore, class_scores, held_out_logits
 from ftx.runs.artifacts import Artifact
 from ftx.runs.compute_precision import ComputePrecision
 from ftx.runs.kept_logits import read_logits
@@ -149,7 +149,7 @@ def held_out(run: Run, artifact: Artifact, data: Path | None, progress: Progress
 
     Raises: RunError, DataError as ``ftx eval``.
     """
-    kept = read_logits(run, artifact) or ask(run, artifact, data=data, progress=progress)
+    kept = read_logits(run, artifact) or held_out_logits(run, artifact, data=data, progress=progress)
     entries, task = run.report_entries(), run.task
     return HeldOutPredictions(
         artifact=artifact,

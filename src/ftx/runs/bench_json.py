@@ -53,7 +53,7 @@ class BenchRow(BaseModel):
 
 
 class SavedSetting(BaseModel):
-    """What ``--save`` kept beside an OpenVINO model."""
+    """The settings that ``--save`` wrote next to an OpenVINO model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,7 +68,7 @@ class SavedSetting(BaseModel):
 class BenchReport(CommandReport):
     """All rows, the settings that were kept, and what there is to say about them.
 
-    ``rounds`` processes measured each row, for ``seconds`` together. ``tried`` counts the settings that were begun;
+    ``rounds`` processes measured each row, for ``seconds`` together. ``tried`` counts the settings that were started;
     with ``--save`` the slow ones were dropped after a round, and only those with all their rounds are rows.
     ``digests`` are those of a run's artifacts as they were timed; of old files nothing is known.
     """

@@ -43,7 +43,7 @@ class BaseIr(ClosedModel):
 class AppliedUpdate(ClosedModel):
     """The update that an IR was made by on a device, and the base, each by its SHA-256.
 
-    ``sequence`` is null of an adapter that came without the trained model's outputs.
+    ``sequence`` is null of an adapter that came without the trained model's logits.
     """
 
     sequence: int | None

@@ -25,7 +25,7 @@ PixelView = Literal["graph", "one_image"]
 # files: each runtime with its own image path.
 View = PixelView | Literal["files"]
 VIEW_OF: Mapping[KernelPath, PixelView] = {"batch": "graph", "single": "one_image"}
-# proved: what was asked holds. failed: it certainly does not. unproved: these images tell neither.
+# proved: the margin is kept. failed: it certainly is not. unproved: these images show neither.
 Verdict = Literal["proved", "unproved", "failed"]
 # What counts as one: an image, or all images of one group of a table (a patient, a part), which are no new evidence
 # each.
@@ -36,7 +36,7 @@ Summary = Annotated[str, _SUMMARY]
 
 
 class RowBound(BaseModel):
-    """What a row's logits were held to: null where a measure is free. ``max_abs`` in logits, ``cosine`` in [0, 1]."""
+    """The bound of a row's logits: null where there is none. ``max_abs`` in logits, ``cosine`` in [0, 1]."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -126,8 +126,8 @@ class ParityRow(BaseModel):
     # Of a model that drops patches: images of which f32 may keep another patch than the trained model, by rounding.
     # Their labels are compared, and their logits stand in no figure of this row.
     tied: int = 0
-    # OpenVINO alone: the instruction set that decided, whether the process was held to it on a younger CPU, and the
-    # kernels that ran the products, by oneDNN's name, with how many each.
+    # Only of OpenVINO: the instruction set that decided, whether the process was limited to it on a younger CPU, and
+    # the kernels that ran the products, by oneDNN's name, with how many each.
     isa: InstructionSet | None = None
     emulated: bool = False
     primitives: dict[str, int] = {}
@@ -159,7 +159,7 @@ def latency_rows(rows: Iterable[ParityRow]) -> list[ParityRow]:
 
 
 class Family(BaseModel):
-    """How the error of several tests together is held to ``alpha``.
+    """How the error of several tests together is limited to ``alpha``.
 
     ``artifacts`` are those whose proof rests on labels and among which ``ftx predict`` chooses; ``rows`` are tested for
     failing.
@@ -174,7 +174,7 @@ class Family(BaseModel):
 
 
 class Transfer(BaseModel):
-    """Whether an exported folder answers here as it did where ``ftx validate`` judged it within its run.
+    """Whether an exported folder has the logits here that it had where ``ftx validate`` judged it within its run.
 
     ``same``: its logits for the reference images are its own from there, within ``bound`` (null without any from
     there). ``changed`` is the share of reference images with other labels, ``changed_high`` its one-sided 95 % end.
@@ -196,7 +196,7 @@ class Transfer(BaseModel):
 class SetVerdict(BaseModel):
     """What was found of one OpenVINO model on one instruction set.
 
-    ``emulated``: in a process held to the set on a CPU that has a younger one. The kernels are those of the set, so
+    ``emulated``: in a process limited to the set on a CPU that has a younger one. The kernels are those of the set, so
     their numbers are; their speed is a hint. ``not_run`` where this CPU lacks the set.
     """
 
@@ -213,13 +213,13 @@ class SetVerdict(BaseModel):
 
 
 class ParityReport(CommandReport):
-    """All rows, and in words what does not hold.
+    """All rows, and a message for each fault.
 
     ``verdicts`` has one for each artifact, and ``summary`` its figures in a sentence. ``ok`` is false where one failed,
     or, with ``require_proof``, is not proved. ``problems`` says each bound that was exceeded and each label or image
     path that differs; ``faulty`` names their artifacts. ``digests`` are those of the artifacts at the time, ``machine``
-    what they were asked on. ``whole``: on every held-out image and with no bound changed; without it nothing is proved.
-    ``transfer`` is of an exported folder alone. ``sets`` are the instruction sets that were asked for beside this
+    what they ran on. ``whole``: on every held-out image and with no bound changed; without it nothing is proved.
+    ``transfer`` is only of an exported folder. ``sets`` are the instruction sets that were chosen in addition to this
     machine's own; their rows say ``emulated``, and ``verdicts`` are not about them.
     """
 

@@ -1,8 +1,8 @@
-"""``proof.json`` beside an OpenVINO model: what was found out about it, and where.
+"""``proof.json`` next to an OpenVINO model: what was found out about it, and where.
 
-``ftx validate RUN`` writes the verdict, its figures and the model's own answers to the reference images, so that a
-device can tell whether it answers as there; ``ftx validate IR`` adds what that machine found. The file lies outside of
-the hashes of card and run, and speaks of one model alone, by its digest.
+``ftx validate RUN`` writes the verdict, its figures and the model's own logits for the reference images, so that a
+device can compare its own with them; ``ftx validate IR`` adds what that machine found. The file is not in the
+hashes of card and run. It is about one model, given by its digest.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class RunProof(BaseModel):
 class Proof(BaseModel):
     """``proof.json``; ``ir`` is the SHA-256 of the card, which holds the hash of each other file.
 
-    ``run`` was found on the machine that judged the run, ``sets`` in processes there that were held to other
-    instruction sets, ``devices`` by those that were asked since.
+    ``run`` was found on the machine that judged the run, ``sets`` in processes there that were limited to other
+    instruction sets, ``devices`` on other machines since.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -116,7 +116,7 @@ def ir_digest(folder: Path) -> str:
 def read_proof(folder: Path, progress: Progress = SILENT) -> Proof:
     """What is known of the model in a folder: nothing, where the file is missing, or says nothing of it.
 
-    Raises: ExportError if the file does not hold.
+    Raises: ExportError if the file is damaged.
     """
     path, nothing = folder / PROOF_FILE, Proof(ir=ir_digest(folder))
     if not path.exists():
@@ -126,7 +126,7 @@ def read_proof(folder: Path, progress: Progress = SILENT) -> Proof:
     except (ValidationError, JsonError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise ExportError(
-            f"{PROOF_FILE} does not hold",
+            f"{PROOF_FILE} is damaged",
             where=path,
             found=found,
             fix="copy it again, or delete it, and validate again",
@@ -139,7 +139,7 @@ def read_proof(folder: Path, progress: Progress = SILENT) -> Proof:
 def proof_from(raw: object, ir: str | None = None) -> tuple[Proof | None, str | None]:
     """A proof from JSON; or None, and in words why it says nothing of the model of this digest.
 
-    Raises: ValidationError if it does not hold.
+    Raises: ValidationError if it is damaged.
     """
     given = cast("dict[str, object]", raw) if isinstance(raw, dict) else None
     if given is not None and not _is_read(given):
@@ -150,7 +150,7 @@ def proof_from(raw: object, ir: str | None = None) -> tuple[Proof | None, str | 
     proof = Proof.model_validate(raw)
     rows = proof.run.rows if proof.run else []
     if proof.schema_version == 1 and any(row.subject.precision == "int8" for row in rows):
-        return None, "it is of an older ftx, which did not ask int8 as it runs for one image"
+        return None, "it is of an older ftx, which did not run int8 on single images"
     # Written again it is of this schema, whichever it was.
     return proof.model_copy(update={"schema_version": PROOF_SCHEMA}), None
 
@@ -165,12 +165,12 @@ def keep_proof(
     *,
     sets: list[RunProof] | None = None,
 ) -> None:
-    """Write what a run's validation found of the model of this digest; what devices found is asked again.
+    """Write what a run's validation found of the model of this digest; what devices found is dropped.
 
-    What is known of instruction sets that were not asked about this time stays.
+    What is known of other instruction sets stays.
     """
-    asked = [proof.isa for proof in sets or []]
-    others = [proof for proof in _known_sets(folder, ir) if proof.isa not in asked]
+    measured = [proof.isa for proof in sets or []]
+    others = [proof for proof in _known_sets(folder, ir) if proof.isa not in measured]
     found = RunProof(
         verdict=report.verdicts[artifact.name],
         summary=report.summary[artifact.name],
@@ -189,13 +189,13 @@ def keep_proof(
 def _known_sets(folder: Path, ir: str) -> list[RunProof]:
     try:
         known = read_proof(folder)
-    except ExportError:  # it is written anew
+    except ExportError:  # it is written again
         return []
     return known.sets if known.ir == ir else []
 
 
 def carry_proof(folder: Path, proof: Proof) -> None:
-    """Lay a proof that was found elsewhere beside the same weights here; what devices found there stays there.
+    """Write a proof that was found elsewhere next to the same weights here, without what devices found there.
 
     Raises: EnvironmentFault if the folder cannot be written.
     """
@@ -227,7 +227,7 @@ def _is_read(given: dict[str, object]) -> bool:
 def _write(folder: Path, proof: Proof, progress: Progress) -> None:
     try:
         write_atomic(folder / PROOF_FILE, _bytes(proof))
-    except EnvironmentFault as fault:  # a device's disk is often read only; the answer is known all the same
+    except EnvironmentFault as fault:  # a device's disk is often read only; the verdict is known all the same
         progress.note(f"{PROOF_FILE} is not kept: {fault.what} ({fault.found})")
 
 
