@@ -158,9 +158,9 @@ def test_an_altered_file_is_refused_by_its_hash(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "change"),
     [
-        ("does not hold", lambda tensors, metadata: tensors.pop("targets")),
-        ("does not hold", lambda tensors, metadata: metadata.update(paths="[")),
-        ("does not hold", lambda tensors, metadata: tensors.pop("logits")),
+        ("is damaged", lambda tensors, metadata: tensors.pop("targets")),
+        ("is damaged", lambda tensors, metadata: metadata.update(paths="[")),
+        ("is damaged", lambda tensors, metadata: tensors.pop("logits")),
         ("another model", lambda tensors, metadata: tensors.update(targets=tensors["targets"][:1].copy())),
         ("another model", lambda tensors, metadata: tensors["targets"].__setitem__((0, 0), 9)),
         ("another model", lambda tensors, metadata: tensors.update(images=tensors["images"][:, 1:].copy())),
