@@ -76,7 +76,7 @@ def test_answers_that_are_no_numbers_fail(base: Path) -> None:
     edit_tensors(base.parent / "adapter" / "adapter_model.safetensors", lambda tensors: tensors[B].__imul__(1e37))
     with pytest.raises(GateFailed, match="does not compute the same logits as the base with its adapters") as caught:
         merged(base)
-    assert "answers differ by nan" in str(caught.value.found)
+    assert "logits differ by nan" in str(caught.value.found)
 
 
 def test_a_disk_without_room_for_the_model_is_refused_before_anything_is_read(
