@@ -25,7 +25,7 @@ from ftx.adapters.peft_network import load_adapter, read_adapter, save_adapter
 from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.core.errors import AdapterError, RecipeError
 from ftx.merging.merge_and_prove import check_layers, merged_state, prove_layers
-from ftx.merging.unmerged_model import unmerged_forward
+from ftx.merging.unmerged_model import unmerged_adapters
 from ftx.recipe.schema import Recipe
 
 # Layers of 24 inputs and 36 outputs: sides split as 4 x 6 and 6 x 6.
@@ -197,7 +197,7 @@ def test_what_peft_wrote_merges_as_peft_merges_it(name: str, tmp_path: Path) -> 
         torch.testing.assert_close(weight, theirs.state_dict()[key], rtol=0, atol=1e-6)  # f32, summed in another order
     with (
         torch.inference_mode(),
-        unmerged_forward(base, {layer: [(1.0, one)] for layer, one in read.layers.items()}) as unmerged,
+        unmerged_adapters(base, {layer: [(1.0, one)] for layer, one in read.layers.items()}) as unmerged,
     ):
         torch.testing.assert_close(unmerged(IMAGES), theirs(IMAGES), rtol=0, atol=1e-4)
     assert read_peft_file(tmp_path).layers().keys() == read.layers.keys()

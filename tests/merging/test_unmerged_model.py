@@ -18,7 +18,7 @@ from torch import nn
 from ftx.adapters.low_rank import LowRankWeights
 from ftx.backbones.kept_tokens import kept_fractions
 from ftx.merging.combine_adapters import combine
-from ftx.merging.unmerged_model import unmerged_forward
+from ftx.merging.unmerged_model import unmerged_adapters
 from ftx.runs.dense import load_dense
 
 # Some read the weight of qkv without calling it.
@@ -118,7 +118,7 @@ def test_beside_a_convolution_an_adapter_is_one(settings: dict[str, int]) -> Non
     rng = np.random.default_rng(0)
     adapter = LowRankWeights(rng.standard_normal((2, 36)), rng.standard_normal((6, 2)), 0.5)
     x, module = torch.randn(2, 4, 9, 9, dtype=torch.float64), nn.Sequential(layer)
-    with torch.no_grad(), unmerged_forward(module, {"0": [(1.0, adapter)]}):
+    with torch.no_grad(), unmerged_adapters(module, {"0": [(1.0, adapter)]}):
         found = module(x)
     with torch.no_grad():
         layer.weight += torch.from_numpy(0.5 * adapter.lora_B_OR @ adapter.lora_A_RI).view_as(layer.weight)

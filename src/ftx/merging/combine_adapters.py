@@ -35,7 +35,7 @@ from ftx.merging.merge_and_prove import (
     layer_error,
     rounded,
 )
-from ftx.merging.unmerged_model import WeightedAdapters, unmerged_forward
+from ftx.merging.unmerged_model import WeightedAdapters, unmerged_adapters
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.new_run import check_name_free
 from ftx.runs.readme import layers_proved, write_combined_card
@@ -171,7 +171,7 @@ def _unmerged_logits(
 ) -> tuple[Tensor, ChoiceMargins]:
     """The logits of the base with its adapters added to the outputs of its layers. Shape: [N, C]."""
     try:
-        with torch.inference_mode(), unmerged_forward(module, layers), choice_margins(module) as choices:
+        with torch.inference_mode(), unmerged_adapters(module, layers), choice_margins(module) as choices:
             return module(images_N3HW), choices
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ModelError("the base does not compute at its input size", where=base, found=str(error)) from error

@@ -20,7 +20,7 @@ WeightedAdapters = Sequence[tuple[float, AdapterWeights | None]]
 
 
 @contextmanager
-def unmerged_forward(module: nn.Module, layers: Mapping[str, WeightedAdapters]) -> Iterator[nn.Module]:
+def unmerged_adapters(module: nn.Module, layers: Mapping[str, WeightedAdapters]) -> Iterator[nn.Module]:
     """Let each layer compute Σ share · gain · (W·x + s·B·(A·x)) + b until the block ends.
 
     An adapter of None computes W·x. The merged weight is never formed.
