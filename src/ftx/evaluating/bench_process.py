@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 
 from ftx.core.child_process import reply_on_stdout
+from ftx.core.closed_model import ClosedModel
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.runs.artifacts import ARTIFACTS
 from ftx.runs.card_json import REFERENCE_FILE
@@ -35,10 +35,8 @@ WARM_UP = 3
 MOST_REQUESTS = 10_000
 
 
-class BenchJob(BaseModel):
+class BenchJob(ClosedModel):
     """What to measure: a folder, its artifact, and the setting; ``run`` if the folder cannot be opened without it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     artifact: str
     folder: Path
@@ -52,13 +50,11 @@ class BenchJob(BaseModel):
     cached: bool
 
 
-class BenchMeasurement(BaseModel):
+class BenchMeasurement(ClosedModel):
     """What one process found; ``seconds`` is how long its timed requests took, one after the other or together.
 
     ``kernels`` single: it takes the images of a batch one by one.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     compute: ComputeField
     isa: InstructionSet | None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import GateFailed, ImageError
 from ftx.core.progress import SILENT, Progress
@@ -30,15 +30,13 @@ from ftx.tasks.thresholds import Flags, Floats
 Counts = NDArray[np.int64]
 
 
-class ClassScore(BaseModel):
+class ClassScore(ClosedModel):
     """One label: shares in [0, 1], 0 where nothing was predicted or nothing is there; ``support`` in images.
 
     ``false_positive_rate`` is the share of images without the label that are called it.
 
     ``average_precision`` is that of its scores, null where no image has the label.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     precision: float

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from ftx.core.child_process import reply_on_stdout, run_in_child
+from ftx.core.closed_model import ClosedModel
 from ftx.core.progress import SILENT, Progress
 from ftx.evaluating.comparison import Subject
 from ftx.evaluating.measure import Measurement, Measurements, measure, reference_logits
@@ -28,13 +27,11 @@ from ftx.runtimes.openvino import OpenVinoPredictor, default_compute, kernel_pat
 MODULE = "ftx.evaluating.held_process"
 
 
-class HeldModel(BaseModel):
+class HeldModel(ClosedModel):
     """An exported folder, and which of a run's held-out images it takes (``images``; None: all).
 
     Without a run it takes the reference images next to it.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: Path
     run: Path | None = None
@@ -42,10 +39,8 @@ class HeldModel(BaseModel):
     images: int | None = None
 
 
-class HeldRow(BaseModel):
+class HeldRow(ClosedModel):
     """Its logits for these rows of the images, and for the reference images next to it, in one precision and view."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     isa: InstructionSet
     emulated: bool
@@ -56,10 +51,8 @@ class HeldRow(BaseModel):
     on_reference: ReferenceLogits
 
 
-class HeldRows(BaseModel):
+class HeldRows(ClosedModel):
     """A row for each precision and kernel path."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rows: list[HeldRow]
 

@@ -10,11 +10,11 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from ftx.adapters.merge_weight import AdapterWeights, Float64
 from ftx.adapters.peft_file import WEIGHTS
 from ftx.adapters.peft_network import flat
+from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import AdapterError
 from ftx.core.progress import SILENT, Progress
@@ -22,10 +22,8 @@ from ftx.interop.open_adapters import OpenedAdapter, open_adapters
 from ftx.merging.merge_and_prove import change
 
 
-class Adapter(BaseModel):
+class Adapter(ClosedModel):
     """One adapter as a whole; ``change`` is ‖Δ‖ / ‖W‖ over the layers that it adapts (Frobenius)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     kind: str
@@ -36,13 +34,11 @@ class Adapter(BaseModel):
     change: float
 
 
-class Overlap(BaseModel):
+class Overlap(ClosedModel):
     """How much of the smaller of two subspaces lies in the other, in [0, 1], and what chance would give.
 
     ``inputs`` are the directions that are read (rows of B·A), ``outputs`` those that are written (columns).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     first: int
     second: int
@@ -52,10 +48,8 @@ class Overlap(BaseModel):
     outputs_by_chance: float
 
 
-class ComparedLayer(BaseModel):
+class ComparedLayer(ClosedModel):
     """A layer in each adapter, in their order: ‖Δ‖ and ‖Δ‖ / ‖W‖, None where one has no adapter there."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     layer: str
     norms: list[float | None]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.runs.artifacts import RuntimeName
@@ -20,7 +21,7 @@ BENCH_FILE = Path("reports", "bench.json")
 BENCH_PLOT = Path("reports", "bench.svg")
 
 
-class BenchRow(BaseModel):
+class BenchRow(ClosedModel):
     """How fast one model is in one setting, over fresh processes that took turns with those of the other rows.
 
     A latency is of one batch, from its pixels in memory to its logits, though int8 may take its images one by one; with
@@ -30,8 +31,6 @@ class BenchRow(BaseModel):
     such thing. ``isa`` is the instruction set that decides there, ``primitives`` what ran its products, ``compute`` the
     precision that they ran in.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     artifact: str
     runtime: RuntimeName
@@ -52,10 +51,8 @@ class BenchRow(BaseModel):
     peak_bytes: int
 
 
-class SavedSetting(BaseModel):
+class SavedSetting(ClosedModel):
     """The settings that ``--save`` wrote next to an OpenVINO model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     artifact: str
     path: str

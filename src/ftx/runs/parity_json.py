@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.runs.artifacts import ARTIFACTS, IR_INT8, Artifact, RuntimeName
@@ -35,10 +36,8 @@ _SUMMARY = Field(validation_alias=AliasChoices("summary", "said"))
 Summary = Annotated[str, _SUMMARY]
 
 
-class RowBound(BaseModel):
+class RowBound(ClosedModel):
     """The bound of a row's logits: null where there is none. ``max_abs`` in logits, ``cosine`` in [0, 1]."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_abs: float | None
     cosine: float | None
@@ -56,13 +55,11 @@ class RowBound(BaseModel):
         return faults
 
 
-class ClassDrop(BaseModel):
+class ClassDrop(ClosedModel):
     """One label's drop: of the ``labelled`` units that carry it, how many the artifact no longer calls it.
 
     ``drop_low`` and ``drop_high`` are one-sided 95 % ends, as shares of those units.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     labelled: int
@@ -73,7 +70,7 @@ class ClassDrop(BaseModel):
     drop_high: float
 
 
-class ParityRow(BaseModel):
+class ParityRow(ClosedModel):
     """One artifact in one view under one precision, against the trained model in torch f32 before its merge.
 
     Differences are null where a logit was not finite; accuracies where the truth is unknown.
@@ -90,8 +87,6 @@ class ParityRow(BaseModel):
     ``worst_class`` is the label that lost most, picked after looking, so its interval is too narrow where there are
     many labels, ``worst`` the images furthest off, the worst first.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     artifact: str
     runtime: RuntimeName
@@ -130,7 +125,7 @@ class ParityRow(BaseModel):
     # the kernels that ran the products, by oneDNN's name, with how many each.
     isa: InstructionSet | None = None
     emulated: bool = False
-    primitives: dict[str, int] = {}
+    primitives: dict[str, int] = {}  # noqa: RUF012  pydantic copies it
 
     @field_validator("artifact")
     @classmethod
@@ -158,14 +153,12 @@ def latency_rows(rows: Iterable[ParityRow]) -> list[ParityRow]:
     return list(found.values())
 
 
-class Family(BaseModel):
+class Family(ClosedModel):
     """How the error of several tests together is limited to ``alpha``.
 
     ``artifacts`` are those whose proof rests on labels and among which ``ftx predict`` chooses; ``rows`` are tested for
     failing.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal["holm"] = "holm"
     alpha: float
@@ -173,14 +166,12 @@ class Family(BaseModel):
     rows: int
 
 
-class Transfer(BaseModel):
+class Transfer(ClosedModel):
     """Whether an exported folder has the logits here that it had where ``ftx validate`` judged it within its run.
 
     ``same``: its logits for the reference images are its own from there, within ``bound`` (null without any from
     there). ``changed`` is the share of reference images with other labels, ``changed_high`` its one-sided 95 % end.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     verdict: Verdict
     summary: Summary
@@ -193,14 +184,12 @@ class Transfer(BaseModel):
     changed_high: float
 
 
-class SetVerdict(BaseModel):
+class SetVerdict(ClosedModel):
     """What was found of one OpenVINO model on one instruction set.
 
     ``emulated``: in a process limited to the set on a CPU that has a younger one. The kernels are those of the set, so
     their numbers are; their speed is a hint. ``not_run`` where this CPU lacks the set.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     artifact: str
     isa: InstructionSet

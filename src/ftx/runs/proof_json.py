@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import EnvironmentFault, ExportError, first_error
 from ftx.core.files import cached_sha256, write_atomic
 from ftx.core.progress import SILENT, Progress
@@ -31,13 +32,11 @@ PROOF_SCHEMA = 3
 _READ = (1, 2, PROOF_SCHEMA)
 
 
-class ReferenceLogits(BaseModel):
+class ReferenceLogits(ClosedModel):
     """A model's own logits for its reference images, under one precision: in the graph view, or as for one image.
 
     Shape: [images, labels], f32, little-endian, row after row, as base64.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     compute: ComputeField
     images: Annotated[int, Field(ge=1)]
@@ -64,10 +63,8 @@ class ReferenceLogits(BaseModel):
         return np.frombuffer(base64.b64decode(self.logits), "<f4").reshape(self.images, self.labels).astype(np.float32)
 
 
-class RunProof(BaseModel):
+class RunProof(ClosedModel):
     """What ``ftx validate RUN`` found of this model on the run's held-out images."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     verdict: Verdict
     summary: Summary
@@ -83,21 +80,19 @@ class RunProof(BaseModel):
     emulated: bool = False
 
 
-class Proof(BaseModel):
+class Proof(ClosedModel):
     """``proof.json``; ``ir`` is the SHA-256 of the card, which holds the hash of each other file.
 
     ``run`` was found on the machine that judged the run, ``sets`` in processes there that were limited to other
     instruction sets, ``devices`` on other machines since.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     schema_version: int = PROOF_SCHEMA
     ftx: str = __version__
     ir: str
     run: RunProof | None = None
-    sets: list[RunProof] = []
-    devices: list[Transfer] = []
+    sets: list[RunProof] = []  # noqa: RUF012  pydantic copies it
+    devices: list[Transfer] = []  # noqa: RUF012  pydantic copies it
 
 
 def ir_digest(folder: Path) -> str:
