@@ -101,7 +101,7 @@ class Gate:
 
     def answered(self, batcher: Batcher, streams: int, images: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:
         """How many went together of images that wait while all streams are busy, and in which order they ended."""
-        first: list[Future[batching.Outputs]] = []
+        first: list[Future[batching.ImageOutputs]] = []
         for _ in range(streams):
             first.append(batcher.submit(colour_pixels(0, 4, 4, 0)))
             assert self._entered.acquire(timeout=30)

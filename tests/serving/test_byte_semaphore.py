@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from ftx.serving.byte_semaphore import ByteSemaphore
+from ftx.serving.byte_semaphore import AsyncByteSemaphore
 
 
 def test_what_is_larger_than_all_goes_alone() -> None:
     async def run() -> None:
-        memory = ByteSemaphore(1000)
+        memory = AsyncByteSemaphore(1000)
         async with memory.holding(5000):  # nothing is held
             small = asyncio.ensure_future(_held_once(memory, 1))
             await asyncio.sleep(0.01)
@@ -26,14 +26,14 @@ def test_what_is_larger_than_all_goes_alone() -> None:
     asyncio.run(asyncio.wait_for(run(), 10))
 
 
-async def _held_once(memory: ByteSemaphore, size_bytes: int) -> None:
+async def _held_once(memory: AsyncByteSemaphore, size_bytes: int) -> None:
     async with memory.holding(size_bytes):
         pass
 
 
 def test_bytes_come_back_from_whoever_fails_or_goes_away() -> None:
     async def run() -> None:
-        memory = ByteSemaphore(1000)
+        memory = AsyncByteSemaphore(1000)
         for _ in range(3):  # more than all there is
             with pytest.raises(ValueError, match="broken"):
                 async with memory.holding(600):

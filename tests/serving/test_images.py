@@ -19,7 +19,7 @@ from tests.serving.conftest import pixels, png
 from ftx.data.decode_limits import PIXEL_BYTES
 from ftx.serving import images as images_module
 from ftx.serving.app import JSON_LENGTH, AppState, build
-from ftx.serving.byte_semaphore import ByteSemaphore
+from ftx.serving.byte_semaphore import AsyncByteSemaphore
 from ftx.serving.images import Images
 from ftx.serving.limits import Limits
 from ftx.serving.metrics import Metrics
@@ -114,7 +114,7 @@ def test_a_request_is_counted_by_what_it_takes(state: AppState, path: str, made:
     assert waits(state, MOST - takes_bytes + 1, path, body, **headers)
 
 
-def fits(memory: ByteSemaphore, held_bytes: int, more_bytes: int) -> bool:
+def fits(memory: AsyncByteSemaphore, held_bytes: int, more_bytes: int) -> bool:
     """Whether there is memory for more beside what is held."""
 
     async def run() -> bool:

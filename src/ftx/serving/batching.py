@@ -22,7 +22,7 @@ from ftx.runtimes.predictor import BATCH_BYTES
 from ftx.tasks.thresholds import Floats
 
 # All outputs of a model for one image, by their names.
-Outputs = Mapping[str, Floats]
+ImageOutputs = Mapping[str, Floats]
 # Images of other sizes that are skipped in the search for images of one size: further search would cost too much.
 LOOKED_AT = 256
 # Called for each batch, with its number of images.
@@ -32,7 +32,7 @@ Counted = Callable[[int], None]
 @dataclass(frozen=True)
 class _Waiting:
     pixels_HWC: Pixels
-    outputs: Future[Outputs]
+    outputs: Future[ImageOutputs]
 
 
 class Batcher:
@@ -55,9 +55,9 @@ class Batcher:
         """How many images wait."""
         return len(self._waiting)
 
-    def submit(self, pixels_HWC: Pixels) -> Future[Outputs]:
+    def submit(self, pixels_HWC: Pixels) -> Future[ImageOutputs]:
         """All outputs for one image. Shape: [H, W, 3] to the shapes of ``outputs``, without N."""
-        outputs: Future[Outputs] = Future()
+        outputs: Future[ImageOutputs] = Future()
         with self._changed:
             assert not self._closed
             self._waiting.append(_Waiting(pixels_HWC, outputs))
@@ -83,7 +83,7 @@ class Batcher:
         """Whether all threads have ended."""
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _work(self, model: Callable[[Pixels], Outputs]) -> None:
+    def _work(self, model: Callable[[Pixels], ImageOutputs]) -> None:
         while batch := self._next():
             try:
                 outputs = model(np.stack([one.pixels_HWC for one in batch]))

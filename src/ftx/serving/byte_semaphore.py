@@ -10,15 +10,18 @@ from contextlib import asynccontextmanager
 from ftx.core.memory import available_bytes
 
 
-class ByteSemaphore:
-    """Counts bytes for all requests of a server: what does not fit waits, or is rejected by its caller."""
+class AsyncByteSemaphore:
+    """Counts bytes for all requests of a server: what does not fit waits, or is rejected by its caller.
+
+    The one for threads is ``ftx.data.threads.ByteSemaphore``: waiting there would block the event loop.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes, self.held_bytes = most_bytes, 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @classmethod
-    def of_memory(cls, most_bytes: int) -> ByteSemaphore:
+    def of_memory(cls, most_bytes: int) -> AsyncByteSemaphore:
         """At most a quarter of the free memory."""
         return cls(min(most_bytes, available_bytes() // 4))
 

@@ -27,8 +27,8 @@ from ftx.evaluating.predict import Prediction, to_prediction
 from ftx.explaining.overlay import overlay
 from ftx.runtimes.openvino import graph_input
 from ftx.runtimes.predictor import AHEAD_BYTES, LOGITS, MAPS
-from ftx.serving.batching import Outputs
-from ftx.serving.byte_semaphore import ByteSemaphore
+from ftx.serving.batching import ImageOutputs
+from ftx.serving.byte_semaphore import AsyncByteSemaphore
 from ftx.serving.registry import Version
 
 _T = TypeVar("_T")
@@ -60,7 +60,7 @@ class Images:
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
         self._threads = ThreadPoolExecutor(cores(), thread_name_prefix="ftx-decode")
-        self.memory = ByteSemaphore.of_memory(AHEAD_BYTES)
+        self.memory = AsyncByteSemaphore.of_memory(AHEAD_BYTES)
 
     def close(self) -> None:
         """Start no more work."""
@@ -70,7 +70,7 @@ class Images:
         """Run a function that would block other clients."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *given)
 
-    async def outputs(self, version: Version, image: bytes | Pixels, kept: Collection[str]) -> Outputs:
+    async def outputs(self, version: Version, image: bytes | Pixels, kept: Collection[str]) -> ImageOutputs:
         """The ``kept`` outputs of a model for one image, encoded or as pixels [H, W, 3].
 
         Raises: ImageError.
@@ -98,7 +98,7 @@ class Images:
             plain = to_prediction(name, error, task)
         return ServedPrediction(**dict(plain), saliency=maps)
 
-    async def _run(self, version: Version, image: Image.Image | Pixels) -> Outputs:
+    async def _run(self, version: Version, image: Image.Image | Pixels) -> ImageOutputs:
         height, width = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
         if not version.resizes(height, width):
             image = await self.in_thread(_resized, image, version.predictor.preprocess)
@@ -146,7 +146,7 @@ def _resized(image: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
     return graph_input(Image.fromarray(image) if isinstance(image, np.ndarray) else image, preprocess, most_pixels=0)
 
 
-def _draw(version: Version, prediction: Prediction, image: Image.Image, outputs: Outputs) -> list[Saliency]:
+def _draw(version: Version, prediction: Prediction, image: Image.Image, outputs: ImageOutputs) -> list[Saliency]:
     """A picture for each predicted label; if there is none, for the label with the highest score."""
     task, preprocess = version.predictor.task, version.predictor.preprocess
     scores_C = task.scores(outputs[LOGITS][None])[0]

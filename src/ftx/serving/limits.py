@@ -21,7 +21,7 @@ from uuid import uuid4
 from ftx.core.errors import InputError
 from ftx.core.progress import Progress
 from ftx.core.same_origin import rejection
-from ftx.serving.byte_semaphore import ByteSemaphore
+from ftx.serving.byte_semaphore import AsyncByteSemaphore
 from ftx.serving.http_error import Disconnected, HttpError
 from ftx.serving.metrics import Metrics
 
@@ -92,7 +92,7 @@ class Guard:
         self, inner: Application, limits: Limits, rules: AccessRules, metrics: Metrics, progress: Progress
     ) -> None:
         self.inner, self.limits, self.metrics, self.progress = inner, limits, metrics, progress
-        self._rules, self._working, self.bodies = rules, 0, ByteSemaphore.of_memory(HELD_BYTES)
+        self._rules, self._working, self.bodies = rules, 0, AsyncByteSemaphore.of_memory(HELD_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":  # no websockets, no lifespan
