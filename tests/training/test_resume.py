@@ -362,7 +362,7 @@ def test_two_do_not_train_one_run(here: Path, tmp_path: Path, monkeypatch: pytes
     run = begun(here, monkeypatch, asked(), tmp_path / "run")
     with pytest.raises(RunError, match="no finished run") as caught:
         Run.open(run)
-    assert caught.value.fix == f"go on with it: ftx train --resume {run}"
+    assert caught.value.fix == f"resume it: ftx train --resume {run}"
     with sole_writer(run, None):
         with chdir(here), pytest.raises(RunError, match="another ftx is at work on this folder"):
             resume(run)
