@@ -340,7 +340,7 @@ def report_artifact(lab: Lab, flag: str, value: str) -> None:
     run = Path(shutil.copytree(lab.exported[0], lab.root / "reported-by", symlinks=True))
     for name in (value, "onnx"):
         lab.done("report", run, flag, name, "--out", lab.root / f"by-{name}.html")
-        assert f"answered by {name} (f32)" in (lab.root / f"by-{name}.html").read_text(encoding="utf-8")
+        assert f"predicted by {name} (f32)" in (lab.root / f"by-{name}.html").read_text(encoding="utf-8")
     assert lab.call("report", run, flag, "dnse").status == 2
     other, page = Path(shutil.copytree(run, lab.root / "reported-by-too", symlinks=True)), lab.root / "both-by.html"
     for name, beside in ((value, "onnx"), ("onnx", value)):  # of several runs as well

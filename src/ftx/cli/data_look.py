@@ -78,9 +78,8 @@ def look(
         report = find(recipe, named, out=out, progress=console.TerminalProgress()).report
         console.print_json(report)
         return SKIPPED if report.counts.get("unreadable") else 0
-    with LookServer(
-        port, note=partial(console.print_note, style="bad")
-    ) as server:  # first: a port that is in use must not cost the work
+    # Before the work: a port that is in use must not cost it.
+    with LookServer(port, note=partial(console.print_note, style="bad")) as server:
         found = find(recipe, named, out=out, progress=console.TerminalProgress())
         _print(found.report)
         serve(server, found, open_browser=open_browser, announce=_announce)
