@@ -28,11 +28,12 @@ def assign_splits(
     to_split = [image for image in images if image[0].split in (None, "train") and not has_val]
     drawn: dict[str, Split] = {}
     if to_split:
-        files = [file for file, _ in to_split]
         subjects = _subjects(to_split)
         known = {subject for subject, (_, digest) in zip(subjects, to_split, strict=True) if digest in trained_on}
-        splits = _drawn(files, subjects, val_fraction, known)
-        drawn = {file.path: split for file, split in zip(files, splits, strict=True)}
+        samples = [(subject, file.labels) for subject, (file, _) in zip(subjects, to_split, strict=True)]
+        grouped = any(file.group is not None for file, _ in to_split)
+        splits = _drawn(samples, val_fraction, known, grouped=grouped)
+        drawn = {file.path: split for (file, _), split in zip(to_split, splits, strict=True)}
     entries = [
         Entry(file.path, digest, file.labels, drawn.get(file.path) or file.split or "train", file.group)
         for file, digest in images
@@ -41,24 +42,20 @@ def assign_splits(
 
 
 def _drawn(
-    files: Sequence[ListedImage], keys: Sequence[str], val_fraction: float, trained_on: Collection[str]
+    samples: Sequence[tuple[str, tuple[str, ...]]], val_fraction: float, trained_on: Collection[str], *, grouped: bool
 ) -> tuple[Split, ...]:
-    """Class by class, where each image has one label and each label several images that stand for themselves.
+    """Split each class by itself, if each image has one label and no group, and each label several different images.
 
     A label of only one image, as one that is known only to the first level of its tree, is in one split.
     """
     distinct: dict[str, set[str]] = defaultdict(set)
-    for file, key in zip(files, keys, strict=True):
-        for name in file.labels:
+    for key, labels in samples:
+        for name in labels:
             distinct[name].add(key)
-    plain = all(len(file.labels) == 1 and file.group is None for file in files)
-    if plain and all(len(images) >= FEWEST_PER_CLASS for images in distinct.values()):
-        return hash_split(
-            [(key, file.labels[0]) for file, key in zip(files, keys, strict=True)], val_fraction, trained_on
-        )
-    return hash_split_sets(
-        [(key, file.labels) for file, key in zip(files, keys, strict=True)], val_fraction, trained_on
-    )
+    enough = all(len(keys) >= FEWEST_PER_CLASS for keys in distinct.values())
+    if enough and not grouped and all(len(labels) == 1 for _, labels in samples):
+        return hash_split([(key, label) for key, (label,) in samples], val_fraction, trained_on)
+    return hash_split_sets(samples, val_fraction, trained_on)
 
 
 def _subjects(images: Sequence[tuple[ListedImage, str]]) -> list[str]:
