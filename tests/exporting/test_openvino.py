@@ -19,7 +19,7 @@ from safetensors import safe_open
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.exporting import export
 from ftx.exporting.int8.products import int8_share, quantized_products
-from ftx.exporting.make_reference import balanced
+from ftx.exporting.shared_parts import balanced
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, ONNX
 from ftx.runs.card_json import read_card
 from ftx.runs.machine import WITHOUT_VNNI, this_set

@@ -181,7 +181,7 @@ def test_images_are_decoded_ahead_within_the_bytes_of_their_pixels(
     predictor = OpenVinoPredictor(colour_model.folder, "f32", streams=1, batch=1)
 
     def drawn(most_bytes: int) -> int:
-        monkeypatch.setattr(base, "AHEAD_BYTES", most_bytes)
+        monkeypatch.setattr(base, "PREFETCH_BYTES", most_bytes)
         count = 0
 
         def images() -> Iterator[Path]:

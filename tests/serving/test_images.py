@@ -33,7 +33,7 @@ MOST = 10_000_000
 def state(colour_ir: Path) -> Iterator[AppState]:
     """A server without its sockets, in which all requests together may hold ``MOST`` bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images_module, "AHEAD_BYTES", MOST)
+        patch.setattr(images_module, "PREFETCH_BYTES", MOST)
         images = Images(50_000_000)
     registry = Registry(
         [ModelSource("colour", colour_ir)], Listener(), counted=lambda images: None, reloaded=lambda name, taken: None
@@ -130,10 +130,10 @@ def fits(memory: AsyncByteSemaphore, held_bytes: int, more_bytes: int) -> bool:
 
 
 def test_a_server_has_a_bound_and_within_it_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images_module, "AHEAD_BYTES", 1000)  # of a machine with more
+    monkeypatch.setattr(images_module, "PREFETCH_BYTES", 1000)  # of a machine with more
     assert fits(Images(1).memory, 600, 400)
     assert not fits(Images(1).memory, 600, 401)
-    monkeypatch.setattr(images_module, "AHEAD_BYTES", 1 << 62)  # of one with less
+    monkeypatch.setattr(images_module, "PREFETCH_BYTES", 1 << 62)  # of one with less
     assert not fits(Images(1).memory, psutil.virtual_memory().total // 4, 1)
 
 

@@ -15,7 +15,7 @@ from tests.strangers.test_images import encoded, in_fresh_process, noise, png
 from ftx.data.decode_limits import decoding_bytes
 from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.runtimes.openvino import MOST_GRAPH_PIXELS, frame, graph_input
-from ftx.runtimes.predictor import AHEAD_BYTES
+from ftx.runtimes.predictor import PREFETCH_BYTES
 
 WIDTH, HEIGHT = 5000, 4000
 MEGAPIXELS = WIDTH * HEIGHT / 1e6
@@ -109,7 +109,7 @@ print(json.dumps(found))
 
 
 def test_the_memory_for_what_waits_holds_two_photographs_of_24_megapixels() -> None:
-    assert 2 * 24_000_000 * 8 <= AHEAD_BYTES <= 500_000_000
+    assert 2 * 24_000_000 * 8 <= PREFETCH_BYTES <= 500_000_000
 
 
 PRE = Preprocess(20, 24, (30, 28), "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

@@ -1,12 +1,12 @@
-"""The image path as graph: raw uint8 images of any size in, the body's normalised input out.
+"""The preprocessing as a graph: raw uint8 images of any size in, the body's normalised input out.
 
-The twin of ``ftx.data.preprocess``: a test holds the two within one grey level. Pillow's resize is two
-matrix products, rounded to grey levels after each; the crop is a choice of rows in their matrices. Pixels
-that need no resize go round both: the products and their matrices took 0.05 of a ViT-S's time in bf16.
+It equals ``ftx.data.preprocess`` within one grey level, as a test checks. Pillow's resize is two matrix products,
+rounded to grey levels after each; the crop is a choice of rows in their matrices. Pixels that need no resize bypass
+both: the products and their matrices took 5 % of a ViT-S's time in bf16.
 
-OpenVINO has an Interpolate that follows Pillow, but its CPU plugin unrolls the whole image into machine
-code, anew for each size: 4.2 s for the first image of 1200 x 1000, 83 s and 4.9 GB for one of 12 megapixels
-(2026.4.1). The products take 0.1 s for that one.
+OpenVINO has an Interpolate that follows Pillow, but its CPU plugin unrolls the full image into machine code, again for
+each size: 4.2 s for the first image of 1200 x 1000, 83 s and 4.9 GB for one of 12 megapixels (2026.4.1). The products
+take 0.1 s for the latter.
 
 Shapes: N images of H x W pixels; R and C, the rows and columns of the network's input.
 """
@@ -26,7 +26,7 @@ from ftx.data.preprocess import Interpolation, Preprocess
 from ftx.runtimes.predictor import INPUT
 from ftx.runtimes.single_kernels import NORMALISED
 
-# Pillow holds its coefficients as integers of 22 fractional bits (PRECISION_BITS in its Resample.c).
+# Pillow stores its coefficients as integers of 22 fractional bits (PRECISION_BITS in its Resample.c).
 _COEFFICIENT_STEPS = 2.0**22
 
 
@@ -51,10 +51,10 @@ def embed_preprocessing(model: ov.Model, pre: Preprocess) -> ov.Model:
 
 
 def _image_path(pre: Preprocess) -> ov.Model:
-    """Two ways side by side, of which one gets all images and the other none: nodes without elements do not run.
+    """Two parallel ways, of which one gets all images and the other none: nodes without elements do not run.
 
-    An If would be the plain way, and 0.01 faster; but behind it the first images of a size may read memory that
-    nobody wrote yet (2026.4.1, where a convolution takes them in another layout).
+    An If would be simpler, and 1 % faster; but after it the first images of a size may read memory that nothing wrote
+    yet (2026.4.1, if a convolution takes them in another layout).
     """
     image = ops.parameter([-1, -1, -1, 3], ov.Type.u8, name=INPUT)
     image.output(0).set_names({INPUT})
@@ -91,7 +91,7 @@ def _cropped(image_NHW3: ov.Node, count: ov.Node, pre: Preprocess) -> ov.Node:
         top, left = (round((box - kept) / 2) for box, kept in zip(pre.box, (pre.height, pre.width), strict=True))
         ends = _ints([top + pre.height, left + pre.width])
         image_NHW3 = ops.slice(image_NHW3, _ints([top, left]), ends, _ints([1, 1]), _ints([1, 2]))
-    # Said once more, as no image of another size has a shape that would fit the images of the other way.
+    # The shape again: no image of another size has one that would fit the images of the other way.
     kept_NRC3 = ops.reshape(image_NHW3, ops.concat([count, _ints([pre.height, pre.width, 3])], 0), special_zero=False)
     return _channels_first(kept_NRC3)
 
@@ -102,7 +102,7 @@ def _resized(
     """Images resized to cover the box, and their centre. Shape: grey levels, f32 [N, 3, R, C]."""
     height, width = sides
     box_height, box_width = pre.box
-    # The side that the box holds to its own length, and that length: the short one, where the box is square.
+    # The side that becomes as long as the box's, and that length: the short side, if the box is square.
     by_height = ops.less_equal(ops.multiply(height, _ints(box_width)), ops.multiply(width, _ints(box_height)))
     held = ops.select(by_height, height, width)
     length = ops.select(by_height, _ints(box_height), _ints(box_width))
@@ -170,15 +170,15 @@ def _polynomial(x: ov.Node, first: float, *others: float) -> ov.Node:
 
 
 def _grey_levels(values: ov.Node) -> ov.Node:
-    """Rounded half up and held in 0..255, as Pillow does after each of its two passes."""
+    """Rounded half up and limited to 0..255, as Pillow does after each of its two passes."""
     return ops.floor(ops.add(ops.clamp(values, 0.0, 255.0), _floats(0.5)))
 
 
 def _over(value: ov.Node, divisor: ov.Node) -> ov.Node:
     """``value / divisor``, by a root twice and one step of Newton's method.
 
-    OpenVINO rewrites a division into new nodes, without the mark of f32. The step makes a quotient like 1/2
-    exact: Pillow's own coefficients are so there, and whole columns of sums are exact halves.
+    OpenVINO rewrites a division into new nodes, without the mark of f32. The step makes a quotient like 1/2 exact, as
+    in Pillow's own coefficients: full columns of sums are then exact halves.
     """
     root = ops.power(divisor, _floats(-0.5))
     inverse = ops.multiply(root, root)
@@ -188,9 +188,9 @@ def _over(value: ov.Node, divisor: ov.Node) -> ov.Node:
 
 
 def _in_f32(model: ov.Model) -> ov.Model:
-    """The same model, each node marked to keep its precision where the rest computes in bf16 or is stored as float16.
+    """The same model, each node marked to keep its precision if the rest computes in bf16 or is stored as float16.
 
-    Unmarked, bf16 weights are off by up to three grey levels. Python cannot set this mark, but a model's file can.
+    Unmarked, bf16 weights have errors of up to three grey levels. Python cannot set this mark, but a model's file can.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"

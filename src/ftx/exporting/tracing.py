@@ -1,4 +1,4 @@
-"""The dense model as a graph of tensor operations with a free batch size: where both formats start from."""
+"""The dense model as a graph of tensor operations with a free batch size, from which both formats are made."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ftx.core.third_parties import quiet_third_parties
 from ftx.data.preprocess import Preprocess
 from ftx.runtimes.predictor import LOGITS, MAPS
 
-# In this order; of a model without maps the first alone. Model API finds the others by these names.
+# In this order; a model without maps has only the first. Model API finds the others by these names.
 OUTPUTS = (LOGITS, MAPS, "feature_vector")
-# With a batch of 1 torch would take the 1 for a constant of the model.
+# With a batch of 1 torch would treat the 1 as a constant of the model.
 EXAMPLE_BATCH = 2
 
 
@@ -22,7 +22,7 @@ def trace(module: nn.Module, pre: Preprocess) -> ExportedProgram:
 
     torch.export and not torch.jit.trace: the latter is deprecated, ONNX needs the former anyway, and
     OpenVINO makes the same model of both (same logits, same speed, same INT8 error to the last digit).
-    Shape: normalised f32 [N, 3, H, W] -> logits [N, C], and what else the module answers.
+    Shape: normalised f32 [N, 3, H, W] -> logits [N, C], and the module's other outputs.
     Raises: ExportError if torch cannot follow the model with a free batch size.
     """
     example_NCHW = torch.zeros(EXAMPLE_BATCH, 3, pre.height, pre.width)

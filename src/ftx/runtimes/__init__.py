@@ -1,4 +1,4 @@
-"""Runtimes: one way to ask a model, whatever computes it."""
+"""Runtimes: one way to run a model, whatever computes it."""
 
 from __future__ import annotations
 

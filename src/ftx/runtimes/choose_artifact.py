@@ -26,7 +26,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
 
     Raises: RunError if the run has none, or their reports were altered; GateFailed if all have failed.
     """
-    # Without proof the most exact comes first: it is most likely to predict what was trained.
+    # Without proof the most exact comes first: it is most likely to predict as the trained model.
     present = [artifact for artifact in IRS.values() if run.has(artifact)]
     if not present:
         raise RunError(

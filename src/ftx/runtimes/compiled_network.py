@@ -74,7 +74,7 @@ class CompiledNetwork:
         """Compile it; ``path`` is where it was read, ``isa`` the instruction set of this process.
 
         ``kernels`` single: most requests have one image. On a CPU with only AVX2, int8 always has these kernels.
-        Raises: RuntimeError if OpenVINO refuses it.
+        Raises: RuntimeError if OpenVINO cannot compile it.
         """
         self._path = path
         parts = single_parts(model, preprocess, isa) if kernels == "single" or isa == ALWAYS else None
@@ -127,7 +127,7 @@ class CompiledNetwork:
 
     def in_streams(self, function: Callable[[_Given], _Computed], given: Iterable[_Given]) -> Iterator[_Computed]:
         """As ``map``, with as many calls at a time as streams."""
-        # One more than there are streams, so that no stream waits until the oldest result is taken.
+        # One more than there are streams, so that no stream waits until the oldest result is read.
         return in_threads(function, given, workers=self.streams, prefetch=self.streams + 1)
 
     def timed(self) -> Callable[[Pixels], tuple[Floats, float]]:

@@ -33,7 +33,7 @@ class OnnxPredictor:
     def __init__(self, folder: Path, preprocess: Preprocess, task: Task) -> None:
         """Open the model.
 
-        Raises: ExportError if the file is missing or ONNX Runtime refuses it.
+        Raises: ExportError if the file is missing or ONNX Runtime cannot read it.
         """
         self.preprocess, self.task = preprocess, task
         path = folder / ONNX_FILE

@@ -70,7 +70,7 @@ class OpenVinoPredictor:
         that it sees. ``batch`` is the most images of one size that share a request if files are predicted, ``cache``
         the folder of what OpenVINO compiled. With ``kernels`` single, int8 is compiled for one image at a time if that
         is faster for one.
-        Raises: ExportError if the folder is incomplete or OpenVINO refuses the model.
+        Raises: ExportError if the folder is incomplete or OpenVINO cannot read the model.
         """
         self.card: Card = read_card(folder)
         _check_complete(folder, self.card)

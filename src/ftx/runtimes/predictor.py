@@ -32,8 +32,8 @@ BATCH_IMAGES = 16
 # Pixels in the batches that are computed at a time: sixteen images of 640 x 480. To resize them a graph takes 24 times
 # these bytes (measured).
 BATCH_BYTES = 15_000_000
-# The most memory for decoding images ahead of the model: two of 24 megapixels.
-AHEAD_BYTES = 500_000_000
+# The most memory for decoding images before the model needs them: two of 24 megapixels.
+PREFETCH_BYTES = 500_000_000
 
 _Given = TypeVar("_Given")
 _Items = Sequence[Pixels | ImageError]
@@ -97,7 +97,9 @@ def feed_files(
         return [item if isinstance(item, ImageError) else next(rows) for item in items]
 
     # Decoded in threads while the model computes.
-    with closing(in_threads(attempt, images, prefetch=cores() + 1, size_of=size_of, most_bytes=AHEAD_BYTES)) as decoded:
+    with closing(
+        in_threads(attempt, images, prefetch=cores() + 1, size_of=size_of, most_bytes=PREFETCH_BYTES)
+    ) as decoded:
         for computed in mapped(outcomes, _of_one_size(decoded, batch, BATCH_BYTES // at_a_time)):
             yield from computed
 

@@ -26,7 +26,7 @@ from ftx.data.preprocess import Pixels, Preprocess
 from ftx.evaluating.predict import Prediction, to_prediction
 from ftx.explaining.overlay import overlay
 from ftx.runtimes.openvino import graph_input
-from ftx.runtimes.predictor import AHEAD_BYTES, LOGITS, MAPS
+from ftx.runtimes.predictor import LOGITS, MAPS, PREFETCH_BYTES
 from ftx.serving.batching import ImageOutputs
 from ftx.serving.byte_semaphore import AsyncByteSemaphore
 from ftx.serving.registry import Version
@@ -60,7 +60,7 @@ class Images:
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
         self._threads = ThreadPoolExecutor(cores(), thread_name_prefix="ftx-decode")
-        self.memory = AsyncByteSemaphore.of_memory(AHEAD_BYTES)
+        self.memory = AsyncByteSemaphore.of_memory(PREFETCH_BYTES)
 
     def close(self) -> None:
         """Start no more work."""
