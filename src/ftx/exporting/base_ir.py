@@ -146,10 +146,7 @@ def export_update(
     lacking = [name for name in tensors if name not in card.base.constants]
     if lacking:
         raise ExportError("the base has no constant for some adapted layers", where=base, found=", ".join(lacking[:3]))
-    previous, sequence = None, 1
-    if after is not None:
-        sequence = read_update(after)[0].sequence + 1
-        previous = sha256(after.read_bytes()).hexdigest()
+    sequence = read_update(after)[0].sequence + 1 if after else 1
     reference = load_file(base / REFERENCE_FILE)
     predictor = TorchPredictor(load_trained(opened), manifest.preprocess, opened.task)
     logits_NC, clear_N = reference_logits(predictor, reference["images"], progress)
@@ -160,7 +157,7 @@ def export_update(
         base_ir_digest=ir_digest(base),
         image_size=manifest.preprocess.image_size,
         sequence=sequence,
-        previous=previous,
+        previous=sha256(after.read_bytes()).hexdigest() if after else None,
         tensors={name: tensor_digest(dense[name]) for name in tensors},
         dense_digest=manifest.digest(DENSE),
         max_drop=opened.recipe().validation.max_drop,

@@ -32,7 +32,7 @@ with no_telemetry():
     import openvino
 
 # All outputs of a network for a batch, logits first. Shape: [N, ...] each.
-Outputs = list[Floats]
+NetworkOutputs = list[Floats]
 
 
 @cache
@@ -84,7 +84,7 @@ class CompiledNetwork:
         self.kernel_path: KernelPath = "single" if parts else "batch"
         self.streams = int(self.compiled.get_property("NUM_STREAMS"))
 
-    def request(self, outputs: int | None = None) -> Callable[[Pixels], Outputs]:
+    def request(self, outputs: int | None = None) -> Callable[[Pixels], NetworkOutputs]:
         """A request for one thread, which may run it many times: the first few outputs, or all.
 
         Shape: [N, H, W, 3], of any one size, to [N, ...] each.
@@ -96,8 +96,8 @@ class CompiledNetwork:
         assert len(request.input_tensors) == 1
         assert len(request.output_tensors) == len(self.compiled.outputs)
 
-        def run(pixels_NHWC: Pixels) -> Outputs:
-            parts: list[Outputs] = []
+        def run(pixels_NHWC: Pixels) -> NetworkOutputs:
+            parts: list[NetworkOutputs] = []
             try:
                 for images in inputs_of(pixels_NHWC):
                     request.start_async([images], share_inputs=False)
@@ -134,7 +134,7 @@ class CompiledNetwork:
         """The first output for a batch, and the milliseconds that it took; for as many threads as streams."""
         # A thread for each and no callback: a Python callback ends in OpenVINO's thread after the output is there. If
         # the process ends in between, while that thread waits for the interpreter, it aborts the process.
-        idle: SimpleQueue[Callable[[Pixels], Outputs]] = SimpleQueue()
+        idle: SimpleQueue[Callable[[Pixels], NetworkOutputs]] = SimpleQueue()
         for _ in range(self.streams):
             idle.put(self.request(outputs=1))
 

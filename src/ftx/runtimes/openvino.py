@@ -94,14 +94,7 @@ class OpenVinoPredictor:
                 "OpenVINO cannot open this model", where=path, found=str(error), fix="export it again"
             ) from error
         self.compile_ms = 1e3 * (time.perf_counter() - started)
-        width = model.output(0).get_partial_shape()[1]
-        if not width.is_static or width.get_length() != len(self.card.labels):
-            raise ExportError(
-                "the model has another number of logits than the card has labels",
-                where=path,
-                found=f"{width} logits, {len(self.card.labels)} labels",
-                fix="export it again",
-            )
+        _check_width(model, path, len(self.card.labels))
         self.model_info = _model_info(model)
         self.outputs = _outputs(model)
         self.task = self.card.meaning.open()
@@ -280,6 +273,17 @@ def _check_ports(model: openvino.Model, path: Path) -> None:
             found=f"inputs {listed([str(port) for port in model.inputs])[:200] or 'none'}; "
             f"outputs {listed([str(port) for port in model.outputs])[:200] or 'none'}",
             fix="export it again: the input must be images of uint8, the first output the logits of each",
+        )
+
+
+def _check_width(model: openvino.Model, path: Path, labels: int) -> None:
+    width = model.output(0).get_partial_shape()[1]
+    if not width.is_static or width.get_length() != labels:
+        raise ExportError(
+            "the model has another number of logits than the card has labels",
+            where=path,
+            found=f"{width} logits, {labels} labels",
+            fix="export it again",
         )
 
 
