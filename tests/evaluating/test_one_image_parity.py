@@ -108,7 +108,7 @@ def other_answers(change: Callable[[ov.Output], ov.Output]) -> Callable[..., Mod
             return None
         body = parts.body
         outputs = [ops.result(change(body.output(0).get_node().input_value(0)))]
-        return ModelParts(parts.image_path, ov.Model(outputs, body.get_parameters(), "body"))  # pyright: ignore[reportGeneralTypeIssues]
+        return ModelParts(parts.preprocessing, ov.Model(outputs, body.get_parameters(), "body"))  # pyright: ignore[reportGeneralTypeIssues]
 
     return with_a_fault
 

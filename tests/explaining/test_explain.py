@@ -26,8 +26,7 @@ from ftx.explaining.overlay import overlay
 from ftx.explaining.reciprocam import explained
 from ftx.exporting import export
 from ftx.exporting.int8.products import only_for_maps, products, quantized_products
-from ftx.exporting.int8.quantize import compress_weights, logits_of, quantize
-from ftx.exporting.int8.setting import Int8Setting
+from ftx.exporting.int8.quantize import Int8Setting, compress_weights, logits_of, quantize
 from ftx.exporting.openvino import convert_body
 from ftx.exporting.shared_parts import NormalisedImages, Source, calibration_images
 from ftx.exporting.tracing import trace

@@ -86,7 +86,7 @@ def test_int8_is_computed_image_by_image_and_answers_as_the_batch_does(exported:
     assert len(convolutions) == len(rounded) > 30
     pixels = exported.pixels(8)
     compiled_by_image = core().compile_model(parts.body, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    normalised = core().compile_model(parts.image_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels)[0]
+    normalised = core().compile_model(parts.preprocessing, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels)[0]
     found = np.concatenate([np.array(compiled_by_image(image[None])[0]) for image in normalised])
     whole = np.array(compiled(folder)(pixels)["logits"])
     error = np.abs(whole - exported.logits(exported.normalised(8))).mean()

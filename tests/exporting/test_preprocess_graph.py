@@ -162,7 +162,7 @@ def test_the_first_image_of_each_size_and_batch_arrives(precision: str) -> None:
 @pytest.mark.representative
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_the_first_images_of_a_size_reach_a_network(name: str) -> None:
-    """What an If in their way does not give: see ``_image_path``."""
+    """What an If in their way does not give: see ``_preprocessing``."""
     backbone = build(name, weights="none", num_classes=3, image_size=32, seed=0)
     pre = backbone.preprocess
     body = convert_body(trace(backbone.module.eval(), pre), pre, "body")

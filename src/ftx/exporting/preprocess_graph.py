@@ -38,7 +38,7 @@ def embed_preprocessing(model: ov.Model, pre: Preprocess) -> ov.Model:
     Shape: the body takes f32 [N, 3, height, width]; the result takes u8 [N, H, W, 3] (RGB), all of N, H, W free.
     """
     (body_input,) = model.get_parameters()
-    front = _in_f32(_image_path(pre))
+    front = _in_f32(_preprocessing(pre))
     normalised = front.get_results()[0].input_value(0)
     normalised.get_tensor().set_names(set())  # saving named it, with a counter of this process
     normalised.get_node().set_friendly_name(NORMALISED)
@@ -50,7 +50,7 @@ def embed_preprocessing(model: ov.Model, pre: Preprocess) -> ov.Model:
     return model
 
 
-def _image_path(pre: Preprocess) -> ov.Model:
+def _preprocessing(pre: Preprocess) -> ov.Model:
     """Two parallel ways, of which one gets all images and the other none: nodes without elements do not run.
 
     An If would be simpler, and 1 % faster; but after it the first images of a size may read memory that nothing wrote

@@ -79,7 +79,7 @@ class CompiledNetwork:
         self._path = path
         parts = single_parts(model, preprocess, isa) if kernels == "single" or isa == ALWAYS else None
         in_f32 = {**properties, "INFERENCE_PRECISION_HINT": "f32"}
-        self._image_path = parts and core().compile_model(parts.image_path, "CPU", in_f32)
+        self._preprocessing = parts and core().compile_model(parts.preprocessing, "CPU", in_f32)
         self.compiled = core().compile_model(parts.body if parts else model, "CPU", dict(properties))
         self.kernel_path: KernelPath = "single" if parts else "batch"
         self.streams = int(self.compiled.get_property("NUM_STREAMS"))
@@ -151,9 +151,9 @@ class CompiledNetwork:
 
     def _inputs(self) -> Callable[[Pixels], Iterable[NDArray[Any]]]:
         """The inputs of the network for a batch: the batch itself, or its images one by one, normalised."""
-        if self._image_path is None:
+        if self._preprocessing is None:
             return lambda pixels_NHWC: [pixels_NHWC]
-        request = self._image_path.create_infer_request()
+        request = self._preprocessing.create_infer_request()
 
         def normalised(pixels_NHWC: Pixels) -> Iterator[NDArray[Any]]:
             request.start_async([pixels_NHWC], share_inputs=False)

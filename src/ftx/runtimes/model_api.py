@@ -58,7 +58,7 @@ def _embedded_size(pre: Preprocess) -> dict[str, str]:
 def _outside_preprocessing(pre: Preprocess) -> dict[str, str]:
     # "crop" takes the largest centre part of the network's aspect ratio and resizes it: ours exactly in
     # geometry where crop_pct is 1. Model API's own resize still differs from PIL's (0.26 of a normalised
-    # unit in the mean), so this describes our image path and does not equal it.
+    # unit in the mean), so this describes our preprocessing and does not equal it.
     return {
         "resize_type": "crop",
         "interpolation_mode": _INTERPOLATIONS[pre.interpolation],

@@ -24,7 +24,7 @@ from ftx.runs.machine import Kernels, cpu_flags, is_held, this_set
 from ftx.runs.parity_json import KernelPath
 from ftx.runtimes.compiled_network import CompiledNetwork, core, first_output, has_single_kernels
 from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, feed_files
-from ftx.runtimes.single_kernels import image_path
+from ftx.runtimes.single_kernels import preprocessing
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
@@ -143,11 +143,11 @@ class OpenVinoPredictor:
 
         Shape: [N, H, W, 3] to [N, 3, R, C].
         """
-        return None if self._image_path is None else first_output(self._image_path, pixels_NHWC)
+        return None if self._preprocessing is None else first_output(self._preprocessing, pixels_NHWC)
 
     @cached_property
-    def _image_path(self) -> openvino.CompiledModel | None:
-        path = image_path(core().read_model(self.folder / IR_FILE))
+    def _preprocessing(self) -> openvino.CompiledModel | None:
+        path = preprocessing(core().read_model(self.folder / IR_FILE))
         return path and core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def explain(self, pixels_NHWC: Pixels) -> tuple[Floats, Floats]:

@@ -47,20 +47,20 @@ _ARITHMETIC: dict[str, Callable[[ov.Output, ov.Output], ov.Node]] = {
 class ModelParts:
     """Preprocessing, u8 [N, H, W, 3] to f32 [N, 3, R, C], and a body for one image, f32 [1, 3, R, C]."""
 
-    image_path: ov.Model
+    preprocessing: ov.Model
     body: ov.Model
 
 
 def single_parts(model: ov.Model, preprocess: Preprocess, isa: InstructionSet | None) -> ModelParts | None:
     """Split an exported model, if that makes it faster; None for others."""
-    front = image_path(model)
+    front = preprocessing(model)
     if front is None or not _may_gain(model, isa):
         return None
     body = single_body(_behind(model), (1, 3, preprocess.height, preprocess.width), isa)
     return None if body is None else ModelParts(front, body)
 
 
-def image_path(model: ov.Model) -> ov.Model | None:
+def preprocessing(model: ov.Model) -> ov.Model | None:
     """The preprocessing of an exported model; None if its parts have no names, as in those of an early ftx.
 
     Shape: u8 [N, H, W, 3] to f32 [N, 3, R, C].
@@ -70,7 +70,7 @@ def image_path(model: ov.Model) -> ov.Model | None:
     if normalised is None:
         return None
     result = [ops.result(normalised.output(0))]
-    return ov.Model(result, changed.get_parameters(), "image_path")  # pyright: ignore[reportGeneralTypeIssues]
+    return ov.Model(result, changed.get_parameters(), "preprocessing")  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def single_body(body: ov.Model, shape: tuple[int, ...], isa: InstructionSet | None) -> ov.Model | None:

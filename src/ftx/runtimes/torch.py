@@ -42,5 +42,5 @@ class TorchPredictor:
         return choice_margins(self.module)
 
     def logits_from_files(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Floats | ImageError]:
-        """Its own image path is the training path, so this view equals the graph's."""
+        """Its preprocessing is that of the training, so this view equals the graph's."""
         return feed_files(images, partial(load_pixels, pre=self.preprocess), self.logits)

@@ -17,9 +17,8 @@ from ftx.core.signals import OFF, SignalStack
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.int8 import search as quantizing
 from ftx.exporting.int8.products import int8_fraction, products, quantized_products
-from ftx.exporting.int8.quantize import compress_weights
+from ftx.exporting.int8.quantize import ATTENTION, CONVOLUTIONS, Int8Setting, compress_weights
 from ftx.exporting.int8.search import Quantized, quantize_body
-from ftx.exporting.int8.setting import ATTENTION, CONVOLUTIONS, Int8Setting
 from ftx.exporting.openvino import convert_body, name_canonically
 from ftx.exporting.tracing import trace
 from ftx.runs.machine import WITHOUT_VNNI, this_set

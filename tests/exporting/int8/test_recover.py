@@ -16,8 +16,8 @@ from ftx.exporting import export
 from ftx.exporting.export import RecoverReport
 from ftx.exporting.int8 import recover as recovering
 from ftx.exporting.int8 import search as quantizing
+from ftx.exporting.int8.quantize import Int8Setting
 from ftx.exporting.int8.recover import recover
-from ftx.exporting.int8.setting import Int8Setting
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, IR_INT8, TRAINED

@@ -7,9 +7,9 @@ from math import inf
 import openvino as ov
 from openvino import opset13
 
+from ftx.exporting.int8.quantize import Int8Setting
 from ftx.exporting.int8.report import report_of
 from ftx.exporting.int8.search import Candidate, Quantized
-from ftx.exporting.int8.setting import Int8Setting
 from ftx.runs.artifacts import IR_INT8
 from ftx.runs.quantize_json import CandidateRow, LayerSensitivity
 

@@ -22,8 +22,17 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import PairedCounts
 from ftx.core.third_parties import no_telemetry
 from ftx.exporting.int8.products import Product, int8_fraction, products, quantized_products, with_exact_inputs
-from ftx.exporting.int8.quantize import Batches, LabelGoal, PredictedLabels, compiled, logits_of, quantize
-from ftx.exporting.int8.setting import ATTENTION, CONVOLUTIONS, Int8Setting
+from ftx.exporting.int8.quantize import (
+    ATTENTION,
+    CONVOLUTIONS,
+    Batches,
+    Int8Setting,
+    LabelGoal,
+    PredictedLabels,
+    compiled,
+    logits_of,
+    quantize,
+)
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.machine import this_set
 from ftx.runs.quantize_json import LayerSensitivity
