@@ -107,12 +107,11 @@ def merge_into(model: ConstantsOf, given: AdapterToMerge, base: BaseIr, progress
     digests, bounds = _merge_layers(model, given, base, progress)
     digests |= _replace_head(model, given, base)
     layers, weight_bound = len(given.file.layers()), max(bounds, default=None)
-    if given.update is None:
-        return Merged(exact=None, weight_bound=weight_bound, layers=layers)
-    if weight_bound is not None:
-        return Merged(exact=False, weight_bound=weight_bound, layers=layers)  # rounded, so not the server's
-    _check_digests(digests, given.update.tensors, given)
-    return Merged(exact=True, weight_bound=None, layers=layers)
+    # Weights of a base in f16 are rounded, so they are not the server's.
+    exact = None if given.update is None else weight_bound is None
+    if given.update is not None and exact:
+        _check_digests(digests, given.update.tensors, given)
+    return Merged(exact, weight_bound, layers)
 
 
 def _merge_layers(
