@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.exporting import export
-from ftx.exporting.int8.products import int8_share, quantized_products
+from ftx.exporting.int8.products import int8_fraction, quantized_products
 from ftx.exporting.shared_parts import balanced
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, ONNX
 from ftx.runs.card_json import read_card
@@ -69,8 +69,8 @@ def test_fp16_is_off_by_the_rounding_of_its_weights(exported: Any) -> None:
 
 
 def test_int8_computes_its_linear_layers_in_int8(exported: Any) -> None:
-    assert int8_share(compiled(exported.ir("int8"))) >= 0.9
-    assert int8_share(compiled(exported.run.require(IR_FP32))) == 0
+    assert int8_fraction(compiled(exported.ir("int8"))) >= 0.9
+    assert int8_fraction(compiled(exported.run.require(IR_FP32))) == 0
 
 
 @pytest.mark.representative
