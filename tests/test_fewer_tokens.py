@@ -97,7 +97,7 @@ def test_every_artifact_keeps_what_training_kept(runs: Path) -> None:
     with torch.inference_mode():
         np.testing.assert_allclose(wrapped(x).logits.numpy(), of_timm, rtol=0, atol=2e-5)
     card = (run.folder(DENSE) / "README.md").read_text()
-    assert "50 % of the patches go on into block 2, of those 50 % of the patches go on into block 4" in card
+    assert "50 % of the patches enter block 2, of those 50 % of the patches enter block 4" in card
     assert read_card(run.folder(IR_FP32)).keep_tokens == SHARES
     # Beside the model stands which of its images rounding could change, so that a device does not judge by these.
     reference, reference_pixels = read_reference(OpenVinoPredictor(run.folder(IR_FP32)))

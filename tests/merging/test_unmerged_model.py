@@ -100,9 +100,9 @@ def test_patches_that_adapters_were_trained_without_are_dropped_and_named(tmp_pa
         (folder / "adapter_config.json").write_text(json.dumps({**document, "ftx": {"keep_tokens": shares}}))
         combine([folder], tmp_path / f"{name}-merged", base=str(base), labels=["a", "b", "c"])
         card = (tmp_path / f"{name}-merged" / "README.md").read_text()
-        said = "50 % of the patches go on into block 1, of those 25 % of the patches go on into block 2"
+        said = "50 % of the patches enter block 1, of those 25 % of the patches enter block 2"
         assert (said in card) is bool(shares)
-        assert ("patches go on" in card) is bool(shares)
+        assert ("patches enter" in card) is bool(shares)
         found = json.loads((tmp_path / f"{name}-merged" / "config.json").read_text()).get("keep_tokens", {})
         assert found == shares
         assert kept_fractions(load_dense(tmp_path / f"{name}-merged")) == {
