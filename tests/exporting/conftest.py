@@ -182,7 +182,7 @@ def validated(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> V
     (path / "data.jsonl").write_text("".join(line for line in lines if re.search(r"/0[0-3]\.png", line)))
     vouch(path)
     run, listener = Run.open(path), Listener()
-    run.write_card(DENSE, MODEL_CARD)
+    run.write_file(f"{DENSE}/README.md", MODEL_CARD.encode())
     return Validated(run, validate(run, progress=listener), listener)
 
 

@@ -93,7 +93,7 @@ def test_a_disk_without_room_for_the_model_is_refused_before_anything_is_read(
 
 def with_disk(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
     """A disk with so many bytes left."""
-    disk = SimpleNamespace(f_blocks=1 << 40, f_bavail=free_bytes, f_frsize=1)
+    disk = SimpleNamespace(f_blocks=1 << 40, f_bfree=free_bytes, f_bavail=free_bytes, f_frsize=1)
     monkeypatch.setattr(os, "statvfs", lambda _path: disk)
 
 
