@@ -94,7 +94,7 @@ def test_what_is_found_decides_and_is_kept(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_compiled_that_is_said() -> None:
     for given in ({"name": "resnet18", "image_size": 64}, {"freeze_backbone": True}, {"peft": "dora", "blocks": 1}):
-        settings: dict[str, object] = {"peft": "none", **given}
+        settings: dict[str, object] = {"peft": "none", "blocks": None, **given}
         module, recipe = prepared(compile="blocks", **settings)
         with pytest.raises(ModelError, match="no blocks that could be compiled") as caught:
             chosen(module, recipe.train, 10, dropped=ALL_PATCHES, bf16=False, progress=Listener())
