@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,21 @@ def test_the_table_of_keys_is_the_recipe() -> None:
         for leaf, value in (section.items() if isinstance(section, dict) else [(None, section)])
     ]
     assert told == flat
+
+
+def test_architecture_is_generated_from_the_code() -> None:
+    """Counts, layers and purposes: `.venv/bin/python docs/make_architecture.py` writes them."""
+    page = text(ROOT / "docs" / "pages" / "architecture.md")
+    assert runpy.run_path(str(ROOT / "docs" / "make_architecture.py"))["filled"](page) == page
+    assert page.count("<!-- generated: ") == page.count("<!-- end -->") == 2
+
+
+def test_architecture_names_functions_that_exist() -> None:
+    """Each row `package/file.py`: `function`, ... of the two paths."""
+    rows = re.findall(r"^\|.*?`(\w+/\w+\.py)`: ([^|]+) \|", text(ROOT / "docs" / "pages" / "architecture.md"), re.MULTILINE)
+    assert len(rows) > 20
+    for file, functions in rows:
+        tree = ast.parse(text(ROOT / "src" / "ftx" / file))
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        for name in re.findall(r"`([\w.]+)`", functions):
+            assert set(name.split(".")) <= defined, f"{file}: {name}"
