@@ -38,10 +38,11 @@ fmt: $(VENV)/.installed ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lint: $(VENV)/.installed type ## Check style, formatting, imports between packages, and types
+lint: $(VENV)/.installed type ## Check style, formatting, imports between packages, types, and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.words
 
 type: $(VENV)/.installed ## Check types in strict mode
 	$(BIN)/basedpyright

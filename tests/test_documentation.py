@@ -110,3 +110,9 @@ def test_architecture_names_functions_that_exist() -> None:
         defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         for name in re.findall(r"`([\w.]+)`", functions):
             assert set(name.split(".")) <= defined, f"{file}: {name}"
+
+
+def test_files_of_the_source_are_short() -> None:
+    lines = {path: text(path).count("\n") for path in (ROOT / "src").rglob("*.py")}
+    assert len(lines) > 200
+    assert {path.name: count for path, count in lines.items() if count > 350} == {}

@@ -1,0 +1,71 @@
+"""Words that only ftx would use, and the standard ones to write instead: ``python -m tests.words`` finds them in src.
+
+Names count too: ``RefusedBody`` and ``refused_body`` contain "refused". Keys and values of files, JSON, HTTP and flags are
+contracts and stay as they are; CONTRACTS lists where they stand.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# An expression for a word in lower case, spaces for the spaces or underscores between its parts: what to write instead.
+WORDS = {
+    "said|told|tells?": "summary, message, report",
+    "verbs?": "command",
+    "rooms?": "package",
+    "fore(man|men)": "coordinator",
+    "refus(e|es|ed|ing|als?)": "check (raises), reject",
+    "twins?": "near-duplicate groups",
+    "asks?|asked|asking|asker": "run, evaluate, require",
+    "answers?|answered|answering": "prediction, output",
+    "go(es|ing|ne)? on|went on|cut off": "resume, interrupted",
+    "begun|anew|besides?|so many|learnt|uncut|surest|rivals?|strangers?|thereby|hence|whence": "plain English",
+    "one voice|speaks?|spoken": "rank-zero output",
+    "travel(s|led)?": "bundled",
+    "lays?|lays below": "load, restore, use as defaults",
+    "hangs?|hung": "depends on",
+    "(is|are) held to|holds? to|(does|do) not hold": "must meet, is invalid",
+    "weigh(s|ed|ing)?": "size of",
+    "ahead": "prefetch",
+    "paid": "CPU quota",
+    "rate shares?": "lr multiplier",
+    "mend(s|ed|ing)?": "fix",
+    "alone": "only",
+    "decides? by itself": "independent label",
+    "separate products": "unmerged forward",
+    "exclude each other": "mutually exclusive classes",
+}
+# Where a word is part of a file format, of JSON or of HTTP: (file under src/ftx, word).
+CONTRACTS: set[tuple[str, str]] = set()
+_PATTERNS = {
+    re.compile(rf"(?<![a-z])(?:{word.replace(' ', '[ _]')})(?![a-z])"): instead for word, instead in WORDS.items()
+}
+
+
+def found(path: Path) -> Iterator[tuple[int, str, str]]:
+    """The line number of each such word, the word, and what to write instead."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        apart = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", line).lower()
+        for pattern, instead in _PATTERNS.items():
+            for match in pattern.finditer(apart):
+                yield number, match[0], instead
+
+
+def main() -> int:
+    """Print each word that is not a contract; 1 if there is one."""
+    status = 0
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        module = path.relative_to(ROOT / "src" / "ftx").as_posix()
+        for number, word, instead in found(path):
+            if (module, word) not in CONTRACTS:
+                print(f"{path.relative_to(ROOT)}:{number}: {word!r}: write {instead}")
+                status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
