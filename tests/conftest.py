@@ -1,4 +1,4 @@
-"""Models and images that several rooms are tested with."""
+"""Models and images that several packages are tested with."""
 
 from __future__ import annotations
 

@@ -89,15 +89,15 @@ def test_a_device_imports_what_the_base_install_declares() -> None:
     (contract,) = (
         one for one in PROJECT["tool"]["importlinter"]["contracts"] if one["name"].startswith("What a device runs")
     )
-    rooms = tuple(contract["source_modules"])
+    packages = tuple(contract["source_modules"])
     checked = 0
     for path, tree in trees(SOURCES).items():
         module = ".".join(path.relative_to(SOURCES.parent).with_suffix("").parts).removesuffix(".__init__")
-        if f"{module}.".startswith(tuple(f"{room}." for room in rooms)):
+        if f"{module}.".startswith(tuple(f"{package}." for package in packages)):
             checked += 1
             spare = [name for name in imported(iter(tree.body)) if not distributions(name) & BASE]
             assert spare == [], module
-    assert checked > len(rooms)
+    assert checked > len(packages)
     # The names of the extra stand where an import fails, and where one is forbidden.
     extra = {
         name.replace("-", "_")
