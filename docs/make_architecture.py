@@ -1,4 +1,4 @@
-"""Write what the code knows into docs/pages/architecture.md: the number of packages, their layers, and what each is for.
+"""Write what the code knows into docs/pages/architecture.md: the packages, their number, layers and purposes.
 
 The layers come from the import-linter contract in pyproject.toml, the purposes from the docstring of each package.
 """
@@ -18,7 +18,9 @@ BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def layers() -> list[list[str]]:
     """The packages and modules of each layer, from the top."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
     (order,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
     return [[name.strip() for name in layer.split("|")] for layer in order]
 
@@ -26,10 +28,12 @@ def layers() -> list[list[str]]:
 def purpose(name: str) -> str:
     """The first sentence of the docstring of a package or module."""
     path = SOURCE / name / "__init__.py"
-    docstring = ast.get_docstring(ast.parse((path if path.is_file() else SOURCE / f"{name}.py").read_text(encoding="utf-8")))
+    docstring = ast.get_docstring(
+        ast.parse((path if path.is_file() else SOURCE / f"{name}.py").read_text(encoding="utf-8"))
+    )
     if docstring is None:
         raise ValueError(f"{path}: must begin with a docstring that says what the package is for")
-    return " ".join(docstring.split("\n\n")[0].split())
+    return " ".join(docstring.split("\n\n")[0].split()).replace("``", "`")
 
 
 def blocks() -> dict[str, str]:

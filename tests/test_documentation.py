@@ -103,7 +103,9 @@ def test_architecture_is_generated_from_the_code() -> None:
 
 def test_architecture_names_functions_that_exist() -> None:
     """Each row `package/file.py`: `function`, ... of the two paths."""
-    rows = re.findall(r"^\|.*?`(\w+/\w+\.py)`: ([^|]+) \|", text(ROOT / "docs" / "pages" / "architecture.md"), re.MULTILINE)
+    rows = re.findall(
+        r"^\|.*?`(\w+/\w+\.py)`: ([^|]+) \|", text(ROOT / "docs" / "pages" / "architecture.md"), re.MULTILINE
+    )
     assert len(rows) > 20
     for file, functions in rows:
         tree = ast.parse(text(ROOT / "src" / "ftx" / file))

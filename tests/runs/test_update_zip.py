@@ -9,7 +9,7 @@ import pytest
 
 from ftx.core.errors import ExportError
 from ftx.runs import update_zip
-from ftx.runs.update_zip import ANSWERS_FILE, Update, read_update, tensor_digest, write_update
+from ftx.runs.update_zip import REFERENCE_LOGITS, Update, read_update, tensor_digest, write_update
 from ftx.tasks.labels import Labels
 
 UPDATE = Update(
@@ -21,7 +21,7 @@ UPDATE = Update(
 @pytest.fixture
 def update(tmp_path: Path) -> Path:
     """A megabyte of zeros, in a file of some kilobytes."""
-    write_update(tmp_path / "update.zip", UPDATE, {ANSWERS_FILE: bytes(1_000_000)})
+    write_update(tmp_path / "update.zip", UPDATE, {REFERENCE_LOGITS: bytes(1_000_000)})
     assert (tmp_path / "update.zip").stat().st_size < 10_000
     return tmp_path / "update.zip"
 
@@ -48,7 +48,7 @@ def test_each_limit_holds_by_itself(
             read_update(update)
     else:
         read, files = read_update(update)
-        assert (read.sequence, read.labels, files) == (3, UPDATE.labels, {ANSWERS_FILE: bytes(1_000_000)})
+        assert (read.sequence, read.labels, files) == (3, UPDATE.labels, {REFERENCE_LOGITS: bytes(1_000_000)})
 
 
 def test_a_tensor_is_known_by_its_values_as_f32_in_their_order() -> None:

@@ -43,7 +43,7 @@ from ftx.runs.proof_json import Proof, ReferenceLogits, ir_digest, read_proof
 from ftx.runs.reference_safetensors import write_reference
 from ftx.runs.run import Run
 from ftx.runs.trained import load_trained, require_base
-from ftx.runs.update_zip import ANSWERS_FILE, Update, read_update, tensor_digest, write_update
+from ftx.runs.update_zip import REFERENCE_LOGITS, Update, read_update, tensor_digest, write_update
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.runtimes.torch import TorchPredictor
 
@@ -168,7 +168,7 @@ def export_update(
     )
     files = {name: (trained / name).read_bytes() for name in (CONFIG, WEIGHTS)}
     known = {"logits": logits_NC, "targets": truth_NC} | ({} if clear_N is None else {"clear": clear_N})
-    files[ANSWERS_FILE] = save(known)
+    files[REFERENCE_LOGITS] = save(known)
     proof = _proof(opened, card, reference["images"], progress)
     if proof is not None:
         files[PROOF_FILE] = proof.model_dump_json().encode()

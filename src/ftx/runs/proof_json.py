@@ -155,7 +155,7 @@ def keep_proof(
     ir: str,
     report: ParityReport,
     artifact: Artifact,
-    answers: list[ReferenceLogits],
+    reference_logits: list[ReferenceLogits],
     progress: Progress = SILENT,
     *,
     sets: list[RunProof] | None = None,
@@ -175,7 +175,7 @@ def keep_proof(
         machine=report.machine,
         family=report.family,
         rows=[row for row in report.own_rows if row.subject == artifact],
-        answers=answers,
+        answers=reference_logits,
         isa=this_set(),
     )
     _write(folder, Proof(ir=ir, run=found, sets=[*others, *(sets or [])]), progress)

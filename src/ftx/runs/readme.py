@@ -73,7 +73,7 @@ def write_trained_card(
     dataset: Dataset,
     kept: KeptEpoch,
     recovered: Recovered | None = None,
-    begun_from: InitialWeights | None = None,
+    init_from: InitialWeights | None = None,
 ) -> None:
     """Write the card of ``trained/``, whose other files are there."""
     backbone, results = prepared.backbone, _results(recipe, kept)
@@ -93,10 +93,10 @@ def write_trained_card(
         *_tokens(recipe.model.token_fractions),
         ("epoch kept", f"{kept.number} of {kept.epochs}, by `{kept.metric}`{mean}{interrupted}"),
     ]
-    if begun_from is not None:
-        rows = f"{begun_from.labels_kept} of {len(dataset.labels)} labels were in it"
-        new = f", new: {', '.join(begun_from.labels_new)}" if begun_from.labels_new else ""
-        facts.append(("started with", f"`trained/` {begun_from.trained[:12]}… of another run: {rows}{new}"))
+    if init_from is not None:
+        rows = f"{init_from.labels_kept} of {len(dataset.labels)} labels were in it"
+        new = f", new: {', '.join(init_from.labels_new)}" if init_from.labels_new else ""
+        facts.append(("started with", f"`trained/` {init_from.trained[:12]}… of another run: {rows}{new}"))
     if recovered is not None:
         errors = f"a logit was off by {recovered.error_before:.3g} before and by {recovered.error_after:.3g} after"
         facts[-1] = ("recovered", f"{recovered.steps} steps through 8 bits from the weights of another run; {errors}")

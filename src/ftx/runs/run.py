@@ -193,7 +193,7 @@ class Run:
     def add(self, artifact: Artifact, progress: Progress = SILENT) -> Iterator[Path]:
         """Write an artifact: yields a temporary folder that becomes the artifact's when the block ends well.
 
-        Raises: RunError if a folder of that name is there which no verb wrote.
+        Raises: RunError if a folder of that name is there which no command wrote.
         """
         final, source = self.folder(artifact), artifact.made_from
         assert source is not None, f"{artifact} is there from the start"

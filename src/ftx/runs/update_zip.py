@@ -30,7 +30,7 @@ from ftx.tasks.task_names import TaskName
 from ftx.tasks.thresholds import Thresholds
 
 UPDATE_FILE = "update.json"
-ANSWERS_FILE = "answers.safetensors"
+REFERENCE_LOGITS = "answers.safetensors"
 UPDATE_SCHEMA = 1
 # Of all files in it, unpacked: the adapters of a ViT-L in rank 64 have 200 MB, and a zip can claim anything.
 MOST_BYTES = 1_000_000_000
@@ -39,7 +39,7 @@ MOST_TEXT_BYTES = 64_000_000
 # Trained weights can hardly be compressed; what unpacks to many times its size, beyond these bytes, is none.
 MOST_TIMES, SMALL_BYTES = 20, 16_000_000
 # What an update may contain next to update.json.
-PARTS = frozenset({ANSWERS_FILE, PROOF_FILE, CONFIG, WEIGHTS})
+PARTS = frozenset({REFERENCE_LOGITS, PROOF_FILE, CONFIG, WEIGHTS})
 
 
 class Update(BaseModel):
@@ -102,7 +102,11 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
         with zipfile.ZipFile(path) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
             names = sizes.keys() - {UPDATE_FILE}
-            if len(sizes) < len(archive.infolist()) or len(names) == len(sizes) or not {ANSWERS_FILE} <= names <= PARTS:
+            if (
+                len(sizes) < len(archive.infolist())
+                or len(names) == len(sizes)
+                or not {REFERENCE_LOGITS} <= names <= PARTS
+            ):
                 raise ExportError("this file is no update", where=path, found=", ".join(sizes)[:200], fix=again)
             total, zip_bytes = sum(sizes.values()), path.stat().st_size
             most = min(MOST_BYTES, max(SMALL_BYTES, MOST_TIMES * zip_bytes))

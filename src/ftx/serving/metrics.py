@@ -15,16 +15,16 @@ class Metrics:
 
         own = self._registry = CollectorRegistry()
         ProcessCollector(registry=own)
-        self.requests = Counter("ftx_requests", "Requests answered.", ("route", "status"), registry=own)
+        self.requests = Counter("ftx_requests", "Requests with a response.", ("route", "status"), registry=own)
         self.seconds = Histogram(
             "ftx_request_seconds",
-            "From the head of a request to its answer.",
+            "From the head of a request to the end of its response.",
             ("route",),
             buckets=_SECONDS,
             registry=own,
         )
         self._batches = Histogram("ftx_batch_images", "Images in a batch.", buckets=_IMAGES, registry=own)
-        self.in_progress = Gauge("ftx_requests_in_progress", "Requests being answered.", registry=own)
+        self.in_progress = Gauge("ftx_requests_in_progress", "Requests without a response yet.", registry=own)
         self.waiting = Gauge("ftx_images_waiting", "Images that wait for a model.", registry=own)
         self._reloads = Counter("ftx_reloads", "Updates found on disk.", ("model", "outcome"), registry=own)
 

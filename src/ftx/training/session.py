@@ -309,7 +309,7 @@ class _Session:
         )
         with stage_folder(folder / TRAINED.name) as staged:
             save_trained(prepared, staged)
-            write_trained_card(staged, found.recipe, prepared, found.dataset, kept, begun_from=found.init_from)
+            write_trained_card(staged, found.recipe, prepared, found.dataset, kept, init_from=found.init_from)
         manifest = Manifest(
             task=found.recipe.task,
             model=found.recipe.model.name,

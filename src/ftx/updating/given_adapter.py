@@ -22,7 +22,7 @@ from ftx.core.files import sha256_file
 from ftx.core.untrusted_input import JsonError, parse_json
 from ftx.runs.card_json import PROOF_FILE, Card
 from ftx.runs.proof_json import Proof, ir_digest, proof_from
-from ftx.runs.update_zip import ANSWERS_FILE, Update, read_update
+from ftx.runs.update_zip import REFERENCE_LOGITS, Update, read_update
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
 
@@ -62,7 +62,7 @@ def read_adapter(adapter: Path, card: Card, scratch: Path, labels: Sequence[str]
         raise InputError("an update has its own labels", where=adapter, fix="remove --labels")
     update, files = read_update(adapter)
     scratch.mkdir()
-    logits = _reference_logits(files.pop(ANSWERS_FILE), adapter, len(update.labels))
+    logits = _reference_logits(files.pop(REFERENCE_LOGITS), adapter, len(update.labels))
     proof, proof_unused = _proof(files.pop(PROOF_FILE, None), adapter)
     for name, content in files.items():
         (scratch / Path(name).name).write_bytes(content)
@@ -89,7 +89,7 @@ def _reference_logits(content: bytes, update: Path, labels: int) -> dict[str, ND
         raise ExportError(
             "the logits in the update are invalid",
             where=update,
-            found=f"{ANSWERS_FILE}: {str(error)[:200]}",
+            found=f"{REFERENCE_LOGITS}: {str(error)[:200]}",
             fix="write it again: ftx export --as-update",
         ) from error
     return found
