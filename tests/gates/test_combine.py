@@ -13,8 +13,9 @@ from tests.adapters.test_scaling import LAYER, by_hand, one_block, small
 from tests.gates.faults import Tensors, edit_tensors
 
 from ftx.core.errors import AdapterError, EnvironmentFault, GateFailed, InputError
-from ftx.merging.combine_adapters import _election_error, combine, elected
+from ftx.merging.combine_adapters import combine
 from ftx.merging.merge_and_prove import LAYER_BOUND
+from ftx.merging.ties import elected, election_error
 
 A, B = (f"base_model.model.{LAYER}.lora_{factor}.weight" for factor in "AB")
 SCALING = 2  # alpha 4 of rank 2
@@ -142,6 +143,6 @@ def test_an_election_is_held_to_one_rounding_of_its_entries() -> None:
     changes = [0.1 * rng.standard_normal((40, 30)) for _ in range(2)]
     shares, least = [0.6, 0.4], [0.05, 0.05]
     right = base + elected(changes, shares, least)
-    assert _election_error(base, right.astype(np.float32), changes, shares, least) <= 2.0**-24
+    assert election_error(base, right.astype(np.float32), changes, shares, least) <= 2.0**-24
     wrong = (right * (1 + 2.0**-22)).astype(np.float32)
-    assert _election_error(base, wrong, changes, shares, least) > LAYER_BOUND
+    assert election_error(base, wrong, changes, shares, least) > LAYER_BOUND

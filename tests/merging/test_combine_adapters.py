@@ -25,9 +25,10 @@ from ftx.adapters.trainable_model import base_of
 from ftx.backbones.build import build
 from ftx.core.errors import AdapterError, GateFailed, InputError, MergeError, RunError
 from ftx.interop.open_adapters import open_adapters
-from ftx.merging.combine_adapters import combine, elected
+from ftx.merging.combine_adapters import combine
 from ftx.merging.compare_adapters import compare, subspace_overlap
 from ftx.merging.merge_and_prove import merge
+from ftx.merging.ties import elected
 from ftx.recipe.schema import Recipe
 from ftx.runs.dense import load_dense
 from ftx.runs.run import Run
