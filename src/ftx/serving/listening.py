@@ -65,14 +65,11 @@ def bound(endpoint: Endpoint, most: int) -> Generator[socket.socket, None, None]
     Raises: InputError for a host that is not of this machine; EnvironmentFault if the port is in use.
     """
     host, port = endpoint.host, endpoint.port
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise InputError("there is no such host", where=f"--host {host}", found=str(error), fix=_HOSTS) from error
-    with Listening(found[0], most) as listening:
+    family, address = _looked_up(host, port)
+    with Listening(family, most) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind(found[4])
+            listening.bind(address)
             listening.listen(BACKLOG)  # before, another program that did the same may bind as well
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
@@ -87,6 +84,28 @@ def bound(endpoint: Endpoint, most: int) -> Generator[socket.socket, None, None]
         yield listening
 
 
+def _looked_up(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """The family and address to bind; only a name is looked up.
+
+    Raises: InputError if there is no such host.
+    """
+    ip = _ip(host)
+    if ip is not None:
+        return (socket.AF_INET if ip.version == 4 else socket.AF_INET6), (host, port)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise InputError("there is no such host", where=f"--host {host}", found=str(error), fix=_HOSTS) from error
+    return found[0], found[4]
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
 def url_of(endpoint: Endpoint, listening: socket.socket) -> str:
     """The URL that clients use."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
@@ -95,10 +114,8 @@ def url_of(endpoint: Endpoint, listening: socket.socket) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    ip = _ip(host)
+    return host == "localhost" if ip is None else ip.is_loopback
 
 
 def unread_bytes(connection: socket.socket) -> int:
