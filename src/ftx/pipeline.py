@@ -19,8 +19,8 @@ from ftx.exporting.export import artifacts_of
 from ftx.merging.merge_and_prove import MergeReport, merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, FORMATS
-from ftx.runs.latest import RUNS
 from ftx.runs.run import Run
+from ftx.runs.runs_folder import RUNS
 from ftx.tasks.task_names import TaskName
 from ftx.training import OnEpoch, TrainReport, train
 

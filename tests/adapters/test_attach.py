@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from ftx.adapters.adapter_layer import layer_scaling
+from ftx.adapters.adapter_spec import AdapterSpec, TargetPart
 from ftx.adapters.attach import adapter_layers, attach, match, prove_reach
 from ftx.adapters.low_rank import LowRankWeights
 from ftx.adapters.low_rank_layer import LowRankLayer
 from ftx.adapters.merge_weight import merged_weight
 from ftx.adapters.pissa import PissaLayer
-from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.adapters.trainable_model import prepare
 from ftx.backbones.build import build
 from ftx.core.errors import AdapterError
-from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import TARGETS, Blocks, Role
+from ftx.recipe.method_defaults import AdapterName
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterInit
 from ftx.training.optimizer import optimizer

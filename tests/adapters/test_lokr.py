@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ftx.adapters.adapter_layer import AdapterLayer
+from ftx.adapters.adapter_spec import AdapterSpec, TargetPart
 from ftx.adapters.attach import adapter_layers, attach, attach_saved, prove_reach
 from ftx.adapters.lokr import Block, KroneckerWeights, Lokr, factors_of
 from ftx.adapters.low_rank import LowRank
 from ftx.adapters.merge_weight import merged_weight, unmerged_forward
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, read_peft_file
 from ftx.adapters.peft_network import load_adapter, read_adapter, save_adapter
-from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.core.errors import AdapterError, RecipeError
 from ftx.merging.merge_and_prove import check_layers, merged_state, prove_layers
 from ftx.merging.unmerged_model import unmerged_adapters

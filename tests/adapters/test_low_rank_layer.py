@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ftx.adapters.adapter_spec import TargetPart
 from ftx.adapters.low_rank import LowRankWeights
 from ftx.adapters.low_rank_layer import LowRankLayer, MergedProduct
 from ftx.adapters.merge_weight import merged_weight, unmerged_forward
-from ftx.adapters.spec import TargetPart
-from ftx.recipe.adapter_methods import AdapterName
+from ftx.recipe.method_defaults import AdapterName
 
 FUSED = (
     TargetPart("q", slice(0, 6), slice(0, 3)),

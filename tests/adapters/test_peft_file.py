@@ -24,12 +24,12 @@ from timm.layers.std_conv import StdConv2d
 from torch import Tensor, nn
 
 import ftx
+from ftx.adapters.adapter_spec import AdapterSpec, TargetPart
 from ftx.adapters.attach import adapter_layers, attach
 from ftx.adapters.low_rank_layer import LowRankLayer
 from ftx.adapters.peft_config import read_config
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, read_peft_file
 from ftx.adapters.peft_network import read_adapter, save_adapter, timm_naming
-from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.core.errors import AdapterError
 
 WRITTEN = Path(__file__).parents[1] / "written" / "v1"

@@ -18,17 +18,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import adapter_layers, attach, attach_saved
 from ftx.adapters.peft_config import read_config
 from ftx.adapters.peft_network import load_adapter, read_adapter, save_adapter
 from ftx.adapters.pissa import spec_on_file
-from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
 from ftx.backbones.kept_tokens import keep_tokens
 from ftx.core.errors import AdapterError
 from ftx.merging.merge_and_prove import merged_state
-from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import Role
+from ftx.recipe.method_defaults import AdapterName
 from ftx.recipe.sections import AdapterInit
 
 LAYER = "blocks.0.mlp.fc1"

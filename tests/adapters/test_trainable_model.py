@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import adapter_layers
-from ftx.adapters.spec import AdapterSpec
 from ftx.adapters.trainable_model import adapter_spec, prepare
 from ftx.backbones.build import build
 from ftx.backbones.kept_tokens import kept_fractions

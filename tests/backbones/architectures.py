@@ -9,7 +9,7 @@ from itertools import cycle
 import timm
 from torch import nn
 
-from ftx.recipe.adapter_methods import AdapterName
+from ftx.recipe.method_defaults import AdapterName
 
 
 @dataclass(frozen=True)

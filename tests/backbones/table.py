@@ -23,11 +23,11 @@ from safetensors.torch import load_file
 from tests.backbones.architectures import Family
 from torch import Tensor, nn
 
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import adapter_layers, attach, prove_reach
 from ftx.adapters.peft_config import CONFIG as ADAPTER_CONFIG
 from ftx.adapters.peft_file import WEIGHTS as ADAPTER_WEIGHTS
 from ftx.adapters.peft_network import load_adapter, read_adapter, save_adapter
-from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
 from ftx.backbones.layer_roles import expose, head_names, sites
 from ftx.core.errors import ExportError
@@ -36,8 +36,8 @@ from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import convert_body, write_ir
 from ftx.exporting.tracing import trace
 from ftx.merging.merge_and_prove import merged_state
-from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import TARGETS
+from ftx.recipe.method_defaults import AdapterName
 from ftx.runs.artifacts import IR_FILE, IR_FP32
 from ftx.runs.card_json import Card
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense

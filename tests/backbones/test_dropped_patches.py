@@ -99,6 +99,6 @@ def test_each_step_draws_others_by_its_seed() -> None:
 
 
 def test_other_families_refuse() -> None:
-    with pytest.raises(ModelError, match="plain Vision Transformer alone") as caught:
+    with pytest.raises(ModelError, match="plain Vision Transformers only") as caught:
         plan(timm.create_model("test_efficientnet"), Recipe.named({"peft": "none", "patch_dropout": 0.5}))
     assert (caught.value.where, caught.value.found) == ("train.patch_dropout", "EfficientNet")

@@ -13,8 +13,8 @@ from tests.backbones.architectures import FAMILIES
 from tests.backbones.table import MEANING, measure
 from tests.conftest import write_data
 
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import match
-from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
 from ftx.backbones.layer_roles import head_names
 from ftx.evaluating import validate

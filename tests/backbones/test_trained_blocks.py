@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import attach
-from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
 from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions, keep_tokens
 from ftx.backbones.split_network import choose_attention, full_model

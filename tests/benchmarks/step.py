@@ -25,14 +25,14 @@ from tests.benchmarks.machine_features import features
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import attach
-from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import build
 from ftx.backbones.split_network import choose_attention, full_model
 from ftx.backbones.trained_blocks import compiled_blocks, joined_attention, trained_blocks
 from ftx.core.memory import keep_freed_memory
-from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import TARGETS
+from ftx.recipe.method_defaults import AdapterName
 
 RANK = 8
 LAYERS = r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"

@@ -27,7 +27,7 @@ from tests.scaling.test_on_ray import started, workers
 
 from ftx.runs.run import Run
 from ftx.runs.train_jsonl import read_epochs
-from ftx.scaling.job import parts_folder
+from ftx.scaling.resumable_job import parts_folder
 
 RECIPE = """\
 data: {path: data, image_size: 32}

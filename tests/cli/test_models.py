@@ -63,8 +63,8 @@ def test_a_line_is_what_the_model_is_when_it_is_built(name: str) -> None:
 def test_adapters_reach_as_many_layers_as_the_table_says(name: str) -> None:
     import torch
 
+    from ftx.adapters.adapter_spec import AdapterSpec
     from ftx.adapters.attach import attach
-    from ftx.adapters.spec import AdapterSpec
     from ftx.backbones.build import build
 
     module = build(name, weights="none", num_classes=2, image_size="auto", seed=0).module

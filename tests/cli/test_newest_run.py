@@ -12,7 +12,7 @@ from tests.effects.lab import call
 
 from ftx.core import rank_zero_output
 from ftx.core.errors import RunError
-from ftx.runs.latest import point_latest_at
+from ftx.runs.runs_folder import point_latest_at
 
 
 @pytest.mark.parametrize(

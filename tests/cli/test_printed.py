@@ -625,7 +625,7 @@ def test_a_report_says_its_verdict_and_where_the_page_is(capsys: Capture) -> Non
     )
     said = capsys.readouterr()
     assert said.out == "page  page.html\nsize  1.3 MB\n"
-    assert said.err == "Ready\nis damaged: a hash\nlacks a bench\nold\n"
+    assert said.err == "Ready\nfault: a hash\nlacks a bench\nold\n"
     verdicts = {"runs/a": "Ready", "runs/b": "Not ready"}
     print_comparison(ComparisonReport(path="both.html", size_bytes=2_240_000, verdicts=verdicts, pairs=["b is better"]))
     said = capsys.readouterr()

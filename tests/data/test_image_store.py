@@ -20,7 +20,7 @@ from ftx.core.errors import DataError, ImageError
 from ftx.data import image_store as images
 from ftx.data.dataset import Entry
 from ftx.data.decode_limits import FILES
-from ftx.data.image_store import EncodedImage, ImageLike, ImageStore, LoadedImage, open_hashed, open_image
+from ftx.data.image_store import EncodedImage, ImageLike, ImageStore, OpenedImage, open_hashed, open_image
 from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.data.threads import ByteBudget
 
@@ -57,7 +57,7 @@ def test_a_file_its_bytes_and_a_member_of_an_archive_are_one_image(
         np.testing.assert_array_equal(np.asarray(open_image(image)), PIXELS)
         np.testing.assert_array_equal(load_pixels(image, PRE), load_pixels(png(), PRE))
         assert open_hashed(image)[1] == entry.sha256
-        assert LoadedImage(image).size_bytes == 8 * PIXELS.nbytes // 3 + len(png())
+        assert OpenedImage(image).size_bytes == 8 * PIXELS.nbytes // 3 + len(png())
     with pytest.raises(ImageError, match="this is no image") as caught:
         open_image(broken)
     assert caught.value.where == "all.zip/2.png"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tests.effects.lab import Lab, Said, call
 
-from ftx.runs.latest import point_latest_at
 from ftx.runs.run import Run
+from ftx.runs.runs_folder import point_latest_at
 
 
 def _called(lab: Lab, *words: str) -> tuple[Said, set[str]]:

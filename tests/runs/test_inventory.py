@@ -25,8 +25,8 @@ from ftx.core.files import sole_writer
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, IR_FP32, ONNX, TRAINED
 from ftx.runs.inventory import LATENCY, Sort, different_keys, list_runs, remove_runs
-from ftx.runs.latest import latest_run, point_latest_at
 from ftx.runs.run import Run
+from ftx.runs.runs_folder import latest_run, point_latest_at
 from ftx.runs.train_jsonl import Epoch, epoch_lines, read_epochs
 from ftx.training import train
 

@@ -15,8 +15,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from tests.conftest import answers_of_card
 
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import attach
-from ftx.adapters.spec import AdapterSpec
 from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.data.dataset import Dataset, Entry, Split
 from ftx.recipe.schema import Recipe

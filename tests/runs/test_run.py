@@ -25,10 +25,10 @@ from ftx.core.files import sha256_file
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess
 from ftx.runs.artifacts import DENSE, IR_FP32, IRS, ONNX, TRAINED
-from ftx.runs.latest import fresh_out, latest_run, point_latest_at
 from ftx.runs.new_run import check_name_free, new_run, seal
 from ftx.runs.run import Run
 from ftx.runs.run_json import Manifest
+from ftx.runs.runs_folder import fresh_out, latest_run, point_latest_at
 from ftx.tasks.labels import Labels
 
 # Every character that Python takes for the end of a line and a file's name may hold.

@@ -27,11 +27,11 @@ from ftx.evaluating.predict import Prediction, predict
 from ftx.runtimes import load
 from ftx.scaling import on_ray as on_ray_module
 from ftx.scaling import parts as parts_module
-from ftx.scaling.job import as_lines, parts_folder
 from ftx.scaling.on_ray import ray_workers
 from ftx.scaling.parts import JobPart
 from ftx.scaling.predict_to_file import RayCluster, predict_to_file
 from ftx.scaling.ray_driver import Coordinator, DriverMessage, Worker, WorkerSetup, _own_cores, lead, workers_and_cores
+from ftx.scaling.resumable_job import as_lines, parts_folder
 
 
 def many(colour_model: Any, folder: Path, count: int) -> Path:

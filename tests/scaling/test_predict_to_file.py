@@ -27,9 +27,9 @@ from ftx.core.files import LOCK, sole_writer
 from ftx.evaluating.predict import Prediction, predict, predict_arriving
 from ftx.runtimes import load
 from ftx.scaling import parts as parts_module
-from ftx.scaling.job import JobSpec, open_job, parts_folder
 from ftx.scaling.parts import JobPart, parts_of
 from ftx.scaling.predict_to_file import RayCluster, predict_to_file
+from ftx.scaling.resumable_job import JobSpec, open_job, parts_folder
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +129,7 @@ def test_who_waited_for_a_job_that_has_ended_does_not_begin_it_again(
         out.write_text("all answers")
         return sole_writer(folder, fault)
 
-    monkeypatch.setattr("ftx.scaling.job.sole_writer", held_until_it_ended)
+    monkeypatch.setattr("ftx.scaling.resumable_job.sole_writer", held_until_it_ended)
     with pytest.raises(InputError, match="this file already exists"):
         predict_to_file(mixed, out, colour_model.folder)
     assert out.read_text() == "all answers"

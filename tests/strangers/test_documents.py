@@ -27,9 +27,9 @@ from ftx.recipe.error_lines import error_lines
 from ftx.recipe.schema import Recipe
 from ftx.recipe.strict_yaml import YamlError, parse_yaml
 from ftx.runs.card_json import CARD_FILE, read_card, write_card
-from ftx.runs.latest import latest_run
 from ftx.runs.run import Run
 from ftx.runs.run_json import Manifest
+from ftx.runs.runs_folder import latest_run
 from ftx.runtimes import load
 from ftx.tasks.labels import Labels, spaceless_names
 

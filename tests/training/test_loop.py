@@ -15,8 +15,8 @@ from tests.conftest import Listener
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import adapter_layers, attach
-from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.split_network import set_attention
 from ftx.backbones.trained_blocks import JoinedAttention
 from ftx.core.errors import InputError, Termination

@@ -113,7 +113,7 @@ def test_a_training_ends_well_where_nothing_can_name_it_the_latest(
             raise PermissionError(13, "Permission denied")  # as a folder of another user's; root may write anywhere
 
         monkeypatch.setattr(Path, "symlink_to", refuse)
-        monkeypatch.setattr("ftx.runs.latest.write_atomic", refuse)
+        monkeypatch.setattr("ftx.runs.runs_folder.write_atomic", refuse)
     listener = Listener()
     report = train(Recipe.named(LINEAR | {"path": data}), out=tmp_path / "run", progress=listener)
     assert report.run == str(tmp_path / "run")

@@ -33,9 +33,9 @@ from ftx.core.errors import (
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.data_jsonl import entries_digest
-from ftx.runs.latest import point_latest_at
 from ftx.runs.run import Run
 from ftx.runs.run_json import checkpoint_records
+from ftx.runs.runs_folder import point_latest_at
 from ftx.runs.train_jsonl import Epoch, epoch_lines, read_epochs
 from ftx.training.resolve import read_images
 from ftx.tuning.report import TuneReport

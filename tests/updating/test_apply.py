@@ -45,7 +45,7 @@ from ftx.runtimes import load
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.training import train
 from ftx.updating.apply import apply, rollback
-from ftx.updating.given_adapter import read_adapter
+from ftx.updating.check_update import read_adapter
 from ftx.updating.merge_constants import ConstantsOf, merge_into
 
 FP32 = "openvino/fp32"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ftx.adapters.adapter_spec import TargetPart
 from ftx.adapters.method import AdapterMethod
-from ftx.adapters.spec import TargetPart
 from ftx.core.errors import AdapterError
 
 # s: one for a layer, or one for each rank [R] if the targets of a fused layer have their own alpha / rank.

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from ftx.adapters.adapter_layer import AdapterLayer, layer_scaling
+from ftx.adapters.adapter_spec import AdapterSpec, TargetPart
 from ftx.adapters.low_rank import LowRank
 from ftx.adapters.low_rank_layer import LowRankLayer
 from ftx.adapters.method_table import METHODS
 from ftx.adapters.pissa import PissaLayer, spec_on_file
-from ftx.adapters.spec import AdapterSpec, TargetPart
 from ftx.backbones.layer_roles import Site, adds_in_place, depth, expose, head_names, named_sites, sites
 from ftx.core.errors import AdapterError
-from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.recipe.adapter_targets import TARGETS, Blocks
+from ftx.recipe.method_defaults import ADAPTERS
 
 
 def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[TargetPart, ...]]]:

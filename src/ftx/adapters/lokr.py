@@ -26,7 +26,7 @@ from ftx.core.errors import AdapterError
 from ftx.core.untrusted_input import MOST_WIDTH
 
 if TYPE_CHECKING:
-    from ftx.adapters.spec import AdapterSpec
+    from ftx.adapters.adapter_spec import AdapterSpec
 
 W1, W2 = "lokr_w1", "lokr_w2"
 _FACTORS = (W1, f"{W1}_a", f"{W1}_b", W2, f"{W2}_a", f"{W2}_b")

@@ -22,7 +22,7 @@ from ftx.core.errors import AdapterError, shown
 from ftx.core.untrusted_input import MOST_WIDTH
 
 if TYPE_CHECKING:
-    from ftx.adapters.spec import AdapterSpec
+    from ftx.adapters.adapter_spec import AdapterSpec
 
 LORA_A, LORA_B, MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
 # Keys by which peft makes another adapter of it than W + s·B·A, or trains more than that.

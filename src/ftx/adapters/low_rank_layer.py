@@ -22,8 +22,8 @@ from torch.nn.functional import dropout as dropped
 from torch.nn.functional import linear
 
 from ftx.adapters.adapter_layer import AdapterLayer, Scaling
+from ftx.adapters.adapter_spec import TargetPart
 from ftx.adapters.low_rank import LORA_A, LORA_B, MAGNITUDE, LowRank
-from ftx.adapters.spec import TargetPart
 
 
 class LowRankLayer(AdapterLayer):

@@ -14,7 +14,7 @@ import numpy as np
 from ftx.adapters.merge_weight import AdapterWeights, Array, Float64
 
 if TYPE_CHECKING:
-    from ftx.adapters.spec import AdapterSpec
+    from ftx.adapters.adapter_spec import AdapterSpec
 
 # The adapters of some rows of one layer, with those rows: a fused qkv has up to three.
 RowAdapters = Sequence[tuple[slice, AdapterWeights]]

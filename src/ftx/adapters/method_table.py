@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ftx.adapters.lokr import Lokr
 from ftx.adapters.low_rank import LowRank
 from ftx.adapters.method import AdapterMethod
-from ftx.recipe.adapter_methods import AdapterName
+from ftx.recipe.method_defaults import AdapterName
 
 METHODS: Mapping[AdapterName, AdapterMethod] = {
     "lora": LowRank(dora=False),

@@ -15,7 +15,7 @@ from ftx.adapters.method_table import METHODS
 from ftx.core.errors import AdapterError, first_error, shown
 from ftx.core.regular_expressions import ExpressionError, Expressions
 from ftx.core.untrusted_input import MOST_DEPTH, JsonError, read_json
-from ftx.recipe.adapter_methods import ADAPTERS, AdapterName
+from ftx.recipe.method_defaults import ADAPTERS, AdapterName
 
 CONFIG = "adapter_config.json"
 

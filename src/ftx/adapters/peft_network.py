@@ -20,13 +20,13 @@ from timm.layers.linear import Linear
 from torch import Tensor, nn
 
 from ftx.adapters.adapter_layer import AdapterLayer
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.merge_weight import AdapterWeights, Float64
 from ftx.adapters.method import RowAdapters
 from ftx.adapters.method_table import METHODS
 from ftx.adapters.peft_config import CONFIG, PeftConfig
 from ftx.adapters.peft_file import PREFIX, WEIGHTS, PeftFile, key_of, read_peft_file
-from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.kept_tokens import kept_fractions
 from ftx.backbones.layer_roles import head_names
 from ftx.core.disk import disk_faults

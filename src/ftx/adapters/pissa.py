@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ftx.adapters.adapter_layer import Scaling
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.low_rank_layer import LowRankLayer
-from ftx.adapters.spec import AdapterSpec
 
 
 class PissaLayer(LowRankLayer):

@@ -9,12 +9,12 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import adapter_layers, attach, attach_saved, unfreeze_head
-from ftx.adapters.spec import AdapterSpec
 from ftx.backbones.build import Backbone, build
 from ftx.backbones.layer_roles import depth, plain_vit
-from ftx.recipe.adapter_methods import Method
 from ftx.recipe.adapter_targets import Blocks, Role, Target
+from ftx.recipe.method_defaults import Method
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import AdapterRecipe
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ftx.core.errors import InputError, nearest, of_the_same_parts
 from ftx.core.shipped_files import BUNDLED, ORIGINS, architecture_table
-from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.recipe.adapter_targets import TARGETS, Target
+from ftx.recipe.method_defaults import ADAPTERS
 
 
 class Architecture(BaseModel):

@@ -14,8 +14,8 @@ from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag, numberless
 from ftx.core.errors import InputError
 from ftx.runs.artifacts import TRAINED
-from ftx.runs.latest import LATEST, RUNS
 from ftx.runs.run_json import MANIFEST_FILE
+from ftx.runs.runs_folder import LATEST, RUNS
 
 if TYPE_CHECKING:
     from ftx.merging.compare_adapters import AdaptersReport

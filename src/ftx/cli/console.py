@@ -18,7 +18,6 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -249,6 +248,14 @@ def _console(stream: TextIO | _UnreadStream) -> Console:
     return _Console(file=file, highlight=False, width=None if file.isatty() else _UNBOUNDED_WIDTH)
 
 
+class _Count(ProgressColumn):
+    """``128/960``, or ``128`` if the total is unknown."""
+
+    def render(self, task: Task) -> Text:
+        total = "" if task.total is None else f"/{task.total:.0f}"
+        return Text(f"{task.completed:.0f}{total}")
+
+
 class _Speed(ProgressColumn):
     """Steps a second; a step is an image wherever images are worked through."""
 
@@ -278,7 +285,7 @@ class TerminalProgress:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            _Count(),
             TextColumn("{task.fields[shown]}", markup=False, style="cyan"),
             _Speed(),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),

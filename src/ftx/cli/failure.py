@@ -79,7 +79,7 @@ def as_ftx_error(error: Exception, command: str | None = None) -> FtxError | Non
     if is_out_of_memory(error):
         return memory_fault(error)
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
-        return EnvironmentFault("the system does not allow it", where=error.filename, found=error.strerror)
+        return EnvironmentFault("the system reports an error", where=error.filename, found=error.strerror)
     if isinstance(error, OSError) and error.errno in _INPUT:
         return InputError("this path cannot be used", where=error.filename, found=error.strerror, fix="name another")
     return _usage_error(error, command)

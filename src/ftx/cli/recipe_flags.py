@@ -13,8 +13,8 @@ import typer
 
 from ftx.cli import console
 from ftx.core.shipped_files import recipe_file
-from ftx.recipe.adapter_methods import ADAPTERS
 from ftx.recipe.adapter_targets import TARGETS, WORDS
+from ftx.recipe.method_defaults import ADAPTERS
 from ftx.recipe.schema import Recipe, notes_on_otx
 from ftx.recipe.sections import PresetName
 from ftx.tasks.task_names import TASK_CHOICES

@@ -50,7 +50,7 @@ def command(
         int, typer.Option("--max-pixels", min=1, metavar="N", help="The largest image, known before it is decoded.")
     ] = 50_000_000,
     max_concurrency: Annotated[
-        int, typer.Option("--max-concurrency", min=1, metavar="N", help="Requests at a time; more must wait.")
+        int, typer.Option("--max-concurrency", min=1, metavar="N", help="Requests at a time; more get status 503.")
     ] = 64,
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=0.1, metavar="S", help="For a request to arrive, and for its response.")

@@ -124,7 +124,8 @@ def _recipe_from(run: Path, overrides: Sequence[str], flags: Mapping[str, object
     from ftx.data.sources.folder import check_data_path
     from ftx.runs.run import Run
 
-    named = flags.get("data.path") or (None if overrides else Run.open(run).recipe().data.path)
+    opened = Run.open(run)
+    named = flags.get("data.path") or (None if overrides else opened.recipe().data.path)
     if named is not None:
         check_data_path(Path(str(named)))
     from ftx.training import recipe_from
@@ -135,7 +136,7 @@ def _recipe_from(run: Path, overrides: Sequence[str], flags: Mapping[str, object
 
 
 def _resume(run: Path, overrides: Sequence[str], flags: Mapping[str, object], json: bool) -> int:
-    from ftx.runs.latest import check_run_exists
+    from ftx.runs.runs_folder import check_run_exists
 
     if rank_zero_output.is_rank_zero():  # of several machines only the first has the run
         check_run_exists(run)

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -49,49 +48,29 @@ _TURNS = {
 }
 
 
-class Header:
-    """An image of which Pillow has read only the header, and the bytes of its file.
+def decode(content: bytes) -> Image.Image:
+    """The first frame of an image; colour profiles are not applied, as timm's transform applies none.
 
-    Raises: ImageError if it is no image; what Pillow's readers raise if it is damaged.
+    Raises: ImageError if it is no image, has no agreed look, or would cost more than ``ftx.data.decode_limits`` allow;
+    what Pillow's readers raise if it is damaged.
     """
-
-    def __init__(self, content: bytes) -> None:
-        self._content, self._stream = content, LimitedStream(content)
-        with self._limits():
-            self.image = read_header(self._stream)
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory that the file and its decoding take."""
-        return len(self._content) + decoding_bytes(self.image)
-
-    def decode(self) -> Image.Image:
-        """The first frame, in any thread; colour profiles are not applied, as timm's transform applies none.
-
-        Raises: ImageError for an image without an agreed look, or that would cost more than ``ftx.data.decode_limits``
-        allow; what Pillow's readers raise if it is damaged.
-        """
-        self._stream.restart_clock()
-        with self._limits():
-            check_size(self.image)
-            check_scans(self.image, self._content)
-            with DECODING.holding(decoding_bytes(self.image)):
-                self.image.load()
-                turn = _turn(self.image)
-                rgb = to_rgb(self.image)
-                del self.image  # its pixels go before those of the turned image come
-                return rgb if turn is None else rgb.transpose(turn)
-
-    @contextmanager
-    def _limits(self) -> Generator[None, None, None]:
-        try:
-            yield
-        except Image.DecompressionBombError as error:  # WebP's reader checks before it allocates
-            raise ImageError("the image is too large", found=str(error), fix="scale it down") from error
-        except Exception as error:
-            if self._stream.exceeded is not None:  # Pillow may have made another error of it
-                raise self._stream.exceeded from error
-            raise
+    stream = LimitedStream(content)
+    try:
+        image = read_header(stream)
+        check_size(image)
+        check_scans(image, content)
+        with DECODING.holding(decoding_bytes(image)):
+            image.load()
+            turn = _turn(image)
+            rgb = to_rgb(image)
+            del image  # its pixels go before those of the turned image come
+            return rgb if turn is None else rgb.transpose(turn)
+    except Image.DecompressionBombError as error:  # WebP's reader checks before it allocates
+        raise ImageError("the image is too large", found=str(error), fix="scale it down") from error
+    except Exception as error:
+        if stream.exceeded is not None:  # Pillow may have made another error of it
+            raise stream.exceeded from error
+        raise
 
 
 def read_header(stream: BinaryIO) -> ImageFile.ImageFile:

@@ -159,10 +159,7 @@ class LimitedStream(io.BytesIO):
         super().__init__(content)
         self._left_bytes = MAX_READ_TIMES * len(content) + _SLACK_BYTES
         self.exceeded: ImageError | None = None
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Count the time of the calling thread from now on."""
+        # In the time of the thread that decodes.
         self._until_s = time.thread_time() + MAX_DECODING_S
 
     def read(self, size: int | None = -1, /) -> bytes:

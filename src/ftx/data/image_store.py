@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -19,8 +19,8 @@ from ftx.core.addresses import Address, Location
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.untrusted_input import open_file
 from ftx.data.dataset import Entry
-from ftx.data.decode import Header, to_rgb
-from ftx.data.decode_limits import FILES, MAX_FILE_BYTES
+from ftx.data.decode import decode, read_header, to_rgb
+from ftx.data.decode_limits import FILES, MAX_FILE_BYTES, decoding_bytes
 from ftx.data.shards.paths import member_of
 from ftx.data.shards.shard_store import has_member, open_member
 
@@ -130,7 +130,7 @@ def open_image(given: ImageLike) -> Image.Image:
     than ``ftx.data.decode_limits`` allow; DataError if its bytes are not those of its hash.
     """
     with _content(EncodedImage.of(given)) as content:
-        return Header(content).decode()
+        return decode(content)
 
 
 def open_hashed(given: ImageLike, known: Callable[[str], bool] | None = None) -> tuple[Image.Image | None, str]:
@@ -140,47 +140,52 @@ def open_hashed(given: ImageLike, known: Callable[[str], bool] | None = None) ->
     """
     with _content(EncodedImage.of(given)) as content:
         digest = sha256(content).hexdigest()
-        return None if known is not None and known(digest) else Header(content).decode(), digest
+        return None if known is not None and known(digest) else decode(content), digest
 
 
-class LoadedImage:
-    """An image whose file and header are in memory; ``decode`` computes the pixels, and raises what went wrong before.
+class OpenedImage:
+    """An image whose file is open, and how much memory decoding it takes by its header; 0 if that cannot be read.
 
-    So one thread can read many images in order, and know their sizes, while several decode them.
+    So one thread can open many images in order, and know their sizes, while several read and decode them.
     """
 
     def __init__(self, given: ImageLike | ImageError) -> None:
         self.size_bytes = 0
-        self._read: tuple[EncodedImage, bytes, Header] | FtxError
+        self._opened: tuple[EncodedImage, BinaryIO] | FtxError
         try:
             if isinstance(given, ImageError):
                 raise given
             image = EncodedImage.of(given)
-            with _image_faults(image.name), image.open() as stream:
-                content = stream.read(_size_bytes(stream))
-                self._read = image, content, Header(content)
-                self.size_bytes = self._read[2].size_bytes
+            with _image_faults(image.name):
+                self._opened = image, image.open()
         except FtxError as error:
-            self._read = error
+            self._opened = error
+            return
+        stream = self._opened[1]
+        with suppress(Exception):  # decoding it raises the error
+            self.size_bytes = _size_bytes(stream) + decoding_bytes(read_header(stream))
+
+    def __del__(self) -> None:
+        if not isinstance(self._opened, FtxError):
+            self._opened[1].close()  # of an image that nobody decodes any more
 
     def decode(self) -> Image.Image:
         """As ``open_image``."""
-        if isinstance(self._read, FtxError):
-            raise self._read
-        image, content, header = self._read
-        with _image_faults(image.name):
-            _check_unchanged(image, content)
-            return header.decode()
+        if isinstance(self._opened, FtxError):
+            raise self._opened
+        with _content(*self._opened) as content:
+            return decode(content)
 
 
 @contextmanager
-def _content(image: EncodedImage) -> Generator[bytes, None, None]:
+def _content(image: EncodedImage, opened: BinaryIO | None = None) -> Generator[bytes, None, None]:
     """The bytes of an image, while they are decoded."""
-    with _image_faults(image.name), image.open() as stream:
+    with _image_faults(image.name), image.open() if opened is None else opened as stream:
         size_bytes = _size_bytes(stream)
         with FILES.holding(size_bytes):
             content = stream.read(size_bytes)
-            _check_unchanged(image, content)
+            if image.sha256 not in (None, sha256(content).hexdigest()):
+                raise DataError("an image of the run has changed since training", where=image.name, fix="restore it")
             yield content
 
 
@@ -191,11 +196,6 @@ def _size_bytes(stream: BinaryIO) -> int:
         found = f"{size_bytes / 1e6:,.0f} MB of at most {MAX_FILE_BYTES / 1e6:.0f}"
         raise ImageError("the image's file is too large", found=found, fix="scale it down, or compress it")
     return size_bytes
-
-
-def _check_unchanged(image: EncodedImage, content: bytes) -> None:
-    if image.sha256 not in (None, sha256(content).hexdigest()):
-        raise DataError("an image of the run has changed since training", where=image.name, fix="restore it")
 
 
 @contextmanager

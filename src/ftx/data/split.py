@@ -102,7 +102,7 @@ def hash_split_sets(
     and never all, become val. Then each label, the rarest first, that only one split has although two keys have it gets
     one of them moved over, unless another label would lose its last one there.
     Raises: DataError if the fraction is not between 0 and 1, if there are fewer than two keys, or if each has a label
-    that no other has, which is trained_on from.
+    that no other has, which must be trained on.
     """
     if not 0 < val_fraction < 1:
         raise DataError("val_fraction must lie between 0 and 1", found=str(val_fraction), fix="for example 0.2")
@@ -123,7 +123,7 @@ def hash_split_sets(
     fresh = labels_of.keys() - set(trained_on)
     for label in sorted(keys_of, key=lambda name: (len(keys_of[name]), name)):
         if len(keys_of[label]) < FEWEST_PER_CLASS:
-            val -= keys_of[label]  # the only one is trained_on from
+            val -= keys_of[label]  # the only one stays in train
             continue
         held, rest = keys_of[label] & val, keys_of[label] - val
         for here, there, last in ((held, rest, trained_on), (rest, held, fresh)):

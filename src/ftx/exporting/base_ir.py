@@ -34,7 +34,7 @@ from ftx.exporting.export import check_free
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.exporting.shared_parts import card_of, make_reference, reference_logits
 from ftx.exporting.tracing import trace
-from ftx.recipe.adapter_methods import ADAPTERS
+from ftx.recipe.method_defaults import ADAPTERS
 from ftx.runs.artifacts import DENSE, IR_FILE, IR_FP32, TRAINED
 from ftx.runs.card_json import PROOF_FILE, REFERENCE_FILE, BaseIr, Card, read_card, write_card
 from ftx.runs.dense import DENSE_WEIGHTS

@@ -20,7 +20,7 @@ from ftx.core.errors import AdapterError, FtxError, InputError, MergeError
 from ftx.core.progress import SILENT, Progress
 from ftx.interop.base_folder import Base
 from ftx.interop.base_model import of_backbone, open_base
-from ftx.recipe.adapter_methods import ADAPTERS
+from ftx.recipe.method_defaults import ADAPTERS
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE

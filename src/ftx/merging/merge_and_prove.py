@@ -28,7 +28,7 @@ from ftx.data.image_store import ImageStore
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Pixels, normalise
 from ftx.merging.unmerged_model import WeightedAdapters
-from ftx.recipe.adapter_methods import ADAPTERS
+from ftx.recipe.method_defaults import ADAPTERS
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.readme import MergeProof, write_dense_card

@@ -13,8 +13,8 @@ from typing import Annotated, ClassVar, cast
 from pydantic import ConfigDict, Field, ValidationError
 
 from ftx.core.errors import LINES, RecipeError, first_lines, listed
-from ftx.recipe.adapter_methods import ADAPTERS, Method
 from ftx.recipe.error_lines import dotted_keys, error_lines, unknown_key
+from ftx.recipe.method_defaults import ADAPTERS, Method
 from ftx.recipe.otx import from_otx, is_otx
 from ftx.recipe.sections import (
     PRESETS,

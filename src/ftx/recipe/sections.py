@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
-from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import TARGETS, AlphaPerTarget, BlockChoice, RankPerTarget, Target, TargetNames
+from ftx.recipe.method_defaults import AdapterName
 from ftx.recipe.value_types import (
     Count,
     CountOrAuto,

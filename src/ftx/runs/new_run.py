@@ -13,7 +13,6 @@ from ftx.core.errors import RunError
 from ftx.core.files import check_no_links, place_new, sole_writer, staging, write_atomic
 from ftx.data.dataset import Entry
 from ftx.runs.data_jsonl import write_entries
-from ftx.runs.latest import LATEST
 from ftx.runs.run_json import (
     CHECKPOINTS,
     MANIFEST_FILE,
@@ -24,6 +23,7 @@ from ftx.runs.run_json import (
     manifest_bytes,
     read_manifest,
 )
+from ftx.runs.runs_folder import LATEST
 
 # What training writes, and what of a run's folder is no part of the run.
 _TRAINING = ("trained/", "data.jsonl", "recipe.yaml", "reports/train.jsonl", "reports/tensorboard/")

@@ -13,8 +13,8 @@ from pathlib import Path
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.pissa import file_note
-from ftx.adapters.spec import AdapterSpec
 from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions
 from ftx.core.errors import RunError
@@ -24,7 +24,7 @@ from ftx.core.untrusted_input import read_file
 from ftx.core.version import __version__
 from ftx.data.dataset import SPLITS, Dataset, Split
 from ftx.data.open_dataset import class_counts
-from ftx.recipe.adapter_methods import METHODS
+from ftx.recipe.method_defaults import METHODS
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import ModelRecipe
 from ftx.recipe.strict_yaml import dump_yaml

@@ -27,7 +27,6 @@ from ftx.data.dataset import Entry, Split
 from ftx.data.shards.paths import images_root
 from ftx.runs.artifacts import ARTIFACTS, TRAINED, Artifact
 from ftx.runs.data_jsonl import read_entries
-from ftx.runs.latest import known_runs, latest_run
 from ftx.runs.run_json import (
     MANIFEST_FILE,
     RESTORE,
@@ -38,6 +37,7 @@ from ftx.runs.run_json import (
     manifest_bytes,
     read_manifest,
 )
+from ftx.runs.runs_folder import known_runs, latest_run
 from ftx.tasks.base import Task
 from ftx.tasks.task_names import TASK_FACTS
 

@@ -13,7 +13,7 @@ from ftx.core.errors import RunError, shell_command
 from ftx.core.files import is_locked, sha256_file
 from ftx.core.version import __version__
 from ftx.data.preprocess import Preprocess
-from ftx.recipe.adapter_methods import Method
+from ftx.recipe.method_defaults import Method
 from ftx.runs.artifacts import ARTIFACTS, Artifact
 from ftx.runs.label_record import FileHashes, LabelRecord, read_record
 from ftx.tasks.labels import Labels

@@ -15,7 +15,7 @@ from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.layer_roles import head_names
 from ftx.core.disk import disk_faults
 from ftx.core.errors import MergeError, RunError
-from ftx.recipe.adapter_methods import Method
+from ftx.recipe.method_defaults import Method
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.dense import dense_state
 from ftx.runs.run import Run

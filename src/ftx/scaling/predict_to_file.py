@@ -19,10 +19,10 @@ from ftx.evaluating.predict import Prediction
 from ftx.runs.proof_json import ir_digest
 from ftx.runtimes import load
 from ftx.runtimes.openvino import OpenVinoPredictor
-from ftx.scaling.job import JobSpec, PredictionJob, as_lines, check_absent, open_job
 from ftx.scaling.on_ray import ray_workers
 from ftx.scaling.parts import JobPart, parts_of
 from ftx.scaling.ray_driver import WorkerSetup
+from ftx.scaling.resumable_job import JobSpec, PredictionJob, as_lines, check_absent, open_job
 
 Engine = Literal["local", "ray"]
 OutFormat = Literal["jsonl", "parquet"]

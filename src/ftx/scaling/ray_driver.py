@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict
 from ftx.core.child_process import Fault
 from ftx.core.errors import EnvironmentFault, FtxError
 from ftx.runtimes import load
-from ftx.scaling.job import as_lines
 from ftx.scaling.parts import JobPart
+from ftx.scaling.resumable_job import as_lines
 
 MODULE = "ftx.scaling.ray_driver"
 RESUME = "run the command again: it resumes with the parts that are left"

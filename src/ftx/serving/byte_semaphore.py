@@ -13,7 +13,7 @@ from ftx.core.memory import available_bytes
 class AsyncByteSemaphore:
     """Counts bytes for all requests of a server: what does not fit waits, or is rejected by its caller.
 
-    The one for threads is ``ftx.data.threads.ByteSemaphore``: waiting there would block the event loop.
+    The one for threads is ``ftx.data.threads.ByteBudget``: waiting there would block the event loop.
     """
 
     def __init__(self, most_bytes: int) -> None:

@@ -30,7 +30,9 @@ class Connection(ClosingConnection):
             ]
             if others:  # else whoever holds many connections could lock everybody out
                 longest = min(others, key=lambda one: one.waits_since)
-                longest.end("408 Request Timeout", "it was idle for the longest time, and others wait", linger_s=0)
+                longest.end(
+                    "408 Request Timeout", "this connection was idle for the longest time, and others wait", linger_s=0
+                )
             else:
                 found = f"{self._limits.max_connections} connections are open, which is the maximum"
                 self.end("503 Service Unavailable", found, linger_s=0)

@@ -24,7 +24,7 @@ class Metrics:
             registry=own,
         )
         self._batches = Histogram("ftx_batch_images", "Images in a batch.", buckets=_IMAGES, registry=own)
-        self.in_progress = Gauge("ftx_requests_in_progress", "Requests without a response yet.", registry=own)
+        self.in_progress = Gauge("ftx_requests_in_progress", "Requests in progress.", registry=own)
         self.waiting = Gauge("ftx_images_waiting", "Images that wait for a model.", registry=own)
         self._reloads = Counter("ftx_reloads", "Updates found on disk.", ("model", "outcome"), registry=own)
 

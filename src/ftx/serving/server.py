@@ -19,8 +19,8 @@ from ftx.core.same_origin import local_names
 from ftx.core.signals import handle_signals_on_own_stack
 from ftx.core.untrusted_input import read_file
 from ftx.runs.card_json import CARD_FILE
-from ftx.runs.latest import latest_run
 from ftx.runs.run_json import is_run
+from ftx.runs.runs_folder import latest_run
 from ftx.runtimes.openvino import read_into_memory
 from ftx.serving.images import Images
 from ftx.serving.limits import AccessRules, Guard, Limits

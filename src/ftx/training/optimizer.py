@@ -10,7 +10,7 @@ from timm.optim import param_groups_weight_decay  # pyright: ignore[reportPrivat
 from torch import nn
 
 from ftx.adapters.attach import adapter_layers
-from ftx.recipe.adapter_methods import METHODS, Method
+from ftx.recipe.method_defaults import METHODS, Method
 from ftx.recipe.sections import TrainRecipe
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from ftx.core.command_report import CommandReport
-from ftx.recipe.adapter_methods import Method
+from ftx.recipe.method_defaults import Method
 from ftx.recipe.sections import Augment
 
 

@@ -19,10 +19,10 @@ from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.data_jsonl import entries_digest, write_entries
-from ftx.runs.latest import check_run_exists, fresh_out, name_latest
 from ftx.runs.new_run import NewRun, check_name_free, new_run, seal, unfinished_run
 from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
+from ftx.runs.runs_folder import check_run_exists, fresh_out, name_latest
 from ftx.runs.trained import save_trained
 from ftx.training.assembly import fill_together, frozen_of, pixels_of, training_of
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest, train_again

@@ -30,7 +30,7 @@ from ftx.core.rank_zero_output import check_one_process
 from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import entries_digest
-from ftx.runs.latest import RUNS, name_latest
+from ftx.runs.runs_folder import RUNS, name_latest
 from ftx.tasks.base import choosing_metric
 from ftx.tasks.output_meaning import TASKS
 from ftx.training.init_from import init_run

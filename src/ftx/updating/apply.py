@@ -34,7 +34,7 @@ from ftx.runs.proof_json import carry_proof, ir_digest, read_proof
 from ftx.runs.reference_safetensors import ReferenceFile, write_reference
 from ftx.runtimes.model_api import model_info
 from ftx.runtimes.openvino import OpenVinoPredictor
-from ftx.updating.given_adapter import AdapterToMerge, check_fits, read_adapter
+from ftx.updating.check_update import AdapterToMerge, check_fits, read_adapter
 from ftx.updating.merge_constants import ConstantsOf, merge_into
 
 # The weights were compared with the server's by their hashes. It remains to check that this machine computes correctly

@@ -23,7 +23,7 @@ from ftx.runs.artifacts import IR_FILE
 from ftx.runs.card_json import BaseIr
 from ftx.runs.update_zip import tensor_digest
 from ftx.runtimes.compiled_network import core
-from ftx.updating.given_adapter import AdapterToMerge
+from ftx.updating.check_update import AdapterToMerge
 
 with no_telemetry():
     import openvino as ov

@@ -35,11 +35,11 @@ from ftx.exporting.int8.quantize import RANGES, quiet
 from ftx.exporting.shared_parts import calibration_images
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.dense import load_dense
-from ftx.runs.latest import fresh_out, point_latest_at
 from ftx.runs.new_run import check_name_free, new_run, seal
 from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run import Run
 from ftx.runs.run_json import Recovered
+from ftx.runs.runs_folder import fresh_out, point_latest_at
 from ftx.runs.trained import load_trained_into, save_trained
 from ftx.training.inputs import Inputs, inputs_of, training_images
 from ftx.training.optimizer import optimizer, peak_lr, set_lr_multiplier

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ftx.recipe.adapter_methods import AdapterName
 from ftx.recipe.adapter_targets import Blocks, Role
+from ftx.recipe.method_defaults import AdapterName
 from ftx.recipe.sections import AdapterInit
 
 
