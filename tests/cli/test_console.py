@@ -124,6 +124,7 @@ def test_a_bar_whose_work_is_done_does_not_come_back() -> None:
             text = drawn()
             assert "again" in text
             assert "outer" not in text
+            assert "0/" not in text  # how much there is nobody knows
 
 
 def test_the_cursor_is_hidden_once_and_comes_back_after_the_last_bar() -> None:

@@ -6,6 +6,7 @@ import io
 import threading
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -25,6 +26,7 @@ from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.data.threads import ByteBudget
 
 PRE = Preprocess(8, 8, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+NOISE = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
 
 
@@ -61,6 +63,44 @@ def test_a_file_its_bytes_and_a_member_of_an_archive_are_one_image(
     with pytest.raises(ImageError, match="this is no image") as caught:
         open_image(broken)
     assert caught.value.where == "all.zip/2.png"
+
+
+class Counted(io.BytesIO):
+    """A file that counts the bytes which are read of it."""
+
+    read_bytes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        some = super().read(size)
+        self.read_bytes += len(some)
+        return some
+
+
+@pytest.mark.parametrize("content", [png(NOISE), b"nonsense" * 100_000], ids=["image", "damaged"])
+def test_an_opened_image_is_in_memory_only_while_it_is_decoded(content: bytes) -> None:
+    """So a thread can open many images ahead, and several threads read them: each whole file within one budget."""
+    file, held_bytes = Counted(content), []
+    opened = OpenedImage(EncodedImage("1.png", lambda: file))
+    assert file.read_bytes < 20_000 < len(content)
+
+    class Noted(ByteBudget):
+        def holding(self, size_bytes: int) -> AbstractContextManager[None]:
+            held_bytes.append(size_bytes)
+            return super().holding(size_bytes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "FILES", Noted(1 << 30))
+        with suppress(ImageError):
+            opened.decode()
+    assert (file.read_bytes >= len(content), held_bytes, file.closed) == (True, [len(content)], True)
+
+
+def test_an_image_that_nobody_decodes_is_closed() -> None:
+    file = io.BytesIO(png())
+    opened = OpenedImage(EncodedImage("1.png", lambda: file))
+    assert not file.closed
+    del opened
+    assert file.closed
 
 
 def test_an_entry_whose_image_is_gone_is_named_at_once(stored: tuple[ImageStore, Entry]) -> None:

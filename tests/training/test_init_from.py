@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tests.conftest import Listener
+from tests.effects.lab import call
 from tests.zygote import Zygote
 
 from ftx.adapters.trainable_model import prepare
@@ -290,3 +291,8 @@ def test_on_the_command_line(few: Path, many: Path, tmp_path: Path, fresh_ftx: Z
         said = fresh_ftx("train", "--from", first.path, *words)
         assert said.returncode == 2
         assert "--from" in said.stderr
+
+
+def test_a_run_that_is_missing_is_named_before_the_data(tmp_path: Path) -> None:
+    said = call("train", "--from", str(tmp_path / "typo"), "--data", str(tmp_path / "none"))
+    assert (said.status, "typo" in said.err, "none" in said.err) == (2, True, False), said.err
