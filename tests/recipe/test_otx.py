@@ -62,6 +62,10 @@ def test_the_dora_recipe_of_the_peft_page(tmp_path: Path) -> None:
 def test_the_linear_recipe_of_the_peft_page(tmp_path: Path) -> None:
     recipe = read(tmp_path, otx(freeze_backbone=True))
     assert (recipe.model.peft, recipe.model.freeze_backbone) == ("none", True)
+    # A head that is solved in one go has no use for OTX's augmentation: no note on a key that nobody wrote.
+    assert recipe.train.augment == "auto"
+    assert "augment" not in recipe.train.model_fields_set
+    assert "adapter" not in recipe.model_fields_set
 
 
 def test_what_means_something_else_is_noted(tmp_path: Path) -> None:

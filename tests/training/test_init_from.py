@@ -242,6 +242,10 @@ def test_an_adapter_for_something_else_is_refused(run: Run, few: Path) -> None:
         with pytest.raises(RecipeError) as caught:
             init_run(recipe_from(run.path, ["adapter.rank=5"]))
         assert "adapter.rank: 5, the run has" in str(caught.value.found)
+    else:  # keys of an adapter have no effect; the default of blocks was once another one
+        kept = recipe_from(run.path, [])
+        adapter = kept.adapter.model_copy(update={"blocks": "all"})
+        assert init_run(kept.model_copy(update={"adapter": adapter})) == Run(run.path)
     assert init_run(recipe_from(run.path, ["train.lr=0.5", "seed=0"])) == Run(run.path)
     assert init_run(asked(few, "lora")) is None
     with pytest.raises(RunError, match="no such run"):

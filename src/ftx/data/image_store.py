@@ -151,29 +151,29 @@ class OpenedImage:
 
     def __init__(self, given: ImageLike | ImageError) -> None:
         self.size_bytes = 0
-        self._opened: tuple[EncodedImage, BinaryIO] | FtxError
+        self._stream: BinaryIO | None = None
+        self._error: FtxError | None = None
         try:
             if isinstance(given, ImageError):
                 raise given
-            image = EncodedImage.of(given)
-            with _image_faults(image.name):
-                self._opened = image, image.open()
+            self._image = EncodedImage.of(given)
+            with _image_faults(self._image.name):
+                self._stream = self._image.open()
         except FtxError as error:
-            self._opened = error
+            self._error = error
             return
-        stream = self._opened[1]
         with suppress(Exception):  # decoding it raises the error
-            self.size_bytes = _size_bytes(stream) + decoding_bytes(read_header(stream))
+            self.size_bytes = _size_bytes(self._stream) + decoding_bytes(read_header(self._stream))
 
     def __del__(self) -> None:
-        if not isinstance(self._opened, FtxError):
-            self._opened[1].close()  # of an image that nobody decodes any more
+        if self._stream is not None:
+            self._stream.close()  # of an image that nobody decodes any more
 
     def decode(self) -> Image.Image:
         """As ``open_image``."""
-        if isinstance(self._opened, FtxError):
-            raise self._opened
-        with _content(*self._opened) as content:
+        if self._error is not None:
+            raise self._error
+        with _content(self._image, self._stream) as content:
             return decode(content)
 
 

@@ -150,8 +150,10 @@ class Translation:
 
     @property
     def usual(self) -> Keys:
-        adapted = self.ours["model.peft"] != "none"
-        return {key: value for key, value in PRESETS["best"].items() if adapted or not key.startswith("adapter.")}
+        has_adapter = self.ours["model.peft"] != "none"
+        is_solved = self.ours.get("model.freeze_backbone") is True  # in one go, from unaugmented images
+        unused = ("" if has_adapter else "adapter.", "train.augment" if is_solved else "")
+        return {key: value for key, value in PRESETS["best"].items() if not key.startswith(tuple(filter(None, unused)))}
 
 
 def is_otx(recipe: Keys) -> bool:

@@ -78,10 +78,11 @@ def init_run(recipe: Recipe) -> Run | None:
         return None
     run = Run.open(recipe.model.from_run)
     then, now = _as_plain_adapter(run.recipe()).by_key(), recipe.by_key()
+    same = tuple(one for one in _SAME if one != "adapter." or recipe.model.peft != "none")
     differing = [
         f"{key}: {now[key]}, the run has {_as_one(then[key])}"
         for key in now
-        if key.startswith(_SAME) and key not in ("model.from_run", "model.weights")
+        if key.startswith(same) and key not in ("model.from_run", "model.weights")
         if now[key] != "auto" and _as_one(now[key]) != _as_one(then[key])
     ]
     if differing:

@@ -160,6 +160,8 @@ def storage_errors(out: Path, storage: str | None) -> Iterator[None]:
 def _digest(recipe: Recipe, data: str, space: Space, objectives: int) -> str:
     """Of what is searched: the recipe as given, the images wherever they are, the space, the number of objectives."""
     keys = {key: value for key, value in recipe.by_key().items() if key != "data.path"}
+    if recipe.model.peft == "none":
+        keys["adapter.blocks"] = "all"  # has no effect there; studies of earlier versions contain this value
     return hashlib.sha256(repr((keys, data, space.dumps(), objectives)).encode()).hexdigest()
 
 
