@@ -25,7 +25,7 @@ from ftx.core.files import sha256_file
 from ftx.core.memory import available_bytes
 from ftx.data.augment import random_view
 from ftx.data.dataset import Dataset, Entry
-from ftx.data.decode import Header
+from ftx.data.decode import decode
 from ftx.data.preprocess import Preprocess
 from ftx.exporting import export
 from ftx.merging.combine_adapters import combine
@@ -339,17 +339,15 @@ class Clock:
         self.now = 0.0
         self._one_at_a_time = threading.Lock()
 
-        decode = Header.decode
-
-        def decoded(header: Header) -> Image.Image:
+        def decoded(content: bytes) -> Image.Image:
             with self._one_at_a_time:
                 self.now += 1
-            return decode(header)
+            return decode(content)
 
         def computed(layer: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
             self.now += len(given[0]) * (10 if layer.training else 3)
 
-        monkeypatch.setattr(Header, "decode", decoded)
+        monkeypatch.setattr("ftx.data.image_store.decode", decoded)
         monkeypatch.setattr("ftx.training.estimate.time", SimpleNamespace(perf_counter=lambda: self.now))
         module.get_submodule("patch_embed").register_forward_pre_hook(computed)
 

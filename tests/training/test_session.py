@@ -20,7 +20,8 @@ from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.core.errors import EnvironmentFault, MergeError, RecipeError
-from ftx.data.decode import Header
+from ftx.data import image_store
+from ftx.data.decode import decode
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runs.trained import head_state, read_plain, save_trained
@@ -51,8 +52,8 @@ def test_an_image_is_decoded_once_for_all_trainings(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    decoded, decode = list[int](), Header.decode
-    monkeypatch.setattr(Header, "decode", lambda header: decoded.append(1) or decode(header))
+    decoded = list[int]()
+    monkeypatch.setattr(image_store, "decode", lambda content: decoded.append(1) or decode(content))
     counts = []
     for augment in ("light", "none"):
         for method in (TINY | {"peft": "none"}, LINEAR):
@@ -70,11 +71,9 @@ def test_images_that_auto_augments_are_decoded_once(
     monkeypatch.chdir(tmp_path)
     for name, keys in (("full", {"peft": "none"}), ("lora", {"peft": "lora", "blocks": "all", "rank": 1})):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{name}"))
-        decoded, decode = list[int](), Header.decode
+        decoded = list[int]()
         with monkeypatch.context() as patch:
-            patch.setattr(
-                Header, "decode", lambda header, found=decoded, decode=decode: found.append(1) or decode(header)
-            )
+            patch.setattr(image_store, "decode", lambda content, found=decoded: found.append(1) or decode(content))
             train(Recipe.named(TINY | keys | {"path": data}), out=tmp_path / name)
         assert len(decoded) == 12
         assert Recipe.load(tmp_path / name / "recipe.yaml").train.augment == "light"
