@@ -55,3 +55,13 @@ def test_what_only_this_machine_reaches(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "host.example"])
 def test_what_others_may_reach(host: str) -> None:
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_a_numeric_host_is_bound_in_its_family(host: str, family: socket.AddressFamily) -> None:
+    try:
+        socket.create_server((host, 0), family=family).close()
+    except OSError:
+        pytest.skip("this machine has no such address")
+    with bound(Endpoint(host=host, port=0), 2) as server:
+        assert (server.family, server.getsockname()[0]) == (family, host)
