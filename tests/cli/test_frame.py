@@ -25,7 +25,7 @@ from ftx.core.errors import EnvironmentFault
 
 HEAVY = set("torch torchvision timm nncf onnx onnxruntime onnxscript regex torchmetrics openvino".split())
 # What `ftx --help` has no use for either; numpy alone takes as long as all of typer.
-NOT_FOR_HELP = HEAVY | {"numpy", "PIL", "pydantic", "yaml", "rich"}
+NOT_FOR_HELP = HEAVY | {"numpy", "PIL", "pydantic", "yaml", "rich", "ctypes"}
 
 # A verb of the test's own, registered as the others are, whose body is the statement on the command line.
 PROBE = """

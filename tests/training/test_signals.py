@@ -60,7 +60,7 @@ def test_between_steps_a_signal_waits_and_a_second_one_does_not(
 
 FREED = """
 import ctypes, mmap, os, signal
-from ftx.core.signals import SignalStack
+from ftx.core.signal_stack import SignalStack
 from ftx.training.signals import stoppable
 
 memory = mmap.mmap(-1, 1 << 16)

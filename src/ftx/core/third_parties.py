@@ -36,12 +36,18 @@ def no_telemetry() -> Iterator[None]:
 @contextmanager
 def quiet_third_parties() -> Iterator[None]:
     """Drop warnings that torch, onnxscript and openvino raise or log about one another: the user cannot fix them."""
-    logger = logging.getLogger("onnxscript")
+    with only_errors_of("onnxscript"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def only_errors_of(name: str) -> Iterator[None]:
+    """Drop what a logger logs below errors; its level is as before afterwards."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logger.setLevel(level)

@@ -16,7 +16,7 @@ from ftx.core.command_report import CommandReport
 from ftx.core.errors import FtxError, InputError
 from ftx.core.progress import SILENT, Progress
 from ftx.core.same_origin import local_names
-from ftx.core.signals import handle_signals_on_own_stack
+from ftx.core.signal_stack import handle_signals_on_own_stack
 from ftx.core.untrusted_input import read_file
 from ftx.runs.card_json import CARD_FILE
 from ftx.runs.run_json import is_run

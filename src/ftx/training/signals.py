@@ -13,7 +13,8 @@ from types import FrameType
 from typing import Literal
 
 from ftx.core.errors import TERMINATING, Termination
-from ftx.core.signals import handle_signals_on_own_stack, postponed_by_import
+from ftx.core.signal_stack import handle_signals_on_own_stack
+from ftx.core.signals import postponed_by_import
 
 StopRequest = Literal["interrupt", "terminate"] | None
 

@@ -13,7 +13,7 @@ from openvino import opset13 as op
 from tests.conftest import Listener
 
 from ftx.backbones.split_network import full_model
-from ftx.core.signals import OFF, SignalStack
+from ftx.core.signal_stack import OFF, SignalStack
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.int8 import search as quantizing
 from ftx.exporting.int8.products import int8_fraction, products, quantized_products

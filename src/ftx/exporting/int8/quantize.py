@@ -6,7 +6,6 @@ Shapes: N images, C labels; the body takes normalised f32 [N, 3, H, W].
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.core.progress import Progress, ProgressTask
-from ftx.core.signals import handle_signals_on_own_stack
-from ftx.core.third_parties import no_telemetry
+from ftx.core.signal_stack import handle_signals_on_own_stack
+from ftx.core.third_parties import no_telemetry, only_errors_of
 from ftx.exporting.int8.products import head_of, only_for_maps
 from ftx.runtimes.compiled_network import core, first_output
 from ftx.tasks.thresholds import Floats
@@ -250,11 +249,5 @@ def logits_of(model: ov.Model, batches: Iterable[Floats]) -> Floats:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the bars and log of NNCF on standard output, which is only for results."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
+    with only_errors_of("nncf"), redirect_stdout(io.StringIO()):
+        yield
