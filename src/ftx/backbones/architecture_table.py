@@ -8,15 +8,14 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-from pydantic import BaseModel, ConfigDict
-
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import InputError, nearest, of_the_same_parts
 from ftx.core.shipped_files import BUNDLED, ORIGINS, architecture_table
 from ftx.recipe.adapter_targets import TARGETS, Target
 from ftx.recipe.method_defaults import ADAPTERS
 
 
-class Architecture(BaseModel):
+class Architecture(ClosedModel):
     """One architecture of timm.
 
     ``parameters`` are those without a head, ``input_size`` is that of its default weights: channels, height, width.
@@ -24,8 +23,6 @@ class Architecture(BaseModel):
     takes other image sizes. ``classifier``: it takes a head, so linear probing and full fine-tuning work.
     ``pretrained`` has the licence of each tag's weights, the default first; None if timm does not state it.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: str
     family: str
@@ -53,10 +50,8 @@ class SupportedModel(Architecture):
         return (*(ADAPTERS if self.adapted else ()), "linear", "full")
 
 
-class ArchitectureTable(BaseModel):
+class ArchitectureTable(ClosedModel):
     """``architectures.json``, with the version of timm that it was made of."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     timm: str
     architectures: tuple[Architecture, ...]

@@ -1,4 +1,4 @@
-"""The base of every pydantic model that is read from a file or written to one."""
+"""The base of the pydantic models that never change: parts of reports, of files and of recipes."""
 
 from __future__ import annotations
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import InputError, nearest, shown
 from ftx.tasks.labels import LabelDeclaration, Labels
 from ftx.tasks.output_meaning import TASKS
@@ -21,7 +20,7 @@ KINDS: tuple[IssueKind, ...] = ("label", "label-unproved", "contradiction", "nea
 KEEP, DROP, RELABEL = "keep", "drop", "relabel:"
 
 
-class Issue(BaseModel):
+class Issue(ClosedModel):
     """One image and what may be wrong with it.
 
     ``given`` are its labels, ``suggested`` those that it probably should have, or of a near-duplicate the image of
@@ -29,8 +28,6 @@ class Issue(BaseModel):
     if there is nothing to measure. ``other`` is the image that it is like, ``reason`` is an explanation.
     ``choice`` is empty until somebody chooses.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     issue: IssueKind

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.statistics import wilson_interval
 from ftx.curating.confident_learning import Probabilities, Suspects, self_confidence, suspects
 from ftx.curating.probes import FOLDS
@@ -22,15 +22,13 @@ from ftx.tasks.base import Targets, Task
 from ftx.tasks.labels import Labels
 
 
-class LabelJudgement(BaseModel):
+class LabelJudgement(ClosedModel):
     """How well the probe recognizes a label.
 
     ``images`` have it, ``subjects`` counts their different pictures. ``found`` is the fraction of them for which the
     probe predicts it, ``mistaken`` that of the other images, ``suspected`` counts its images that are probably wrong.
     ``unproved`` explains why its list cannot be trusted; empty if it can.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     images: int

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.core.disk import settle
 from ftx.core.files import check_space, place_at, staging
@@ -35,10 +35,8 @@ CONFIG_FILE = "config.json"
 VERSION = "1"
 
 
-class ServedModel(BaseModel):
+class ServedModel(ClosedModel):
     """A model by the name that clients use, the order of channels that it takes, and the IR that it was made of."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     channels: str

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
+from ftx.core.closed_model import ClosedModel
 from ftx.recipe.adapter_targets import TARGETS, AlphaPerTarget, BlockChoice, RankPerTarget, Target, TargetNames
 from ftx.recipe.method_defaults import AdapterName
 from ftx.recipe.value_types import (
@@ -48,10 +49,8 @@ _IN_EVERY_RUN = {
 }
 
 
-class Section(BaseModel):
+class Section(ClosedModel):
     """Keys that belong together; other keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class DataRecipe(Section):

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
 
 from ftx.core.child_process import Fault
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import EnvironmentFault, FtxError
 from ftx.runtimes import load
 from ftx.scaling.parts import JobPart
@@ -37,10 +37,8 @@ _CONNECT_S = 10
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-class WorkerSetup(BaseModel):
+class WorkerSetup(ClosedModel):
     """The first line on the driver's stdin. The second line contains the parts."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: Path
     scores: bool
@@ -48,10 +46,8 @@ class WorkerSetup(BaseModel):
     workers: int | None
 
 
-class DriverMessage(BaseModel):
+class DriverMessage(ClosedModel):
     """A line on the driver's stdout: the number of ``workers``, a part that is done, an error, or the end."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     workers: int | None = None
     nth: int | None = None

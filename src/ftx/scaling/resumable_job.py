@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.disk import disk_faults
 from ftx.core.errors import InputError, first_error
 from ftx.core.files import LOCK, sole_writer, write_atomic
@@ -22,10 +23,8 @@ from ftx.evaluating.predict import Prediction
 JOB_FILE = "job.json"
 
 
-class JobSpec(BaseModel):
+class JobSpec(ClosedModel):
     """What identifies a job: digests of its images and its model, and whether it writes all scores."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: int = 1
     images: str

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import ImageError
 from ftx.core.processors import cores
 from ftx.data.decode import read_header
@@ -38,10 +38,8 @@ JPEG_QUALITY = 85
 _BYTES_A_PIXEL = 12
 
 
-class Saliency(BaseModel):
+class Saliency(ClosedModel):
     """What supports a label, drawn over the image, as a data URL."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     label: str
     score: float

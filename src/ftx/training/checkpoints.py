@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import RunError, shell_command
 from ftx.core.files import sha256_file, staged_file, write_atomic
 from ftx.core.progress import Progress
@@ -42,10 +43,8 @@ MOST_FRACTION = 0.005
 _KEPT = 2
 
 
-class Origin(BaseModel):
+class Origin(ClosedModel):
     """The inputs of a training: they must be the same when it is resumed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     recipe: Recipe
     data_sha256: str
@@ -53,10 +52,8 @@ class Origin(BaseModel):
     circumstances: Circumstances
 
 
-class Checkpoint(BaseModel):
+class Checkpoint(ClosedModel):
     """The record next to the tensors; ``sha256`` is ``_digest`` of everything else in it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int = SCHEMA_VERSION
     ftx: str = __version__

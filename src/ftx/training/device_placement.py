@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import choose_attention, only_head_trains, set_attention
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import RunError
 from ftx.core.memory import available_bytes, keep_freed_memory
 from ftx.core.processors import cores
@@ -56,13 +57,11 @@ def resolve_precision(precision: TrainPrecision) -> Literal["f32", "bf16"]:
     return "bf16" if _BF16_FLAGS & cpu_flags() else "f32"
 
 
-class Circumstances(BaseModel):
+class Circumstances(ClosedModel):
     """How a training computes, in addition to its recipe: what must be the same for the same bytes.
 
     ``plain_attention`` was chosen by the free memory, ``threads`` by the cores, for each of ``processes``.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     device: str
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
+from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.recipe.method_defaults import Method
 from ftx.recipe.sections import Augment
@@ -34,10 +33,8 @@ class TrainReport(CommandReport):
     interrupted: bool
 
 
-class PlannedLayer(BaseModel):
+class PlannedLayer(ClosedModel):
     """A linear layer that gets an adapter: its targets, its sides, and how many parameters train in it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     targets: list[str]

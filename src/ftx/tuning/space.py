@@ -16,6 +16,7 @@ from optuna import Trial
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ftx.backbones.architecture_table import read_architectures
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import InputError, RecipeError, first_error, nearest
 from ftx.recipe.schema import Recipe
 from ftx.recipe.strict_yaml import dump_yaml, read_document
@@ -31,10 +32,8 @@ _SAME_FOR_ALL = ("task", "data.path", "data.format", "data.val_fraction", "data.
 _SIDES = (0.5, 0.75, 1.0)
 
 
-class Range(BaseModel):
+class Range(ClosedModel):
     """Numbers from ``low`` to ``high``, both included; integers if both are; ``log``: uniform in the logarithm."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     low: Annotated[int | float, Field(allow_inf_nan=False)]
     high: Annotated[int | float, Field(allow_inf_nan=False)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from ftx.core.addresses import Address, Location
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import DataError, first_error
 from ftx.core.files import write_atomic
 from ftx.core.untrusted_input import JsonError, parse_json, read_file
@@ -21,10 +22,8 @@ _MOST_BYTES = 64 << 20
 _WRITE_AGAIN = "write the shards again: ftx data shard DATA OUT"
 
 
-class Shard(BaseModel):
+class Shard(ClosedModel):
     """An archive: its name, how many images it holds, its size, and the SHA-256 of its bytes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[^/\\\x00]+\.tar$")
     images: int = Field(ge=0)
@@ -32,24 +31,20 @@ class Shard(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class DeclaredLabels(BaseModel):
+class DeclaredLabels(ClosedModel):
     """As ``ftx.tasks.labels.LabelDeclaration``: labels, which are mutually exclusive, and their parents."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     names: tuple[str, ...] = ()
     groups: tuple[tuple[str, ...], ...] | None = None
-    parents: dict[str, str] = {}
+    parents: dict[str, str] = {}  # noqa: RUF012  pydantic copies it
 
     def open(self) -> LabelDeclaration:
         """The declaration, as other sources return it."""
         return LabelDeclaration(self.names, self.groups, self.parents)
 
 
-class Shards(BaseModel):
+class Shards(ClosedModel):
     """What ``ftx data shard`` wrote: ``counts`` are images by split, those that are in none yet under "none"."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["ftx shards 1"] = "ftx shards 1"
     images: int
