@@ -21,7 +21,7 @@ from ftx.core.errors import DataError, ImageError
 from ftx.data import image_store as images
 from ftx.data.dataset import Entry
 from ftx.data.decode_limits import FILES
-from ftx.data.image_store import EncodedImage, ImageLike, ImageStore, OpenedImage, open_hashed, open_image
+from ftx.data.image_store import EncodedImage, ImageLike, ImageStore, OpenImageFile, open_hashed, open_image
 from ftx.data.preprocess import Preprocess, load_pixels
 from ftx.data.threads import ByteBudget
 
@@ -59,7 +59,7 @@ def test_a_file_its_bytes_and_a_member_of_an_archive_are_one_image(
         np.testing.assert_array_equal(np.asarray(open_image(image)), PIXELS)
         np.testing.assert_array_equal(load_pixels(image, PRE), load_pixels(png(), PRE))
         assert open_hashed(image)[1] == entry.sha256
-        assert OpenedImage(image).size_bytes == 8 * PIXELS.nbytes // 3 + len(png())
+        assert OpenImageFile(image).size_bytes == 8 * PIXELS.nbytes // 3 + len(png())
     with pytest.raises(ImageError, match="this is no image") as caught:
         open_image(broken)
     assert caught.value.where == "all.zip/2.png"
@@ -80,7 +80,7 @@ class Counted(io.BytesIO):
 def test_an_opened_image_is_in_memory_only_while_it_is_decoded(content: bytes) -> None:
     """So a thread can open many images ahead, and several threads read them: each whole file within one budget."""
     file, held_bytes = Counted(content), []
-    opened = OpenedImage(EncodedImage("1.png", lambda: file))
+    opened = OpenImageFile(EncodedImage("1.png", lambda: file))
     assert file.read_bytes < 20_000 < len(content)
 
     class Noted(ByteBudget):
@@ -97,7 +97,7 @@ def test_an_opened_image_is_in_memory_only_while_it_is_decoded(content: bytes) -
 
 def test_an_image_that_nobody_decodes_is_closed() -> None:
     file = io.BytesIO(png())
-    opened = OpenedImage(EncodedImage("1.png", lambda: file))
+    opened = OpenImageFile(EncodedImage("1.png", lambda: file))
     assert not file.closed
     del opened
     assert file.closed

@@ -15,7 +15,7 @@ from tests.conftest import colour_logits, write_colour_ir
 from ftx.core.errors import ExportError, ImageError
 from ftx.core.processors import Processors, cores
 from ftx.core.third_parties import no_telemetry
-from ftx.data.image_store import OpenedImage
+from ftx.data.image_store import OpenImageFile
 from ftx.data.preprocess import Preprocess, resize_crop
 from ftx.runs.card_json import read_card, write_card
 from ftx.runtimes import load_folder
@@ -176,7 +176,7 @@ def test_images_are_decoded_ahead_within_the_bytes_of_their_pixels(
 ) -> None:
     """By how many images are asked for before the first has its answer. Their files are small, their pixels not."""
     Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
-    each_bytes = OpenedImage(tmp_path / "image.png").size_bytes
+    each_bytes = OpenImageFile(tmp_path / "image.png").size_bytes
     assert (tmp_path / "image.png").stat().st_size < each_bytes / 20
     predictor = OpenVinoPredictor(colour_model.folder, "f32", streams=1, batch=1)
 

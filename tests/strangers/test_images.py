@@ -25,7 +25,7 @@ from ftx.data import decode
 from ftx.data import decode_limits as costs
 from ftx.data.decode import to_rgb
 from ftx.data.decode_limits import MAX_DECODING_BYTES, MAX_PIXELS, MAX_SCANNED_PIXELS, count_scans
-from ftx.data.image_store import OpenedImage, open_hashed, open_image
+from ftx.data.image_store import OpenImageFile, open_hashed, open_image
 from ftx.data.threads import ByteBudget, in_threads
 
 
@@ -239,9 +239,9 @@ def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
     assert image is not None
     np.testing.assert_array_equal(np.asarray(image), np.asarray(noise(9, 5)))
     assert open_hashed(path, {digest}.__contains__) == (None, digest)
-    assert OpenedImage(path).size_bytes == 8 * 9 * 5 + path.stat().st_size
+    assert OpenImageFile(path).size_bytes == 8 * 9 * 5 + path.stat().st_size
     path.write_bytes(b"nonsense")
-    assert OpenedImage(path).size_bytes == 0
+    assert OpenImageFile(path).size_bytes == 0
 
 
 # --- scans
@@ -410,7 +410,7 @@ def test_what_is_no_file_is_no_image(kind: str, tmp_path: Path) -> None:
     path = irregular(tmp_path, kind)
     error = refused(path, most_s=0.1)
     assert (error.where, error.found) == (str(path), kind)
-    assert OpenedImage(path).size_bytes == 0
+    assert OpenImageFile(path).size_bytes == 0
 
 
 # --- what threads hold together

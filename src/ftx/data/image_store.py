@@ -143,19 +143,17 @@ def open_hashed(given: ImageLike, known: Callable[[str], bool] | None = None) ->
         return None if known is not None and known(digest) else decode(content), digest
 
 
-class OpenedImage:
+class OpenImageFile:
     """An image whose file is open, and how much memory decoding it takes by its header; 0 if that cannot be read.
 
     So one thread can open many images in order, and know their sizes, while several read and decode them.
     """
 
-    def __init__(self, given: ImageLike | ImageError) -> None:
+    def __init__(self, given: ImageLike) -> None:
         self.size_bytes = 0
         self._stream: BinaryIO | None = None
         self._error: FtxError | None = None
         try:
-            if isinstance(given, ImageError):
-                raise given
             self._image = EncodedImage.of(given)
             with _image_faults(self._image.name):
                 self._stream = self._image.open()

@@ -15,7 +15,7 @@ from PIL import Image
 from ftx.core.errors import ExportError, ImageError, listed
 from ftx.core.processors import processors
 from ftx.core.third_parties import no_telemetry
-from ftx.data.image_store import ImageLike, OpenedImage
+from ftx.data.image_store import ImageLike, OpenImageFile
 from ftx.data.preprocess import Pixels, Preprocess, resize_crop
 from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS, RuntimeName
 from ftx.runs.card_json import REFERENCE_FILE, Card, read_card
@@ -162,12 +162,12 @@ class OpenVinoPredictor:
     def logits_from_files(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Floats | ImageError]:
         """The graph resizes, crops and normalises; images that are too large for it are resized and cropped before."""
 
-        def decode(image: OpenedImage) -> Pixels:
+        def decode(image: OpenImageFile) -> Pixels:
             return graph_input(image.decode(), self.preprocess)
 
         timed = self._network.timed()
         return feed_files(
-            map(OpenedImage, images),
+            (one if isinstance(one, ImageError) else OpenImageFile(one) for one in images),
             decode,
             lambda pixels_NHWC: timed(pixels_NHWC)[0],
             mapped=self._network.in_streams,
@@ -177,7 +177,7 @@ class OpenVinoPredictor:
         )
 
 
-def _size_bytes(image: OpenedImage | ImageError) -> int:
+def _size_bytes(image: OpenImageFile | ImageError) -> int:
     return 0 if isinstance(image, ImageError) else image.size_bytes
 
 
