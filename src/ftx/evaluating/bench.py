@@ -232,9 +232,7 @@ def _candidates(
                 cached=False,
             )
         )
-        for compute, batch, count, at_a_time in product(
-            computes, batches, threads, streams if artifact.tunable else (1,)
-        )
+        for compute, batch, count, at_a_time in product(computes, batches, threads, streams)
         if at_a_time <= count and (options.save or options.batches or options.streams or 1 in (batch, at_a_time))
     ]
 

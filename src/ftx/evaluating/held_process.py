@@ -78,14 +78,16 @@ def measure_here(model: HeldModel) -> HeldRows:
             kernels = found.subject.kernels
             assert kernels is not None
             assert kernels.isa is not None, "a process that is limited to a set has one"
+            logits = ReferenceLogits.of(predictor.compute, found.logits_NC, view)
             row = HeldRow(
                 isa=kernels.isa,
                 emulated=kernels.emulated,
                 primitives=dict(kernels.primitives),
                 latency_ms=found.subject.latency_ms,
                 rows=list(found.rows),
-                logits=ReferenceLogits.of(predictor.compute, found.logits_NC, view),
-                on_reference=reference_logits(predictor, view),
+                logits=logits,
+                # Without a run the images are the reference images.
+                on_reference=reference_logits(predictor, view) if model.run else logits,
             )
             rows.append(row)
     return HeldRows(rows=rows)
@@ -100,8 +102,8 @@ def measure_in_sets(
         return
     with progress.track("instruction sets", len(others) * len(models)) as bar:
         for isa in others:
+            known = isa in sets_of(cpu_flags())
             for artifact, model in models.items():
-                known = isa in sets_of(cpu_flags())
                 yield artifact, isa, _measure_in_set(artifact, model, isa, here) if known else None
                 bar.advance(isa=isa, artifact=artifact.name)
 

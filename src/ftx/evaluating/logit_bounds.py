@@ -25,7 +25,7 @@ class Bound:
 
     ``max_share`` bounds the largest difference of a logit in units of max(1, max|logit|); ``max_abs``
     bounds it in logits, and replaces ``max_share`` where it is set. ``cosine`` is a least value. How many labels may
-    change is bounded elsewhere, for all rows alike: by the margin of ``ftx.evaluating.verdict``.
+    change is bounded elsewhere, for all rows alike: by the margin of ``ftx.evaluating.judge``.
     """
 
     max_share: float | None

@@ -22,6 +22,7 @@ from ftx.data.dataset import Entry, groups_of
 from ftx.data.image_store import EncodedImage, ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels
 from ftx.evaluating.comparison import Comparison, Reference, Subject, compare
+from ftx.evaluating.judge import Judged, judge
 from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_images import ParityImages, folder_images, read_reference
 from ftx.evaluating.stated_labels import identity_faults, image_path_faults, metadata_faults
@@ -169,6 +170,10 @@ class Measurements:
         bound = self.table.pick(subject.artifact, subject.view, subject.compute, drops_patches=reference.drops_patches)
         self.comparisons.append(compare(reference, measured.logits_NC, subject, bound))
 
+    def judged(self, max_drop: float, partial: str | None = None) -> Judged:
+        """The verdicts of these comparisons; ``partial`` is another reason why they prove nothing."""
+        return judge(self.comparisons, max_drop, faults=self.faults, partial=partial or self.partial)
+
 
 def measure_run(
     run: Run,
@@ -249,7 +254,7 @@ def _measure_trained(
         )
     measured = Measurements(reference, table, tinted)
     subject = Subject(TRAINED, "files", F32, files_latency_ms(trained, images.files))
-    measured.comparisons.append(compare(reference, logits_NC, subject, table.pick(TRAINED, "files", F32)))
+    measured.add(Measurement(subject, range(len(names)), tinted=False, logits_NC=logits_NC))
     measured.from_files[TRAINED, F32] = logits_NC
     return measured
 

@@ -98,7 +98,7 @@ def _validate_folder(
     measured = measure_folder(folder, table, progress)
     margin = max_drop if max_drop is not None else proof.run.max_drop if proof.run else MAX_DROP
     partial = None if table == Bounds.of(None) else OWN_BOUNDS
-    judged = judge(measured.comparisons, margin, faults=measured.faults, partial=partial or measured.partial)
+    judged = measured.judged(margin, partial)
     reference = f"{REFERENCE_FILE}: the trained model in torch f32, before its merge"
     report = parity_report(judged, margin, whole=partial is None, split="reference", reference=reference)
     report.folder = str(folder)

@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
 from ftx.core.addresses import Address, Location, as_typed, names_address, typed
+from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import DataError, EnvironmentFault, FtxError, ImageError, InputError
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
@@ -36,16 +36,14 @@ OneImage = Location | str | bytes | InMemory
 _ONE = (Path, Address, str, bytes, Image.Image, np.ndarray)
 
 
-class Prediction(BaseModel):
+class Prediction(ClosedModel):
     """The labels of one image, or why there are none; ``scores`` contains every label if scores were requested.
 
     ``path`` of images that were given as bytes is ``<bytes 1>`` for the first of them, ``<bytes 2>`` for the second.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     path: str
-    labels: list[ScoredLabel] = []
+    labels: list[ScoredLabel] = []  # noqa: RUF012  pydantic copies it
     scores: dict[str, float] | None = None
     error: str | None = None
 
@@ -123,8 +121,7 @@ def predict_arriving(
     if artifact is None or isinstance(artifact, Run | Path | str):
         artifact = load(artifact, progress=progress)
     for some in arrivals:
-        items = [item for one in some for item in _expand(one, count(1), by_hand=False)]
-        yield from predictions_of(items, artifact, scores, SILENT)
+        yield from predictions_of(look_up(some, by_hand=False), artifact, scores, SILENT)
 
 
 def _expand(given: OneImage, uploads: Iterator[int], *, by_hand: bool) -> Sequence[Item]:

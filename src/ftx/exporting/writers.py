@@ -96,8 +96,7 @@ def _write_ir(source: Source, artifact: Artifact, folder: Path) -> Quantized | N
 
 
 def _judge_ir(source: Source, artifact: Artifact, folder: Path, max_drop: float) -> Judged:
-    measured = measure_folder(folder, Bounds.of(None), source.progress, timed=False)
-    return judge(measured.comparisons, max_drop, faults=measured.faults, partial=measured.partial)
+    return measure_folder(folder, Bounds.of(None), source.progress, timed=False).judged(max_drop)
 
 
 def _write_onnx(source: Source, artifact: Artifact, folder: Path) -> None:

@@ -22,7 +22,6 @@ from ftx.core.disk import disk_faults, exchange_folders, settle
 from ftx.core.errors import ExportError, GateFailed, InputError, RunError, shell_command
 from ftx.core.files import check_space, partial_path, staging
 from ftx.core.progress import SILENT, Progress
-from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import Bounds
 from ftx.evaluating.measure import graph_logits, measure_folder
 from ftx.evaluating.parity_images import reference_names
@@ -289,7 +288,7 @@ def _check_accuracy(staged: Path, given: AdapterToMerge, progress: Progress) -> 
 def _compared(folder: Path, max_drop: float, progress: Progress) -> tuple[Transfer, float | None]:
     """What a model's reference images and its proof show here; and the largest difference of a logit in f32."""
     measured = measure_folder(folder, Bounds.of(None), progress, timed=False, f32_images=F32_IMAGES)
-    judged = judge(measured.comparisons, max_drop, faults=measured.faults, partial=measured.partial)
+    judged = measured.judged(max_drop)
     return transfer(measured, judged, read_proof(folder), max_drop), judged.rows[0].max_abs
 
 
