@@ -178,7 +178,7 @@ class Lokr:
                 fix="merge it with peft (merge_and_unload)",
             )
         split = self._split(found)
-        if split is None or (split[0][0] * split[0][1], split[1][0] * split[1][1]) != tuple(weight):
+        if split is None or self.weight_shape(found) != tuple(weight):
             split = factors_of(max(weight[0], 1)), factors_of(max(weight[1], 1))
         (a, b), (c, d) = split
         if not found and rank < max(b, d) / 2:  # as peft begins

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from ftx.core.closed_model import ClosedModel
 from ftx.core.components import least_of_component
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Entry
@@ -107,14 +107,12 @@ def likeness(images: Sequence[Fingerprint], kind_N: RowNumbers, progress: Progre
     return Likeness(distinct.first_U[set_U][unit_N], unlike)
 
 
-class NearDuplicate(BaseModel):
+class NearDuplicate(ClosedModel):
     """A held-out image that is nearly one of training: another size or compression of it, or the next frame.
 
     ``train`` is that one; of an image of test it may be one of val, by which the epoch is chosen. ``correlation`` is
     that of their grey pixels, in [-1, 1]; 1 also where the files are the same.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     held_out: str
     train: str
@@ -280,6 +278,8 @@ def _correlations(
 
 def _joined(first_U: RowNumbers, ones: RowNumbers, others: RowNumbers) -> RowNumbers:
     """Sets, each named by its first member, once each of ``ones`` and the one of ``others`` in its row share a set."""
+    if np.array_equal(first_U[ones], first_U[others]):
+        return first_U  # as in most blocks: each image is only like itself
     members = len(first_U)
     pairs = np.unique(first_U[ones] * members + first_U[others])
     least = least_of_component(zip((pairs // members).tolist(), (pairs % members).tolist(), strict=True))

@@ -53,8 +53,7 @@ class ModelParts:
 
 def single_parts(model: ov.Model, preprocess: Preprocess, isa: InstructionSet | None) -> ModelParts | None:
     """Split an exported model, if that makes it faster; None for others."""
-    front = preprocessing(model)
-    if front is None or not _may_gain(model, isa):
+    if not _may_gain(model, isa) or (front := preprocessing(model)) is None:
         return None
     body = single_body(_behind(model), (1, 3, preprocess.height, preprocess.width), isa)
     return None if body is None else ModelParts(front, body)

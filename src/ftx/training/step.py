@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ftx.backbones.layer_roles import trains
 from ftx.recipe.sections import BalanceName, TrainRecipe
 from ftx.tasks.base import LossChoice, Targets, Task, choosing_metric
 from ftx.tasks.labels import Labels
@@ -170,7 +171,7 @@ def train_mode(module: nn.Module) -> None:
     module.train()
     for layer in module.modules():
         statistics = getattr(layer, "running_mean", None)
-        if statistics is not None and not any(parameter.requires_grad for parameter in layer.parameters()):
+        if statistics is not None and not trains(layer):
             layer.eval()
 
 
@@ -178,7 +179,7 @@ def effects_on_batch_statistics(training: Training) -> list[str]:
     """Where a batch in parts, or computed twice, does not train what a whole one would, in a sentence each."""
     layers = [one for one in training.module.modules() if hasattr(one, "running_mean")]
     recipe, found = training.recipe, list[str]()
-    if not any(parameter.requires_grad for layer in layers for parameter in layer.parameters()):
+    if not any(map(trains, layers)):
         return found
     if training.ranks.world > 1 or recipe.accumulation_steps > 1:
         found.append("layers with batch statistics compute them for each part of a batch")

@@ -87,7 +87,6 @@ def _is_identified_soon(study: Study) -> bool:
 
 
 def _open(out: Path, storage: str | None) -> RDBStorage:
-
     url = storage or URL.create("sqlite", database=str((out / STUDY_FILE).absolute())).render_as_string(False)
     url = url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a pattern
     for left in reversed(range(_TRIES)):

@@ -169,8 +169,8 @@ class _Search:
                     raise
                 self.count_failure(assignment.trial, fault)
                 return {"failed": str(assignment.trial.number)}
-        self.report()
-        best = max((self.tried(one).metric or 0.0 for one in self.best()), default=0.0)
+        report = self.report()
+        best = max((one.metric or 0.0 for one in report.trials if one.number in report.best), default=0.0)
         return {self.metric: f"{best:.3f}"}
 
     def run(self, assignment: TrialAssignment) -> None:

@@ -105,8 +105,8 @@ def merge_into(model: ConstantsOf, given: AdapterToMerge, base: BaseIr, progress
     Raises: AdapterError for what does not fit; GateFailed if a constant is not the server's.
     """
     digests, bounds = _merge_layers(model, given, base, progress)
+    layers, weight_bound = len(digests), max(bounds, default=None)
     digests |= _replace_head(model, given, base)
-    layers, weight_bound = len(given.file.layers()), max(bounds, default=None)
     # Weights of a base in f16 are rounded, so they are not the server's.
     exact = None if given.update is None else weight_bound is None
     if given.update is not None and exact:
