@@ -26,7 +26,7 @@ WORDS = {
     "begun|anew|besides?|so many|learnt|uncut|surest|rivals?|strangers?|thereby|hence|whence": "plain English",
     "one voice|speaks?|spoken": "rank-zero output",
     "travel(s|led)?": "bundled",
-    "lays?|lays below": "load, restore, use as defaults",
+    "lays?": "load, restore, use as defaults",
     "hangs?|hung": "depends on",
     "(is|are) held to|holds? to|(does|do) not hold": "must meet, is invalid",
     "weigh(s|ed|ing)?": "size of",
@@ -43,7 +43,7 @@ WORDS = {
 CONTRACTS = re.compile(
     r"""
     \bverb(?=:\ str|=|`)|\.verb\b | \bmend\( | begun_from | \bsaid(?=`|")
-    | answers(?=\.safetensors|:|=|")|\.answers\b|reports/answers | ftx-answered | "(taken|refused)"
+    | answers(?=\.safetensors|:|=|")|\.answers\b|reports/answers | ftx-answered | "refused"
     | \b[Tt]wins(?=\b|") | study\.(ask|tell)\( | def\ tell\(
     """,
     re.VERBOSE,
