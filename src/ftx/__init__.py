@@ -45,7 +45,7 @@ __all__ = [
     "validate",
 ]
 
-# Public name -> its module. `import ftx` loads none of them: only torch takes seconds.
+# Public name -> its module. `import ftx` loads none of them: torch by itself takes seconds.
 _MODULES = {
     "Classifier": "ftx.classifier",
     "combine": "ftx.merging.combine_adapters",

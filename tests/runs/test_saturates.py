@@ -1,4 +1,4 @@
-"""When int8 is summary to saturate on CPUs without VNNI."""
+"""When int8 counts as saturating on CPUs without VNNI."""
 
 from __future__ import annotations
 

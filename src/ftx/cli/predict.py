@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -97,8 +96,8 @@ def command(
 ) -> int:
     """Label images, or those in shards, with an exported model or a run.
 
-    Images that cannot be read are reported and skipped; the exit status is then 4. With --out an interrupted work is
-    kept next to the file until all of it is done.
+    Images that cannot be read are reported and skipped; the exit status is then 4. With --out what is done is kept
+    next to the file until all of it is.
     """
     of_file = {"--format": form, "--engine": engine != "local", "--address": address, "--workers": workers}
     idle = next((flag for flag, value in of_file.items() if value), "")
@@ -203,7 +202,7 @@ def _predict_to_file(
         ray=RayCluster(address, workers) if engine == "ray" else None,
         progress=console.TerminalProgress(),
     )
-    console.show(report, partial(_print_job, out=out, engine=engine), json=json)
+    console.show(report, _print_job, json=json)
     return SKIPPED if report.skipped else 0
 
 
@@ -238,10 +237,11 @@ def _predict_arriving(watch: Path | None, artifact: Path | None, *, scores: bool
     return SKIPPED if skipped else 0
 
 
-def _print_job(report: PredictReport, out: Path, engine: str) -> None:
+def _print_job(report: PredictReport) -> None:
     speed = f" ({report.images / report.seconds:,.0f} a second)" if report.seconds and not report.kept else ""
-    by = "" if engine == "local" else f" by {report.workers} workers"
-    console.print_facts([("predictions", f"{out}: {report.images:,} images in {report.seconds:,.1f} s{by}{speed}")])
+    by = "" if report.engine == "local" else f" by {report.workers} workers"
+    done = f"{report.images:,} images in {report.seconds:,.1f} s{by}{speed}"
+    console.print_facts([("predictions", f"{report.path}: {done}")])
     if report.skipped:
         note = f"lines that name an image, folder or shard that cannot be read, and why: {report.skipped:,}"
         console.print_note(note, "bad")

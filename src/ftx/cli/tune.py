@@ -62,8 +62,8 @@ def command(
 ) -> int:
     """Search for the recipe that suits the data: each trial is a training with a run folder of its own.
 
-    The same command line again, or in another terminal at the same time, continues the study; so does a trial whose
-    worker was killed. best.yaml is the recipe of the best trial, trials.jsonl has all of them.
+    The same command line again, or in another terminal at the same time, continues the study, and resumes a trial
+    whose worker was killed. best.yaml is the recipe of the best trial, trials.jsonl has all of them.
     """
     read = read_recipe(recipe, set_ or (), {"data.path": data})
     from ftx.tuning.tune import OBJECTIVES, SearchGoal, tune

@@ -154,7 +154,10 @@ def _unsplit(listing: Listing, opened: ImageSet) -> Dataset:
 
 
 def likely_mistakes(listing: Listing, names: Sequence[str], trained: Mapping[str, int]) -> Iterator[str]:
-    """A sentence for each; ``trained`` is how many training images each label has."""
+    """A sentence for each thing that can be trained on but is probably not meant, such as a label in two spellings.
+
+    ``trained`` is how many training images each label has.
+    """
     if lonely := [name for name in names if trained.get(name) == 1]:
         yield f"labels with one training image: {listed(lonely)}"
     if alike := [" and ".join(each) for each in _same_but_for_case(names)]:

@@ -20,8 +20,8 @@ def assign_splits(
 ) -> tuple[Entry, ...]:
     """One entry for each image, which is given with its SHA-256, sorted by path.
 
-    What is in no split yet is divided into train and val, and so is train where there is no val. What the model has
-    ``trained_on`` before (by SHA-256) becomes val only where a label has no other image for it.
+    What is in no split yet is divided into train and val, and so is train where there is no val. Images that
+    were ``trained_on`` before (by SHA-256) become val only where a label has no other image for it.
     Raises: DataError if there is too little to split.
     """
     has_val = any(file.split == "val" for file, _ in images)
@@ -74,7 +74,7 @@ def hash_split(
     """Split (SHA-256, class) pairs into train and val, each class by itself.
 
     A class's distinct images are ranked by hash, and the first ``val_fraction`` of them, rounded but at
-    least one and never all, are val; those that are ``trained_on`` rank last. So copies of an image
+    least one and never all, are val; those in ``trained_on`` rank last. So copies of an image
     stand together, neither order nor file names matter, and an image that is added or removed moves at most one
     other of its class.
     Raises: DataError if the fraction is not between 0 and 1, or naming each class of fewer than two images.

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import EnvironmentFault, InputError, check_known
 from ftx.core.files import check_space, staged_file
@@ -33,10 +32,8 @@ if TYPE_CHECKING:
     from ftx.exporting.shared_parts import Source
 
 
-class ExportedArtifact(BaseModel):
+class ExportedArtifact(ClosedModel):
     """One model that was written. ``size_bytes`` counts the model's own files, not the reference next to them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     artifact: str
     precision: IrVariant
@@ -108,7 +105,7 @@ def export(
         run = recovered.run
     opened = run if isinstance(run, Run) else Run.open(run)
     dense = opened.require(DENSE)
-    # Imported here: only torch takes seconds, and an error in the input is reported before.
+    # Imported here: torch by itself takes seconds, and an error in the input is reported before.
     from ftx.exporting.shared_parts import Source
 
     source = Source(opened, data, progress, explain=explain)

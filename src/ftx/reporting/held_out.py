@@ -60,7 +60,7 @@ class HeldOutPredictions:
 
     @cached_property
     def known(self) -> Flags:
-        """The labels of which the truth contains whether they are present. Shape: [N, C]."""
+        """The labels whose presence or absence the truth contains. Shape: [N, C]."""
         return self.task.known(self.targets_NC)
 
     @cached_property

@@ -22,9 +22,8 @@ EXPORT_IR = "ftx export --format openvino"
 # The files of an IR.
 IR_FILE = "model.xml"
 IR_WEIGHTS = "model.bin"
-# The files of an ONNX folder; weights are in a file of their own if the graph and they are too large for one file.
+# The graph of an ONNX folder; weights are in a file of their own if the graph and they are too large for one file.
 ONNX_FILE = "model.onnx"
-ONNX_WEIGHTS = "model.onnx.data"
 
 
 @dataclass(frozen=True)

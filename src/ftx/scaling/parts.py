@@ -28,7 +28,8 @@ FILES = 256
 class JobPart:
     """An ``archive`` of images, or ``files``: each is a path, or the prediction of a path that cannot be read.
 
-    ``images`` counts them, and is None if only the archive contains them. ``state`` changes if a file is rewritten.
+    ``images`` counts them, and is None if only reading the archive would show how many. ``state`` changes if a
+    file is rewritten.
     """
 
     files: tuple[str | Prediction, ...] = ()

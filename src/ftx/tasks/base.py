@@ -109,7 +109,7 @@ class Task(Protocol):
         ...
 
     def known(self, targets_NC: Targets) -> Flags:
-        """The labels of which the truth contains whether they are present. Shape: [N, C]."""
+        """The labels whose presence or absence the truth contains. Shape: [N, C]."""
         return np.ones(targets_NC.shape, dtype=bool)
 
     def with_thresholds(self, thresholds: Thresholds) -> Task:

@@ -1,4 +1,4 @@
-"""The plan of a training: the decisions from recipe and model, made once, before anything is built.
+"""The plan of a training: the decisions from recipe and model, made once, before anything is trained.
 
 How the head starts, what is computed once, how images are augmented, which patches a step drops, how many epochs. A
 training, its estimate, its budget and its notes read this value; none of them decides it again.

@@ -129,9 +129,8 @@ def read_images(recipe: Recipe, run: Run | None, progress: Progress) -> Dataset:
     """
     pre, data, train = preprocess_before(recipe.model.name, recipe.data.image_size), recipe.data, recipe.train
     if train.augment == "auto" and (recipe.method == "full" or recipe.adapter.blocks == "all"):
-        train = recipe.replace(
-            train={"augment": "light"}
-        ).train  # as no block is frozen: it decides how pixels are kept
+        # As no block is frozen. It decides how pixels are kept.
+        train = train.model_copy(update={"augment": "light"})
     with pixel_store(data, 0, pre, train, SILENT) as pixels:  # training prints if it is too small
         return survey(
             typed(data.path),

@@ -46,9 +46,9 @@ def read_coco(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_links: 
     Raises: DataError naming each invalid entry: an annotation without its image or category, two categories of one
     name, an image listed twice, a path that is absolute or leaves the folder.
     """
-    root = path if path.is_dir() else files[0][0].parent
-    if not path.is_dir() and root.name == "annotations":
-        root = root.parent
+    folder = files[0][0].parent
+    around = folder.parent if folder.name == "annotations" else folder
+    root = path if path.is_dir() else around
     within = path_below(root, follow_links=follow_links)
     found = ImageCollector()
     parents: dict[str, str] = {}
