@@ -18,7 +18,7 @@ from ftx.core.progress import SILENT
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import normalise
 from ftx.recipe.schema import Recipe
-from ftx.training.assembly import frozen_of, pixels_of, training_of
+from ftx.training.assembly import build_training, frozen_of, pixels_of
 from ftx.training.inputs import Inputs
 from ftx.training.resolve import Resolved, resolve
 from ftx.training.step import Training
@@ -62,7 +62,7 @@ def resolved(data: Path, **settings: object) -> Resolved:
 @contextmanager
 def assembled(found: Resolved) -> Iterator[Training]:
     with pixels_of(found, SILENT) as pixels, frozen_of(found, SILENT) as frozen:
-        yield training_of(found, pixels, frozen)
+        yield build_training(found, pixels, frozen)
 
 
 def seen(inputs: Inputs, epoch: int) -> Tensor:

@@ -24,7 +24,7 @@ from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
-from ftx.training.assembly import training_of
+from ftx.training.assembly import build_training
 from ftx.training.frozen_part import Frozen, FrozenPart
 from ftx.training.inputs import FeatureInputs, ImageInputs
 from ftx.training.loop import fit
@@ -191,7 +191,7 @@ def test_the_order_and_the_views_of_the_images_are_the_seeds(paths: list[Path]) 
         prepared = prepare(recipe, 2)
         planned = plan(prepared.backbone.module, recipe)
         found = Resolved(dataset, prepared, recipe.model_copy(update={"seed": seed}), planned)
-        training = training_of(found, PixelStore(prepared.backbone.preprocess, ByteStore(None, 1e9)), None)
+        training = build_training(found, PixelStore(prepared.backbone.preprocess, ByteStore(None, 1e9)), None)
         fit(training, training.begin(), progress=SILENT, on_epoch=lambda _end: None)
         return torch.cat([parameter.detach().flatten() for parameter in prepared.backbone.module.parameters()])
 

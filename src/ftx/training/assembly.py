@@ -56,8 +56,10 @@ def inputs_for(
     )
 
 
-def training_of(found: Resolved, pixels: PixelStore, frozen: FrozenPart | None, ranks: Ranks = ONE_PROCESS) -> Training:
-    """What is trained on what."""
+def build_training(
+    found: Resolved, pixels: PixelStore, frozen: FrozenPart | None, ranks: Ranks = ONE_PROCESS
+) -> Training:
+    """Join the model, its inputs and the settings of the recipe."""
     recipe, dataset, task = found.recipe, found.dataset, found.task
     entries, module = dataset.split("train"), found.prepared.backbone.module
     balance = balance_of(recipe.train.balance, task.labels, task.targets([entry.labels for entry in entries]))

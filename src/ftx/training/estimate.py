@@ -23,7 +23,7 @@ from ftx.core.progress import SILENT, Progress
 from ftx.data.open_dataset import class_counts
 from ftx.data.pixel_store import PixelStore
 from ftx.recipe.schema import Recipe
-from ftx.training.assembly import frozen_of, inputs_for, pixels_of, training_of
+from ftx.training.assembly import build_training, frozen_of, inputs_for, pixels_of
 from ftx.training.device_placement import EVAL_BATCH, device, place, within_quota
 from ftx.training.head_start import linear_heads
 from ftx.training.inputs import Inputs, Order
@@ -76,7 +76,7 @@ def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
     batch_size = min(recipe.train.batch_size, len(train))
     some = train[:: max(len(train) // (2 * batch_size), 1)][: 2 * batch_size]
     with frozen_of(found, SILENT) as frozen:  # earlier trainings may have kept features of it
-        whole = training_of(found, pixels, frozen)
+        whole = build_training(found, pixels, frozen)
         train_views, val_views = whole.inputs.to_prepare(), whole.held_out.to_prepare()
     with (
         torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]),

@@ -24,7 +24,7 @@ from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
 from ftx.runs.runs_folder import check_run_exists, fresh_out, name_latest
 from ftx.runs.trained import save_trained
-from ftx.training.assembly import fill_together, frozen_of, pixels_of, training_of
+from ftx.training.assembly import build_training, fill_together, frozen_of, pixels_of
 from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest, train_again
 from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before, within_quota
 from ftx.training.epoch_log import epoch_log
@@ -191,7 +191,7 @@ class _Session:
                     frozen.free_space(self.found.views, self.progress)
                     if checkpoints is not None:
                         checkpoints.settle_first = frozen.store.sync
-                training = training_of(self.found, pixels, frozen, self.ranks)
+                training = build_training(self.found, pixels, frozen, self.ranks)
                 fill_together(training, frozen, self.progress)
                 for note in effects_on_batch_statistics(training):
                     self.progress.note(note)
