@@ -14,7 +14,7 @@ from tests.browsing import visit
 
 from ftx.curating.look import look
 from ftx.curating.server import LookServer
-from ftx.data.sample import place_sample
+from ftx.data.bundled_sample import place_sample
 from ftx.recipe.schema import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent

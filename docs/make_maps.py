@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ftx.data.sample import place_sample
+from ftx.data.bundled_sample import place_sample
 from ftx.explaining.explain import explain
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,7 +24,7 @@ from ftx.evaluating import validate
 from ftx.evaluating.parity_images import read_reference
 from ftx.exporting import export
 from ftx.exporting.base_ir import export_base, export_update
-from ftx.exporting.shared_parts import reference_logits
+from ftx.exporting.chosen_images import reference_logits
 from ftx.merging.combine_adapters import combine
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe

@@ -12,7 +12,7 @@ from ftx.core.errors import Interrupted, shell_command, stopped
 from ftx.core.progress import SILENT, Progress
 from ftx.core.rank_zero_output import check_one_process
 from ftx.core.shipped_files import recipe_file
-from ftx.data.sample import place_sample
+from ftx.data.bundled_sample import place_sample
 from ftx.evaluating import ParityReport, validate
 from ftx.exporting import ExportReport, export
 from ftx.exporting.export import artifacts_of

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import nn
 
 from ftx.core.progress import SILENT
-from ftx.data.sample import place_sample
+from ftx.data.bundled_sample import place_sample
 from ftx.recipe.schema import Recipe
 from ftx.runs.new_run import NewRun
 from ftx.training import resume, train

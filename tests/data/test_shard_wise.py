@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from ftx.data.shards.shard_wise import AT_HAND, LANES, MIXED, shard_numbers, shard_wise
 from ftx.recipe.sections import TrainRecipe
+from ftx.training.class_balance import Balance
 from ftx.training.loop import epoch_order
 from ftx.training.ranks import Ranks
-from ftx.training.step import Balance, Training
+from ftx.training.step import Training
 
 SHARDS, EACH, BATCH = 320, 30, 64
 

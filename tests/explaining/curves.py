@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ftx.backbones.build import build
 from ftx.core.shipped_files import sample_file
+from ftx.data.bundled_sample import unpack_sample
 from ftx.data.preprocess import Preprocess, normalise
-from ftx.data.sample import unpack_sample
 
 Floats = NDArray[np.float64]
 

@@ -18,8 +18,8 @@ from safetensors import safe_open
 
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.exporting import export
+from ftx.exporting.chosen_images import classes_in_turn
 from ftx.exporting.int8.products import int8_fraction, quantized_products
-from ftx.exporting.shared_parts import balanced
 from ftx.runs.artifacts import DENSE, IR_FP16, IR_FP32, ONNX
 from ftx.runs.card_json import read_card
 from ftx.runs.machine import WITHOUT_VNNI, this_set
@@ -176,11 +176,11 @@ def test_the_reference_is_what_the_trained_model_answered(exported: Any) -> None
 
 def test_balanced_takes_turns_and_is_the_same_in_any_order(exported: Any) -> None:
     entries = exported.run.entries("test")
-    chosen = balanced(entries, 31)
-    assert chosen == balanced(entries[::-1], 31)
+    chosen = classes_in_turn(entries, 31)
+    assert chosen == classes_in_turn(entries[::-1], 31)
     counts = [sum(entry.labels == (name,) for entry in chosen) for name in exported.run.manifest.labels.names]
     assert sorted(counts) == [10, 10, 11]
-    assert set(balanced(entries, 1000)) == set(entries)
+    assert set(classes_in_turn(entries, 1000)) == set(entries)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -14,7 +14,7 @@ from ftx.core.errors import GateFailed
 from ftx.core.files import sha256_file
 from ftx.data.dataset import Entry
 from ftx.exporting import export
-from ftx.exporting.shared_parts import CALIBRATION_IMAGES, CHOOSING_IMAGES, calibration_images
+from ftx.exporting.chosen_images import CALIBRATION_IMAGES, CHOOSING_IMAGES, calibration_images
 from ftx.runs.artifacts import IR_FP16, Format
 from ftx.runs.run import Run
 

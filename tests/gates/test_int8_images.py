@@ -15,7 +15,7 @@ from tests.exporting.int8.test_quantize import body
 from ftx.core.files import sha256_file
 from ftx.core.progress import SILENT, Progress, ProgressTask
 from ftx.data.dataset import Entry, Split
-from ftx.exporting.shared_parts import Source
+from ftx.exporting.export_source import Source
 from ftx.exporting.writers import WRITERS
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import IR_INT8

@@ -17,11 +17,12 @@ from ftx.reporting.measurements import chain, latency
 from ftx.reporting.report import report
 from ftx.runs.artifacts import IR_FP32, IRS, TRAINED
 from ftx.runs.bench_json import BenchReport, BenchRow
+from ftx.runs.best_epoch import rank
 from ftx.runs.kept_logits import read_logits
 from ftx.runs.machine import this_machine
 from ftx.runs.parity_json import PARITY_FILE, Verdict
 from ftx.runs.run import Run
-from ftx.runs.train_jsonl import Epoch, rank
+from ftx.runs.train_jsonl import Epoch
 
 
 def with_verdicts(run: Path, where: Path, verdict: Verdict) -> RunFacts:

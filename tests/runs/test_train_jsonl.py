@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, best_epoch, epoch_lines, read_epochs, with_means
+from ftx.runs.best_epoch import best_epoch, with_means
+from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines, read_epochs
 
 
 def epochs_of(*reached: float) -> list[Epoch]:

@@ -161,7 +161,7 @@ def test_no_verb_opens_a_connection(tmp_path: Path) -> None:
     program = f"""{ONE_SETTING}
 from pathlib import Path
 from ftx.cli.app import run
-from ftx.data.sample import place_sample
+from ftx.data.bundled_sample import place_sample
 statuses = [run(words) for words in {words!r}]
 place_sample("multiclass", Path("sample"))
 Path("statuses.json").write_text(json.dumps(statuses))

@@ -21,7 +21,7 @@ from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
 from ftx.training import train
-from ftx.training.step import balance_of, draw_probabilities, label_weights
+from ftx.training.class_balance import balance_of, draw_probabilities, label_weights
 
 CLASSES = Labels.multiclass(("a", "b", "c"))
 SINGLES = Labels(("a", "b", "c"), singles=("a", "b", "c"))

@@ -25,12 +25,13 @@ from ftx.tasks.base import Task
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training.assembly import build_training
+from ftx.training.class_balance import Balance
 from ftx.training.frozen_part import Frozen, FrozenPart
 from ftx.training.inputs import FeatureInputs, ImageInputs
 from ftx.training.loop import fit
 from ftx.training.plan import plan
 from ftx.training.resolve import Resolved
-from ftx.training.step import Balance, Training, forward_backward, train_mode
+from ftx.training.step import Training, forward_backward, train_mode
 
 TASK: Task = Multiclass(Labels.multiclass(("one", "two")))
 PRE = Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

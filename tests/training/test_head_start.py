@@ -23,10 +23,11 @@ from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training import dry_run, train
+from ftx.training.class_balance import Balance
 from ftx.training.frozen_part import Frozen, FrozenPart
 from ftx.training.head_start import HeadStart, mean_loss, start_head
 from ftx.training.inputs import FeatureInputs, ImageInputs, Inputs
-from ftx.training.step import Balance, Training
+from ftx.training.step import Training
 
 PRE = Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CPU = torch.device("cpu")

@@ -27,12 +27,13 @@ from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
+from ftx.training.class_balance import Balance
 from ftx.training.inputs import Batch
 from ftx.training.loop import Fit, fit
 from ftx.training.ranks import ONE_PROCESS, Ranks
 from ftx.training.signals import Stop
 from ftx.training.state import EpochEnd
-from ftx.training.step import Balance, Training, measure
+from ftx.training.step import Training, measure
 
 TWO = Multiclass(Labels.multiclass(("low", "high")))
 MARKS = Multilabel(Labels(("p", "q"), singles=("p", "q")), Thresholds())

@@ -20,12 +20,13 @@ from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import TrainRecipe
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
+from ftx.training.class_balance import Balance
 from ftx.training.inputs import Batch
 from ftx.training.loop import fit
 from ftx.training.optimizer import lr_multiplier, optimizer, set_lr_multiplier
 from ftx.training.ranks import ONE_PROCESS, Ranks
 from ftx.training.state import EpochEnd
-from ftx.training.step import Balance, Training
+from ftx.training.step import Training
 
 LR, DECAY = 0.125, 0.25  # their product, and 1 less that, are exact in binary
 

@@ -29,9 +29,10 @@ from ftx.core.progress import SILENT
 from ftx.data.image_store import ImageStore
 from ftx.data.shards.shard_wise import AT_HAND
 from ftx.data.shards.write import write_shards
+from ftx.runs.best_epoch import rank
 from ftx.runs.run import Run
 from ftx.runs.run_json import checkpoint_records
-from ftx.runs.train_jsonl import rank, read_epochs
+from ftx.runs.train_jsonl import read_epochs
 from ftx.training.checkpoints import newest
 from ftx.training.inputs import part_of
 from ftx.training.ranks import Ranks

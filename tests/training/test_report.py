@@ -13,8 +13,9 @@ from tests.conftest import Listener
 
 from ftx.data.image_store import ImageStore
 from ftx.recipe.schema import Recipe
+from ftx.runs.best_epoch import best_epoch
 from ftx.runs.run import Run
-from ftx.runs.train_jsonl import best_epoch, read_epochs
+from ftx.runs.train_jsonl import read_epochs
 from ftx.runtimes import load_artifact
 from ftx.tasks.thresholds import Thresholds
 from ftx.training import train

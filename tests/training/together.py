@@ -30,13 +30,14 @@ from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel
 from ftx.tasks.thresholds import Thresholds
+from ftx.training.class_balance import balance_of
 from ftx.training.inputs import Batch
 from ftx.training.loop import fit
 from ftx.training.optimizer import optimizer
 from ftx.training.ranks import ONE_PROCESS, Ranks, joined
 from ftx.training.signals import Stop
 from ftx.training.state import StateRecord, TrainingState
-from ftx.training.step import Training, balance_of
+from ftx.training.step import Training
 
 IMAGES, SIDE = 23, 32
 # Of SGD and AdamW.

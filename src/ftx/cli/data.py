@@ -104,7 +104,7 @@ def sample(
     1,000 images of Fashion-MNIST to train on and 500 held out, as ten classes or as a tree with an independent label;
     for multilabel 750 collages of up to four garments and 300 held out. Files that already exist do not change.
     """
-    from ftx.data.sample import place_sample
+    from ftx.data.bundled_sample import place_sample
 
     name = parse_task(task)
     return console.show(SampleReport(task=name, path=str(place_sample(name, out))), _print_sample, json=json)

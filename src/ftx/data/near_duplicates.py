@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftx.core.closed_model import ClosedModel
-from ftx.core.components import least_of_component
+from ftx.core.connected_components import least_of_component
 from ftx.core.progress import SILENT, Progress
 from ftx.data.dataset import SPLITS, Entry
 from ftx.data.fingerprints import Fingerprint

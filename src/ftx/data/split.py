@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 
-from ftx.core.components import least_of_component
+from ftx.core.connected_components import least_of_component
 from ftx.core.errors import DataError
 from ftx.data.dataset import Entry, Split
 from ftx.data.sources import ListedImage

@@ -30,9 +30,10 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.third_parties import no_telemetry
 from ftx.data.preprocess import Pixels
 from ftx.evaluating.measure import graph_logits
+from ftx.exporting.chosen_images import make_reference, reference_logits
 from ftx.exporting.export import check_free
+from ftx.exporting.export_source import card_of
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
-from ftx.exporting.shared_parts import card_of, make_reference, reference_logits
 from ftx.exporting.tracing import trace
 from ftx.recipe.method_defaults import ADAPTERS
 from ftx.runs.artifacts import DENSE, IR_FILE, IR_FP32, TRAINED

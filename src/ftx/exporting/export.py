@@ -28,8 +28,8 @@ from ftx.runs.quantize_json import QUANTIZE_FILES, QuantizeReport
 from ftx.runs.run import Run
 
 if TYPE_CHECKING:
+    from ftx.exporting.export_source import Source
     from ftx.exporting.int8.search import Quantized
-    from ftx.exporting.shared_parts import Source
 
 
 class ExportedArtifact(ClosedModel):
@@ -106,7 +106,7 @@ def export(
     opened = run if isinstance(run, Run) else Run.open(run)
     dense = opened.require(DENSE)
     # Imported here: torch by itself takes seconds, and an error in the input is reported before.
-    from ftx.exporting.shared_parts import Source
+    from ftx.exporting.export_source import Source
 
     source = Source(opened, data, progress, explain=explain)
     dense_bytes = sum(path.stat().st_size for path in dense.iterdir())

@@ -13,9 +13,9 @@ from ftx.evaluating.comparison import Reference, Subject, compare
 from ftx.evaluating.judge import Judged, judge
 from ftx.evaluating.logit_bounds import Bounds
 from ftx.evaluating.measure import graph_logits, measure_folder
+from ftx.exporting.export_source import Source, card_of
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, write_ir
-from ftx.exporting.shared_parts import Source, card_of
 from ftx.runs.artifacts import (
     DENSE,
     IR_FP16,

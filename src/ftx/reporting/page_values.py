@@ -24,7 +24,7 @@ from ftx.reporting.held_out import HeldOutPredictions, class_scores_of
 from ftx.reporting.leakage import leakage
 from ftx.reporting.measurements import chain, latency, set_rows
 from ftx.reporting.pictures import Case, PictureBudget, cases, samples
-from ftx.runs.train_jsonl import best_epoch
+from ftx.runs.best_epoch import best_epoch
 from ftx.tasks.base import choosing_metric
 from ftx.tasks.labels import Labels
 

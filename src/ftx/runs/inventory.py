@@ -22,10 +22,11 @@ from ftx.core.untrusted_input import read_file
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.bench_json import BENCH_FILE, read_bench
+from ftx.runs.best_epoch import best_epoch
 from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE, is_run
 from ftx.runs.runs_folder import LATEST, RUNS, known_runs, latest_run, point_latest_at
-from ftx.runs.train_jsonl import EPOCHS_FILE, best_epoch, read_epochs
+from ftx.runs.train_jsonl import EPOCHS_FILE, read_epochs
 from ftx.tasks.base import choosing_metric
 from ftx.tasks.output_meaning import TASKS
 

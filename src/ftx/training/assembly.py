@@ -10,12 +10,13 @@ from ftx.core.progress import Progress
 from ftx.data.dataset import Entry
 from ftx.data.pixel_store import PixelStore, pixel_store
 from ftx.data.shards.shard_wise import shard_numbers
+from ftx.training.class_balance import balance_of
 from ftx.training.frozen_part import Frozen, FrozenPart, frozen_part
 from ftx.training.inputs import FeatureInputs, Inputs, inputs_of, training_images
 from ftx.training.optimizer import peak_lr
 from ftx.training.ranks import ONE_PROCESS, Ranks
 from ftx.training.resolve import Resolved
-from ftx.training.step import Training, balance_of
+from ftx.training.step import Training
 
 
 def frozen_of(

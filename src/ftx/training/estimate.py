@@ -24,6 +24,7 @@ from ftx.data.open_dataset import class_counts
 from ftx.data.pixel_store import PixelStore
 from ftx.recipe.schema import Recipe
 from ftx.training.assembly import build_training, frozen_of, inputs_for, pixels_of
+from ftx.training.class_balance import Balance
 from ftx.training.device_placement import EVAL_BATCH, device, place, within_quota
 from ftx.training.head_start import linear_heads
 from ftx.training.inputs import Inputs, Order
@@ -32,7 +33,7 @@ from ftx.training.plan import Plan
 from ftx.training.ranks import ONE_PROCESS, Ranks
 from ftx.training.report import DryRunReport, PlannedLayer
 from ftx.training.resolve import Resolved, resolve
-from ftx.training.step import Balance, Training, in_parts, measure, train_mode
+from ftx.training.step import Training, in_parts, measure, train_mode
 
 # For steps as short as this the work around them matters: threads that start, and an epoch's line, 14 ms until it is on
 # disk.

@@ -17,7 +17,8 @@ from ftx.core.errors import InputError
 from ftx.core.progress import Progress, ProgressTask
 from ftx.data.random_draws import order_generator, step_seed
 from ftx.data.shards.shard_wise import shard_wise
-from ftx.runs.train_jsonl import Epoch, best_epoch, means, with_means
+from ftx.runs.best_epoch import best_epoch, best_smoothed, with_means
+from ftx.runs.train_jsonl import Epoch
 from ftx.tasks.thresholds import Thresholds
 from ftx.training.checkpoints import Checkpoints
 from ftx.training.optimizer import lr_multiplier, set_lr_multiplier
@@ -137,14 +138,8 @@ def _has_ended(training: Training, state: TrainingState) -> bool:
     """Whether all epochs are done, or none was better for too long."""
     if state.best is None:
         return False
-    last = state.epochs[-1].epoch
-    return last == training.recipe.epochs or last - _best_smoothed(training, state) >= training.recipe.patience
-
-
-def _best_smoothed(training: Training, state: TrainingState) -> int:
-    """The first epoch with the highest mean of the metric: a single epoch's varies by chance."""
-    each = means([epoch.metrics[training.metric] for epoch in state.epochs])
-    return state.epochs[each.index(max(each))].epoch
+    last, best = state.epochs[-1].epoch, best_smoothed(state.epochs, training.metric).epoch
+    return last == training.recipe.epochs or last - best >= training.recipe.patience
 
 
 def epoch_order(training: Training, epoch: int) -> Order:

@@ -15,7 +15,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ftx.runs.train_jsonl import SMOOTHED, Epoch, with_means
+from ftx.runs.best_epoch import SMOOTHED, with_means
+from ftx.runs.train_jsonl import Epoch
 from ftx.tasks.thresholds import Thresholds
 
 _Count = Annotated[int, Field(ge=0)]

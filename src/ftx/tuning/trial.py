@@ -15,9 +15,10 @@ from ftx.exporting.export import export
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import IR_FP32
+from ftx.runs.best_epoch import best_epoch, rank
 from ftx.runs.run import Run
 from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE, checkpoint_records
-from ftx.runs.train_jsonl import Epoch, best_epoch, rank, read_epochs
+from ftx.runs.train_jsonl import Epoch, read_epochs
 from ftx.training import EpochEnd, resume, train
 from ftx.tuning.trial_folders import TrialAssignment
 

@@ -20,10 +20,10 @@ from ftx.adapters.trainable_model import prepare
 from ftx.core.errors import DataError
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.data.random_draws import order_generator
+from ftx.exporting.chosen_images import calibration_images
 from ftx.exporting.export import _recovered, artifacts_of
 from ftx.exporting.int8 import recover as recovering
 from ftx.exporting.int8.recover import recover
-from ftx.exporting.shared_parts import calibration_images
 from ftx.merging.merge_and_prove import merge
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.dense import load_dense

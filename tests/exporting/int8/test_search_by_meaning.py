@@ -19,10 +19,11 @@ from ftx.core.files import sha256_file
 from ftx.core.statistics import PairedCounts
 from ftx.data.dataset import Entry
 from ftx.data.preprocess import Preprocess, load_pixels, normalise
+from ftx.exporting.chosen_images import calibration_images
+from ftx.exporting.export_source import Source
 from ftx.exporting.int8.products import Product
 from ftx.exporting.int8.quantize import Int8Setting, compress_weights, logits_of
 from ftx.exporting.int8.search import CONFIDENCE, MOST_ADDED, Candidate, Quantized, _Search, quantize_body
-from ftx.exporting.shared_parts import Source, calibration_images
 from ftx.exporting.writers import WRITERS, check_accuracy
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import MAX_DROP

@@ -15,8 +15,8 @@ from PIL import Image
 from ftx.core.errors import DataError
 from ftx.core.files import STAGING_PREFIX
 from ftx.core.shipped_files import models_folder, sample_file
+from ftx.data.bundled_sample import place_sample, unpack_sample
 from ftx.data.open_dataset import survey
-from ftx.data.sample import place_sample, unpack_sample
 
 SCRIPTS = Path(__file__).parents[2] / "models"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

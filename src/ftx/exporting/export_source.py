@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,43 +10,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 from torch.export import ExportedProgram
 
 from ftx.backbones.split_network import full_model
-from ftx.core.errors import ExportError
-from ftx.core.progress import SILENT, Progress
+from ftx.core.progress import Progress
 from ftx.core.third_parties import no_telemetry
-from ftx.data.dataset import Entry, groups_of
+from ftx.data.dataset import Entry
 from ftx.data.image_store import ImageStore
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Pixels, Preprocess, normalise
-from ftx.evaluating.measure import graph_logits
 from ftx.explaining.reciprocam import exclusive_groups, explained
+from ftx.exporting.chosen_images import calibration_images, make_reference
 from ftx.exporting.openvino import convert_body
 from ftx.exporting.separate_qkv import separate_qkv, with_split_weights
 from ftx.exporting.tracing import trace
-from ftx.runs.artifacts import DENSE, IR_INT8, finer_variants
+from ftx.runs.artifacts import DENSE
 from ftx.runs.card_json import Card
 from ftx.runs.dense import load_dense
 from ftx.runs.reference_safetensors import ReferenceFile
 from ftx.runs.run import Run
 from ftx.runs.trained import load_trained
-from ftx.runtimes.torch import TorchPredictor
-from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
     import openvino as ov
 
 if TYPE_CHECKING:
     from ftx.exporting.int8.search import Quantized
-
-REFERENCE_IMAGES = 64
-# NNCF's default of 300 gave no smaller error than 100 (0.152 and 0.150 on the model of the search in
-# ftx.exporting.int8.search) and takes three times as long.
-CALIBRATION_IMAGES = 128
-# Enough to compare the settings: 32 and 96 images gave each the same error within 5 %.
-CHOOSING_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -138,70 +127,3 @@ def card_of(run: Run, precision: str, weights_digest: str) -> Card:
         keep_tokens=run.recipe().model.token_fractions,
         files={},
     )
-
-
-def calibration_images(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    """Training images to calibrate INT8 with, and others to choose its setting by.
-
-    The classes take turns; the first turns calibrate, the last choose.
-
-    Raises: ExportError if there are fewer than two different images.
-    """
-    # Copies of an image on both sides would let it choose what it calibrated.
-    distinct = {entry.sha256: entry for entry in entries}.values()
-    some = balanced(list(distinct), CALIBRATION_IMAGES + CHOOSING_IMAGES)
-    if len(some) < 2:
-        raise ExportError(
-            "INT8 needs images to calibrate with and others to choose by",
-            found=f"{len(some)} different images for training in the run's data",
-            fix=f"export in {' or '.join(finer_variants(IR_INT8))}",
-        )
-    choosing = max(1, len(some) * CHOOSING_IMAGES // (CALIBRATION_IMAGES + CHOOSING_IMAGES))
-    return some[:-choosing], some[-choosing:]
-
-
-def make_reference(
-    run: Run, trained: nn.Module, data: Path | None = None, progress: Progress = SILENT
-) -> ReferenceFile:
-    """Run the trained model on up to 64 held-out images of a run, spread over the classes.
-
-    Raises: DataError if an image is gone or has changed.
-    """
-    store, pre = ImageStore(run.data_root(data)), run.manifest.preprocess
-    chosen = balanced(run.report_entries(), REFERENCE_IMAGES)
-    pixels_NHWC = load_pixels_many([store[entry] for entry in chosen], pre, progress)
-    logits_NC, clear_N = reference_logits(TorchPredictor(trained, pre, run.task), pixels_NHWC, progress)
-    return ReferenceFile(
-        paths=tuple(entry.path for entry in chosen),
-        pixels_NHWC=pixels_NHWC,
-        logits_NC=logits_NC,
-        targets_NC=run.task.targets([entry.labels for entry in chosen]),
-        groups=groups_of(chosen),
-        clear_N=clear_N,
-    )
-
-
-def reference_logits(
-    predictor: TorchPredictor, pixels_NHWC: Pixels, progress: Progress = SILENT
-) -> tuple[Floats, NDArray[np.bool_] | None]:
-    """Logits in torch f32, and whether the patches of each image were chosen clearly, if the model drops some.
-
-    Shape: [N, H, W, 3] -> [N, C] and [N].
-    """
-    with progress.track("Reference logits", len(pixels_NHWC)) as bar, predictor.choice_margins() as margins:
-        return graph_logits(predictor, pixels_NHWC, bar), margins.clear()
-
-
-def balanced(entries: Sequence[Entry], count: int) -> tuple[Entry, ...]:
-    """Up to ``count`` images, from each class in turn; within a class in the order of their content hashes.
-
-    That order is as good as random, and gives the same images on every machine.
-    """
-    classes: dict[tuple[str, ...], list[Entry]] = {}
-    for entry in sorted(entries, key=lambda entry: (entry.sha256, entry.path)):
-        classes.setdefault(entry.labels, []).append(entry)
-    ranked = [
-        (turn, labels, entry) for labels, members in sorted(classes.items()) for turn, entry in enumerate(members)
-    ]
-    ranked.sort(key=lambda item: item[:2])
-    return tuple(entry for _, _, entry in ranked[:count])
