@@ -32,9 +32,9 @@ from ftx.backbones.build import Backbone, build
 from ftx.backbones.layer_roles import expose, head_names, sites
 from ftx.core.errors import ExportError
 from ftx.data.preprocess import Preprocess, normalise
+from ftx.exporting.export_source import trace
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import convert_body, write_ir
-from ftx.exporting.tracing import trace
 from ftx.merging.merge_and_prove import merged_state
 from ftx.recipe.adapter_targets import TARGETS
 from ftx.recipe.method_defaults import AdapterName

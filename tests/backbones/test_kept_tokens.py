@@ -26,9 +26,9 @@ from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import cut_after, full_model, set_attention
 from ftx.core.errors import ModelError
 from ftx.data.preprocess import Preprocess
+from ftx.exporting.export_source import trace
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import convert_body
-from ftx.exporting.tracing import trace
 from ftx.runtimes.predictor import INPUT, LOGITS
 
 SHARES = {1: 0.7, 3: 0.5}

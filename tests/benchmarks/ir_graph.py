@@ -18,10 +18,10 @@ from ftx.backbones.build import build
 from ftx.backbones.kept_tokens import TokenFractions
 from ftx.backbones.split_network import full_model
 from ftx.data.preprocess import normalise
+from ftx.exporting.export_source import trace
 from ftx.exporting.openvino import convert_body
 from ftx.exporting.preprocess_graph import embed_preprocessing
 from ftx.exporting.separate_qkv import separate_qkv
-from ftx.exporting.tracing import trace
 from ftx.runtimes.compiled_network import core
 
 ROUNDS = {1: 200, 8: 40}

@@ -26,11 +26,10 @@ from ftx.explaining.overlay import overlay
 from ftx.explaining.reciprocam import explained
 from ftx.exporting import export
 from ftx.exporting.chosen_images import calibration_images
-from ftx.exporting.export_source import NormalisedImages, Source
+from ftx.exporting.export_source import NormalisedImages, Source, trace
 from ftx.exporting.int8.products import only_for_maps, products, quantized_products
 from ftx.exporting.int8.quantize import Int8Setting, compress_weights, logits_of, quantize
 from ftx.exporting.openvino import convert_body
-from ftx.exporting.tracing import trace
 from ftx.runs.artifacts import IR_FP32
 from ftx.runs.run import Run
 from ftx.runtimes import load_folder

@@ -14,12 +14,12 @@ from torch import nn
 
 from ftx.backbones.kept_tokens import keep_tokens
 from ftx.explaining.reciprocam import explained
+from ftx.exporting.export_source import trace
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import convert_body
 from ftx.exporting.separate_qkv import separate_qkv
-from ftx.exporting.tracing import OUTPUTS, trace
 from ftx.runtimes.compiled_network import core
-from ftx.runtimes.predictor import INPUT
+from ftx.runtimes.predictor import INPUT, OUTPUTS
 
 NETWORKS = {
     "registers": ("vit_small_patch14_reg4_dinov2", {"img_size": 56, "depth": 4}),

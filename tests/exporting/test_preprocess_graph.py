@@ -14,9 +14,9 @@ from PIL import Image
 from ftx.backbones.build import build
 from ftx.data.image_store import open_image
 from ftx.data.preprocess import Preprocess, normalise, resize_crop
+from ftx.exporting.export_source import trace
 from ftx.exporting.openvino import convert_body, name_canonically
 from ftx.exporting.preprocess_graph import embed_preprocessing
-from ftx.exporting.tracing import trace
 from ftx.runtimes.compiled_network import core
 
 Interpolation = Literal["bicubic", "bilinear"]

@@ -15,12 +15,12 @@ from torch import nn
 from ftx.backbones.kept_tokens import keep_tokens
 from ftx.backbones.split_network import full_model
 from ftx.data.preprocess import Preprocess
+from ftx.exporting.export_source import trace
 from ftx.exporting.int8.products import products, quantized_products, with_exact_inputs
 from ftx.exporting.int8.quantize import Int8Setting
 from ftx.exporting.int8.search import quantize_body
 from ftx.exporting.openvino import compress_to_fp16, convert_body
 from ftx.exporting.separate_qkv import separate_qkv, with_split_weights
-from ftx.exporting.tracing import trace
 
 PX = 64
 ALIKE = {

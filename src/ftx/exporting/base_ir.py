@@ -32,9 +32,8 @@ from ftx.data.preprocess import Pixels
 from ftx.evaluating.measure import graph_logits
 from ftx.exporting.chosen_images import make_reference, reference_logits
 from ftx.exporting.export import check_free
-from ftx.exporting.export_source import card_of
+from ftx.exporting.export_source import card_of, trace
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
-from ftx.exporting.tracing import trace
 from ftx.recipe.method_defaults import ADAPTERS
 from ftx.runs.artifacts import DENSE, IR_FILE, IR_FP32, TRAINED
 from ftx.runs.card_json import PROOF_FILE, REFERENCE_FILE, BaseIr, Card, read_card, write_card

@@ -15,9 +15,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ftx.core.errors import ExportError
 from ftx.core.third_parties import quiet_third_parties
-from ftx.exporting.tracing import OUTPUTS
 from ftx.runs.artifacts import ONNX_FILE
-from ftx.runtimes.predictor import INPUT
+from ftx.runtimes.predictor import INPUT, OUTPUTS
 
 # 20 is the first with Gelu as one operator (18 spells it out as Div, Erf, Add, Mul, Mul), and every runtime of
 # the last two years reads it. From 23 on each block has one Attention operator, which few runtimes support.

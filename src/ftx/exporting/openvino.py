@@ -16,11 +16,10 @@ from torch.export import ExportedProgram
 from ftx.core.errors import ExportError
 from ftx.core.third_parties import no_telemetry, quiet_third_parties
 from ftx.data.preprocess import Preprocess
-from ftx.exporting.tracing import OUTPUTS
 from ftx.runs.artifacts import IR_FILE
 from ftx.runs.card_json import Card
 from ftx.runtimes.model_api import model_info
-from ftx.runtimes.predictor import INPUT
+from ftx.runtimes.predictor import INPUT, OUTPUTS
 from ftx.runtimes.single_kernels import NORMALISED
 
 with no_telemetry():

@@ -27,6 +27,8 @@ INPUT = "image"
 LOGITS = "logits"
 # Model API's name for the maps of a model that was exported with them.
 MAPS = "saliency_map"
+# In this order; a model without maps has only the first. Model API finds the others by these names.
+OUTPUTS = (LOGITS, MAPS, "feature_vector")
 # Enough for the matrix products to fill a CPU's cores: more only takes memory.
 BATCH_IMAGES = 16
 # Pixels in the batches that are computed at a time: sixteen images of 640 x 480. To resize them a graph takes 24 times

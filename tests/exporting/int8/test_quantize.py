@@ -15,12 +15,12 @@ from tests.conftest import Listener
 from ftx.backbones.split_network import full_model
 from ftx.core.signal_stack import OFF, SignalStack
 from ftx.data.preprocess import Preprocess
+from ftx.exporting.export_source import trace
 from ftx.exporting.int8 import search as quantizing
 from ftx.exporting.int8.products import int8_fraction, products, quantized_products
 from ftx.exporting.int8.quantize import ATTENTION, CONVOLUTIONS, Int8Setting, compress_weights
 from ftx.exporting.int8.search import Quantized, quantize_body
 from ftx.exporting.openvino import convert_body, name_canonically
-from ftx.exporting.tracing import trace
 from ftx.runs.machine import WITHOUT_VNNI, this_set
 from ftx.runtimes.compiled_network import core
 
