@@ -99,7 +99,7 @@ def sample(
     ] = Path(),
     json: JsonFlag = False,
 ) -> int:
-    """Unpack the sample that comes with ftx: pictures of garments with labels for one of the three tasks.
+    """Unpack the sample that comes with ftx: pictures of garments with labels for one of the tasks.
 
     1,000 images of Fashion-MNIST to train on and 500 held out, as ten classes or as a tree with an independent label;
     for multilabel 750 collages of up to four garments and 300 held out. Files that already exist do not change.

@@ -1,4 +1,4 @@
-"""From the logits of probes that were not trained on an image to its probably wrong labels, for all three tasks.
+"""From the logits of probes that were not trained on an image to its probably wrong labels.
 
 Each group of mutually exclusive classes is judged by itself, and each independent label as two classes: yes and no.
 
