@@ -5,10 +5,16 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from tests.benchmarks import datasets
 from tests.benchmarks.bench import as_good
+from tests.benchmarks.dataset_sources import Item
+from tests.benchmarks.ldraw import Library, View
 
 # One runs inside of a debugger, with its Python.
 BENCHMARKS = sorted({path.stem for path in Path(__file__).with_name("benchmarks").glob("*.py")} - {"without_avx512"})
@@ -46,3 +52,47 @@ def test_the_data_path_is_measured_on_few_images(tmp_path: Path) -> None:
     images, *each = answer.splitlines()[1].split()
     assert images == "20"
     assert all(int(one) > 0 for one in each[:3])
+
+
+def test_no_training_image_of_a_data_set_is_nearly_a_test_image(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where a copy and a brighter copy of a test image stand in a group of the training part."""
+    noise = np.random.default_rng(0).integers(0, 200, (40, 16, 16), dtype=np.uint8)
+
+    def item(name: str, group: str, pixels_HW: np.ndarray) -> Item:
+        return Item(name, "ab"[len(name) % 2], group, lambda: Image.fromarray(pixels_HW))
+
+    source = [item(f"{number:0{2 + number % 2}}", f"group {number // 2}", noise[number]) for number in range(40)]
+
+    def chosen(items: Sequence[Item]) -> dict[str, list[Item]]:
+        monkeypatch.setattr(datasets, "items", lambda *_: items)
+        parts = datasets.choose("source", datasets.Choice(0.5, most_train=8, least=3), tmp_path)
+        return {part: [picture.item for picture in pictures] for part, pictures in parts.items()}
+
+    once = chosen(source)
+    groups = {part: {item.group for item in items} for part, items in once.items()}
+    assert not groups["train"] & groups["test"]
+    assert [sum(item.label == label for item in once["train"]) for label in "ab"] == [8, 8]
+    (train, test), pixels_HW = (once["train"][0], once["test"][0]), np.asarray(once["test"][0].draw())
+    copies = [item("copy", train.group, pixels_HW), item("brighter", train.group, pixels_HW + 50)]
+    again = chosen([*copies, item("equal", test.group, pixels_HW), *source])
+    assert [each.name for each in again["train"]] == [each.name for each in once["train"]]
+    assert sum(np.array_equal(np.asarray(each.draw()), pixels_HW) for each in again["test"]) == 1
+
+
+def test_a_brick_shows_its_nearest_surfaces(tmp_path: Path) -> None:
+    """A small red square, which is its own file, before a large one of the part's colour."""
+    (tmp_path / "p").mkdir()
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "LDConfig.ldr").write_text(
+        "0 !COLOUR Red CODE 4 VALUE #C80000 EDGE #333333\n0 !COLOUR Blue CODE 1 VALUE #0000C8 EDGE #333333\n"
+    )
+    (tmp_path / "p" / "square.dat").write_text("4 16 -1 -1 0 1 -1 0 1 1 0 -1 1 0\n")
+    (tmp_path / "parts" / "1.dat").write_text(
+        "0 Square\n1 4 0 0 -5 3 0 0 0 3 0 0 0 3 SQUARE.DAT\n1 16 0 0 5 9 0 0 0 9 0 0 0 9 Square.dat\n"
+    )
+    image = Library(tmp_path).draw("1.dat", View(0, 0, colour=1, background=255), 50)
+    colours = [image.getpixel(at) for at in ((25, 25), (10, 25), (1, 1))]
+    assert [np.argmax(colour) for colour in colours[:2]] == [0, 2]
+    assert colours[2] == (255, 255, 255)
