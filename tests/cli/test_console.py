@@ -127,6 +127,13 @@ def test_a_bar_whose_work_is_done_does_not_come_back() -> None:
             assert "0/" not in text  # how much there is nobody knows
 
 
+def test_a_bar_has_characters_that_the_terminal_can_show() -> None:
+    with io.TextIOWrapper(io.BytesIO(), encoding="ascii") as ascii_only, redirect_stdout(ascii_only):
+        assert console.bar(0.75, 4) == "###"
+    with io.TextIOWrapper(io.BytesIO(), encoding="utf-8") as unicode, redirect_stdout(unicode):
+        assert console.bar(0.75, 4) == "███"
+
+
 def test_the_cursor_is_hidden_once_and_comes_back_after_the_last_bar() -> None:
     with terminal("xterm") as shown:
         progress = console.TerminalProgress()
