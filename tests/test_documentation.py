@@ -114,6 +114,23 @@ def test_architecture_names_functions_that_exist() -> None:
             assert set(name.split(".")) <= defined, f"{file}: {name}"
 
 
+def test_no_two_files_import_each_other() -> None:
+    """Imports inside functions count too."""
+    source = ROOT / "src"
+    names = {".".join(path.relative_to(source).with_suffix("").parts): path for path in source.rglob("*.py")}
+    imports = {
+        name: {
+            target
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and node.module
+            for target in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        }
+        for name, path in names.items()
+    }
+    pairs = [(one, two) for one, found in imports.items() for two in found if one < two and one in imports.get(two, ())]
+    assert pairs == []
+
+
 def test_files_of_the_source_are_short() -> None:
     lines = {path: text(path).count("\n") for path in (ROOT / "src").rglob("*.py")}
     assert len(lines) > 200

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+SCANNED = (".py", ".html", ".js", ".css", ".yaml")
 # An expression for a word in lower case, spaces for the spaces or underscores between its parts: what to write instead.
 WORDS = {
     "said|told|tells?": "summary, message, report",
@@ -28,7 +29,7 @@ WORDS = {
     "travel(s|led)?": "bundled",
     "lays?": "load, restore, use as defaults",
     "hangs?|hung": "depends on",
-    "(is|are) held to|holds? to|(does|do) not hold": "must meet, is invalid",
+    "held to|holds? to|(does|do) not hold": "must meet, limited to, is invalid",
     "weigh(s|ed|ing)?": "size of",
     "ahead": "prefetch",
     "paid": "CPU quota",
@@ -64,7 +65,9 @@ def found(path: Path) -> Iterator[tuple[int, str, str]]:
 
 def main() -> int:
     """Print each word that is not a contract; 1 if there is one."""
-    wrong = [(path, *word) for path in sorted((ROOT / "src").rglob("*.py")) for word in found(path)]
+    wrong = [
+        (path, *word) for path in sorted((ROOT / "src").rglob("*.*")) if path.suffix in SCANNED for word in found(path)
+    ]
     for path, number, word, instead in wrong:
         print(f"{path.relative_to(ROOT)}:{number}: {word!r}: write {instead}")
     return 1 if wrong else 0

@@ -279,6 +279,13 @@ HELD_BACK: Mapping[str, Callable[[Path], Contents]] = {
     "sky": partial(class_folders, "sky", Choice(0.5)),
 }
 
+# The others are multiclass.
+TASKS = {
+    "garments-tree": "hierarchical",
+    "garments-collages": "multilabel",
+    "photographs-collages": "multilabel",
+}
+
 
 def write(folder: Path, contents: Contents) -> None:
     """A folder that appears when it is complete."""

@@ -100,12 +100,12 @@ SLOW = """([delay, lost]) => {
 
 # A key that reaches the page right after the error.
 ON_ITS_WAY = """() => {
-    const said = document.getElementById("said");
+    const message = document.getElementById("message");
     new MutationObserver((_, observer) => {
-        if (said.className !== "wrong") return;
+        if (message.className !== "wrong") return;
         observer.disconnect();
         document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "d", bubbles: true}));
-    }).observe(said, {attributes: true});
+    }).observe(message, {attributes: true});
 }"""
 
 

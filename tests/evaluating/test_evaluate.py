@@ -42,10 +42,10 @@ def test_the_scores_are_torchmetrics(seed: int) -> None:
     if seed % 2:
         truth[0] = called[0] = 4
     t, c = torch.from_numpy(truth), torch.from_numpy(called)
-    true_NC, called_NC = (np.eye(labels, dtype=bool)[values] for values in (truth, called))
-    matrix = confusion_matrix(true_NC, called_NC)
+    true_NC, predicted_NC = (np.eye(labels, dtype=bool)[values] for values in (truth, called))
+    matrix = confusion_matrix(true_NC, predicted_NC)
     np.testing.assert_array_equal(matrix, multiclass_confusion_matrix(c, t, labels).numpy())
-    scores = class_scores(called_NC, true_NC, called_NC.astype(np.float32), tuple("abcdefg"))
+    scores = class_scores(predicted_NC, true_NC, predicted_NC.astype(np.float32), tuple("abcdefg"))
     for ours, oracle in (
         ([score.precision for score in scores], multiclass_precision),
         ([score.recall for score in scores], multiclass_recall),
@@ -53,7 +53,7 @@ def test_the_scores_are_torchmetrics(seed: int) -> None:
         ([1 - score.false_positive_rate for score in scores], multiclass_specificity),
     ):
         np.testing.assert_allclose(ours, oracle(c, t, labels, average=None).numpy(), rtol=F32_RTOL)
-    assert f1_of(called_NC, true_NC)[0] == pytest.approx(
+    assert f1_of(predicted_NC, true_NC)[0] == pytest.approx(
         float(multiclass_f1_score(c, t, labels, average="macro")), rel=F32_RTOL
     )
     assert [score.support for score in scores] == np.bincount(truth, minlength=labels).tolist()

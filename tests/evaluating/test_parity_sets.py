@@ -103,7 +103,7 @@ def test_a_device_of_the_set_repeats_the_answers_and_is_proved(run: Path, tmp_pa
     assert report.transfer is not None
     assert report.transfer.same
     assert report.transfer.verdict == "proved"
-    assert f"which was held to {OTHER} proved" in report.transfer.summary
+    assert f"which was limited to {OTHER} proved" in report.transfer.summary
     assert report.verdicts == {f"openvino/{name}": "proved"}
     known = read_proof(device / name)
     assert [proof.isa for proof in known.sets] == [OTHER]  # both are kept

@@ -115,7 +115,7 @@ def test_half_a_run_says_what_it_lacks(whole_run: Path, tmp_path: Path) -> None:
     assert found.lacks[-1].startswith("the curves of its training")
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert f"ftx merge {run.path}" in html
-    assert "The run does not hold what its epochs measured." in html
+    assert "The run does not contain what its epochs measured." in html
     assert all(f'<section id="{section}"' in html for section in SECTIONS)
 
 

@@ -45,11 +45,11 @@ def test_a_picture_is_dropped_and_its_labels_are_seen(colour_server: Running, sc
         maps = seen.page.locator(".pictures img")
         maps.nth(1).wait_for()
         assert maps.count() == 2
-        assert maps.nth(1).get_attribute("alt") == "meadow.png, with what speaks for green in light"
+        assert maps.nth(1).get_attribute("alt") == "meadow.png, with what supports green in light"
         assert maps.nth(1).evaluate("one => one.complete && one.naturalWidth > 0")
         drop(seen, "broken.png", b"<html>")
-        seen.page.locator(".said.bad").wait_for()
-        assert "an HTML page" in seen.page.locator(".said.bad").inner_text()
+        seen.page.locator(".message.bad").wait_for()
+        assert "an HTML page" in seen.page.locator(".message.bad").inner_text()
         assert seen.violations() == []
         assert seen.sideways() == 0
         assert [one for one in seen.errors if "422" not in one] == []
@@ -87,7 +87,7 @@ def test_it_is_used_by_keyboard(colour_server: Running) -> None:
         assert seen.page.evaluate("document.activeElement.id") == "files"
         _chooser(seen).set_files({"name": "sky.png", "mimeType": "image/png", "buffer": png(2)})
         seen.page.locator(".scores li").first.wait_for()
-        assert seen.page.locator(".scores .called").inner_text() == "blue"
+        assert seen.page.locator(".scores .predicted").inner_text() == "blue"
 
 
 def _chooser(seen: Visit) -> FileChooser:
@@ -109,8 +109,8 @@ def test_names_with_html_in_them_stay_text(tmp_path: Path) -> None:
         seen.page.locator("#model-row").wait_for()
         drop(seen, EVIL, png(0))
         seen.page.locator(".scores li").first.wait_for()
-        assert seen.page.locator(".scores .called").inner_text() == EVIL
-        assert seen.page.locator("#answers h2").inner_text() == EVIL
+        assert seen.page.locator(".scores .predicted").inner_text() == EVIL
+        assert seen.page.locator("#predictions h2").inner_text() == EVIL
         assert seen.page.locator("#model option").inner_text() == EVIL
         assert seen.page.title() == "ftx: try a model"
         assert seen.page.locator("img[src=x]").count() == 0
@@ -120,7 +120,7 @@ def test_names_with_html_in_them_stay_text(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_asks_for_the_token(colour_ir: Path) -> None:
     with running(ModelSource("colour", colour_ir), token=TOKEN) as server, visit(f"http://{server.url}/") as seen:
-        field = seen.page.get_by_label("This server asks for its token")
+        field = seen.page.get_by_label("This server requires a token")
         field.wait_for()
         field.fill("wrong")
         field.press("Enter")

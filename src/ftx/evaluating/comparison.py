@@ -86,7 +86,7 @@ class Subject:
     kernels: Kernels | None = None
 
     def __str__(self) -> str:
-        limit = f", held to {self.kernels.isa}" if self.kernels and self.kernels.emulated else ""
+        limit = f", limited to {self.kernels.isa}" if self.kernels and self.kernels.emulated else ""
         return f"{self.artifact} ({self.artifact.runtime}, {self.view} view, {self.compute}{limit})"
 
 

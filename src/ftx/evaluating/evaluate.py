@@ -31,9 +31,9 @@ Counts = NDArray[np.int64]
 
 
 class ClassScore(ClosedModel):
-    """One label: shares in [0, 1], 0 where nothing was predicted or nothing is there; ``support`` in images.
+    """One label: fractions in [0, 1], 0 where nothing was predicted or nothing is there; ``support`` in images.
 
-    ``false_positive_rate`` is the share of images without the label that are called it.
+    ``false_positive_rate`` is the fraction of images without the label for which it is predicted.
 
     ``average_precision`` is that of its scores, null where no image has the label.
     """
@@ -48,9 +48,9 @@ class ClassScore(ClosedModel):
 
 
 class EvalReport(CommandReport):
-    """Share of wholly right images with Wilson's 95 % interval, the task's metrics, and each label's own.
+    """Fraction of images with every label correct, its Wilson 95 % interval, and the metrics of the task and of labels.
 
-    ``confusion[i][j]`` counts images of label i that were called j, in the order of ``classes``; null where an image
+    ``confusion[i][j]`` counts images of label i with the prediction j, in the order of ``classes``; null where an image
     may have several labels.
     """
 
@@ -89,11 +89,11 @@ def evaluate(
     logits_NC = kept.logits_NC
     task = run.task
     targets_NC = task.targets([entry.labels for entry in entries])
-    right = int(task.correct(logits_NC, targets_NC).sum())
-    low, high = wilson_interval(right, len(entries))
+    correct = int(task.correct(logits_NC, targets_NC).sum())
+    low, high = wilson_interval(correct, len(entries))
     # What the truth does not say, as the label below a node that is all that is known, is no mistake.
-    called_NC, true_NC = task.predicted(logits_NC) & task.known(targets_NC), targets_NC > 0
-    one_each = bool((true_NC.sum(axis=1) == 1).all() and (called_NC.sum(axis=1) == 1).all())
+    predicted_NC, true_NC = task.predicted(logits_NC) & task.known(targets_NC), targets_NC > 0
+    one_each = bool((true_NC.sum(axis=1) == 1).all() and (predicted_NC.sum(axis=1) == 1).all())
     report = EvalReport(
         run=str(run.path),
         artifact=chosen.name,
@@ -101,13 +101,13 @@ def evaluate(
         compute=kept.compute,
         split=entries[0].split,
         images=len(entries),
-        accuracy=right / len(entries),
+        accuracy=correct / len(entries),
         accuracy_low=low,
         accuracy_high=high,
         metrics=task.metrics(logits_NC, targets_NC),
-        macro_f1=f1_of(called_NC, true_NC)[0],
-        classes=class_scores(called_NC, true_NC, task.scores(logits_NC), task.labels.names),
-        confusion=confusion_matrix(true_NC, called_NC).tolist() if one_each else None,
+        macro_f1=f1_of(predicted_NC, true_NC)[0],
+        classes=class_scores(predicted_NC, true_NC, task.scores(logits_NC), task.labels.names),
+        confusion=confusion_matrix(true_NC, predicted_NC).tolist() if one_each else None,
     )
     run.keep_report("eval", report, progress)
     return report
@@ -138,17 +138,17 @@ def held_out_logits(
     return KeptLogits(logits_NC, predictor.compute, this_machine())
 
 
-def confusion_matrix(true_NC: Flags, called_NC: Flags) -> Counts:
+def confusion_matrix(true_NC: Flags, predicted_NC: Flags) -> Counts:
     """How often label i was called j. Shape: [C, C]."""
-    return true_NC.astype(np.int64).T @ called_NC.astype(np.int64)
+    return true_NC.astype(np.int64).T @ predicted_NC.astype(np.int64)
 
 
-def class_scores(called_NC: Flags, true_NC: Flags, scores_NC: Floats, names: tuple[str, ...]) -> list[ClassScore]:
+def class_scores(predicted_NC: Flags, true_NC: Flags, scores_NC: Floats, names: tuple[str, ...]) -> list[ClassScore]:
     """Precision, recall, F1 and average precision of each label."""
     found: list[ClassScore] = []
     for row, name in enumerate(names):
-        hits = int((called_NC[:, row] & true_NC[:, row]).sum())
-        called, support = int(called_NC[:, row].sum()), int(true_NC[:, row].sum())
+        hits = int((predicted_NC[:, row] & true_NC[:, row]).sum())
+        called, support = int(predicted_NC[:, row].sum()), int(true_NC[:, row].sum())
         score = ClassScore(
             name=name,
             precision=_share(hits, called),

@@ -25,7 +25,7 @@ from ftx.evaluating.comparison import Comparison, Reference, Subject, compare
 from ftx.evaluating.judge import Judged, judge
 from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_images import ParityImages, folder_images, read_reference
-from ftx.evaluating.stated_labels import identity_faults, image_path_faults, metadata_faults
+from ftx.evaluating.stated_labels import identity_faults, metadata_faults, preprocessing_faults
 from ftx.runs.artifacts import DENSE, TRAINED, Artifact
 from ftx.runs.compute_precision import F32, Compute, ComputePrecision
 from ftx.runs.parity_json import VIEW_OF, KernelPath, View
@@ -288,7 +288,7 @@ def measure_folder(
     ]
     partial = "its adapter came without the trained model's logits: ftx export --as-update"
     measured = Measurements(reference, table, partial=partial if update and update.sequence is None else None)
-    faults = [*metadata_faults(chosen), *image_path_faults(chosen)]
+    faults = [*metadata_faults(chosen), *preprocessing_faults(chosen)]
     measured.faults[artifact.name] = [f"{artifact}: {fault}" for fault in faults]
     own = measured.on_reference.setdefault(artifact, [])
     with progress.track("validating", sum(len(some.chosen) for *_, some in ways)) as bar:

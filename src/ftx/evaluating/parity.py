@@ -63,7 +63,7 @@ def validate(
     table = Bounds.of(bounds)
     if max_drop is not None and not 0 < max_drop < 1:
         raise InputError(
-            f"--max-drop {max_drop:g} is no margin", fix="it is a share of the images between 0 and 1, as 0.02"
+            f"--max-drop {max_drop:g} is no margin", fix="it must be a fraction of the images between 0 and 1, as 0.02"
         )
     path = target.path if isinstance(target, Run) else Run.open().path if target is None else Path(target)
     folder = path.parent if path.is_file() else path

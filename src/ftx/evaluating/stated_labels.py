@@ -49,7 +49,7 @@ def metadata_faults(predictor: OpenVinoPredictor) -> list[str]:
 _SAME = 1e-5
 
 
-def image_path_faults(predictor: OpenVinoPredictor) -> list[str]:
+def preprocessing_faults(predictor: OpenVinoPredictor) -> list[str]:
     """In words, where the graph resizes, crops or normalises differently from its card.
 
     The graph is given a black and a white image of the size that it does not resize, by which mean and std are

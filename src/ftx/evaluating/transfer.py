@@ -95,7 +95,7 @@ def _there(there: RunProof, verdict: Verdict, off: float | None, bound: float) -
     distance = "its logits have another shape, or it was not run there in each way that it runs here"
     if off is not None:
         distance = f"logits within {off:.1e}, bound {bound:.1e}"
-    held = f", which was held to {there.isa}" if there.emulated else ""
+    held = f", which was limited to {there.isa}" if there.emulated else ""
     return f"{distance}; there{held} {verdict}: {there.summary}"
 
 

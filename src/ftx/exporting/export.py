@@ -12,6 +12,7 @@ from ftx.core.command_report import CommandReport
 from ftx.core.errors import EnvironmentFault, InputError, check_known
 from ftx.core.files import check_space, staged_file
 from ftx.core.progress import SILENT, Progress
+from ftx.exporting.recover_report import RecoverReport
 from ftx.runs.artifacts import (
     DENSE,
     EXPORTED,
@@ -51,23 +52,6 @@ class ExportedArtifact(ClosedModel):
     summary: str
     # Only INT8, and null without a search.
     searched: QuantizeReport | None = None
-
-
-class RecoverReport(CommandReport):
-    """A run that was trained through 8 bits.
-
-    Errors are mean absolute differences of a logit between the network with fake quantization and the run's model in
-    f32 before, on training images that took no step; ``before`` and ``after`` these steps.
-    """
-
-    verb: str = "export"
-    source: str
-    steps: int
-    lr: float
-    error_before: float
-    error_after: float
-    metric: str
-    metrics: dict[str, float]
 
 
 class ExportReport(CommandReport):

@@ -35,11 +35,11 @@ def mean_average_precision(scores_NC: Floats, true_NC: Flags) -> float:
     return float(np.mean(known)) if known else 0.0
 
 
-def f1_of(called_NC: Flags, true_NC: Flags) -> tuple[float, float]:
+def f1_of(predicted_NC: Flags, true_NC: Flags) -> tuple[float, float]:
     """Macro and micro F1; a label that occurs neither in truth nor in predictions counts in neither."""
-    hits_C = (called_NC & true_NC).sum(axis=0)
+    hits_C = (predicted_NC & true_NC).sum(axis=0)
     # 2pr / (p + r) without the division by zero of p = r = 0.
-    either_C = called_NC.sum(axis=0) + true_NC.sum(axis=0)
+    either_C = predicted_NC.sum(axis=0) + true_NC.sum(axis=0)
     each_C = 2 * hits_C / np.maximum(either_C, 1)
     macro = float(each_C[either_C > 0].mean()) if (either_C > 0).any() else 0.0
     return macro, float(2 * hits_C.sum() / max(int(either_C.sum()), 1))

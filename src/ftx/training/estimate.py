@@ -160,7 +160,7 @@ def memory_mb(prepared: TrainableModel, recipe: Recipe, planned: Plan, images: i
     kept = _kept_numbers(prepared, planned.dropped, again=again) * part * width_bytes
     # A head that is solved needs all features at once, in f64: as they are read, concatenated, and standardised.
     width = sum(head.in_features for head in linear_heads(module))
-    solved = 3 * 8 * images * width if planned.head_init == "probe" else 0
+    solved = 3 * 8 * images * width if planned.fits_head else 0
     # torch, timm and the images: measured as the least that a training of a small model takes.
     torch_itself = 480_000_000
     return round((weights + merged + states + kept + solved + torch_itself) / 1e6)

@@ -129,7 +129,7 @@ def read_images(recipe: Recipe, run: Run | None, progress: Progress) -> Dataset:
     """
     pre, data, train = preprocess_before(recipe.model.name, recipe.data.image_size), recipe.data, recipe.train
     if train.augment == "auto" and (recipe.method == "full" or recipe.adapter.blocks == "all"):
-        # As no block is frozen. It decides how pixels are kept.
+        # What the plan will decide if no block is frozen. Here it only decides in which form pixels are kept.
         train = train.model_copy(update={"augment": "light"})
     with pixel_store(data, 0, pre, train, SILENT) as pixels:  # training prints if it is too small
         return survey(

@@ -266,7 +266,7 @@ class _Session:
 
     def _start_head(self, training: Training) -> HeadStart | None:
         """Fit the head, if the plan says so and the classifier is linear."""
-        if training.recipe.head_init != "probe":
+        if self.found.plan.head_init != "probe":
             return None
         if self.found.init_from is not None and not self.found.plan.fits_head:
             self.progress.note("the head starts from the run's: train.head_init=probe is not used")

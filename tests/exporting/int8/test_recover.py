@@ -13,11 +13,11 @@ from ftx.core.errors import GateFailed, RunError
 from ftx.data.preprocess import load_pixels
 from ftx.evaluating import validate
 from ftx.exporting import export
-from ftx.exporting.export import RecoverReport
 from ftx.exporting.int8 import recover as recovering
 from ftx.exporting.int8 import search as quantizing
 from ftx.exporting.int8.quantize import Int8Setting
 from ftx.exporting.int8.recover import recover
+from ftx.exporting.recover_report import RecoverReport
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, IR_INT8, TRAINED

@@ -31,8 +31,8 @@ from ftx.core.third_parties import no_telemetry, quiet_third_parties
 from ftx.data.dataset import Dataset, Entry
 from ftx.data.random_draws import order_generator
 from ftx.exporting.chosen_images import calibration_images
-from ftx.exporting.export import RecoverReport
 from ftx.exporting.int8.quantize import RANGES, quiet
+from ftx.exporting.recover_report import RecoverReport
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.dense import load_dense
 from ftx.runs.new_run import check_name_free, new_run, seal

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from ftx.cli.app import run
 from ftx.data.preprocess import Preprocess, normalise
 from ftx.evaluating import validate
-from ftx.evaluating.stated_labels import image_path_faults
+from ftx.evaluating.stated_labels import preprocessing_faults
 from ftx.exporting.preprocess_graph import embed_preprocessing
 from ftx.runs.card_json import REFERENCE_FILE, read_card, write_card
 from ftx.runtimes.model_api import model_info
@@ -64,16 +64,16 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 def test_an_image_path_that_is_not_the_graphs_is_named(folder: Path, change: str) -> None:
     changes, said = CHANGES[change]
     write_card(folder, read_card(folder).model_copy(update={"preprocess": replace(PRE, **changes)}))
-    (fault,) = image_path_faults(OpenVinoPredictor(folder))
+    (fault,) = preprocessing_faults(OpenVinoPredictor(folder))
     assert fault.startswith(f"{said} in card.json are not the model's: ")
 
 
 def test_the_graphs_own_has_no_fault(folder: Path) -> None:
-    assert image_path_faults(OpenVinoPredictor(folder)) == []
+    assert preprocessing_faults(OpenVinoPredictor(folder)) == []
 
 
 def test_a_graph_whose_parts_have_no_names_is_not_compared(colour_model: Any) -> None:
-    assert image_path_faults(OpenVinoPredictor(colour_model.folder)) == []
+    assert preprocessing_faults(OpenVinoPredictor(colour_model.folder)) == []
 
 
 def test_validate_fails_and_says_the_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
