@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 from ftx.core.addresses import Address
+from ftx.core.byte_semaphore import ByteSemaphore
 from ftx.core.errors import DataError, ImageError
 from ftx.data import image_store as images
 from ftx.data.dataset import Entry
 from ftx.data.decode_limits import FILES
 from ftx.data.image_store import EncodedImage, ImageLike, ImageStore, OpenImageFile, open_hashed, open_image
 from ftx.data.preprocess import Preprocess, load_pixels
-from ftx.data.threads import ByteBudget
 
 PRE = Preprocess(8, 8, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 NOISE = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
@@ -83,7 +83,7 @@ def test_an_opened_image_is_in_memory_only_while_it_is_decoded(content: bytes) -
     opened = OpenImageFile(EncodedImage("1.png", lambda: file))
     assert file.read_bytes < 20_000 < len(content)
 
-    class Noted(ByteBudget):
+    class Noted(ByteSemaphore):
         def holding(self, size_bytes: int) -> AbstractContextManager[None]:
             held_bytes.append(size_bytes)
             return super().holding(size_bytes)
@@ -178,7 +178,7 @@ class Watched(io.BytesIO):
 def test_files_that_threads_read_at_once_are_held_to_one_budget(spare: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one is read, another begins only if both fit; and it does once the first is done."""
     content = png()
-    budget = ByteBudget(2 * len(content) + spare)
+    budget = ByteSemaphore(2 * len(content) + spare)
     monkeypatch.setattr(images, "FILES", budget)
     began = threading.Event()
     other = threading.Thread(target=open_image, args=(EncodedImage("b", lambda: Watched(content, began.set)),))

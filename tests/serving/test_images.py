@@ -16,10 +16,10 @@ from PIL import Image
 from tests.conftest import Listener
 from tests.serving.conftest import pixels, png
 
+from ftx.core.byte_semaphore import AsyncByteSemaphore
 from ftx.data.decode_limits import PIXEL_BYTES
 from ftx.serving import images as images_module
 from ftx.serving.app import JSON_LENGTH, AppState, build
-from ftx.serving.byte_semaphore import AsyncByteSemaphore
 from ftx.serving.images import Images
 from ftx.serving.limits import Limits
 from ftx.serving.metrics import Metrics

@@ -20,13 +20,14 @@ import pytest
 from PIL import Image
 from tests.strangers.test_reading import KINDS, irregular
 
+from ftx.core.byte_semaphore import ByteSemaphore
 from ftx.core.errors import ImageError
 from ftx.data import decode
 from ftx.data import decode_limits as costs
 from ftx.data.decode import to_rgb
 from ftx.data.decode_limits import MAX_DECODING_BYTES, MAX_PIXELS, MAX_SCANNED_PIXELS, count_scans
 from ftx.data.image_store import OpenImageFile, open_hashed, open_image
-from ftx.data.threads import ByteBudget, in_threads
+from ftx.data.threads import in_threads
 
 
 def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -417,7 +418,7 @@ def test_what_is_no_file_is_no_image(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_budget_is_kept_by_all_threads_and_what_is_larger_goes_alone() -> None:
-    budget = ByteBudget(100)
+    budget = ByteSemaphore(100)
     lock, held, most, alone = threading.Lock(), [], [0], []
 
     def work(size: int) -> None:
@@ -440,8 +441,8 @@ def test_a_budget_is_kept_by_all_threads_and_what_is_larger_goes_alone() -> None
 def test_a_budget_leaves_three_quarters_of_the_memory_free() -> None:
     from ftx.core.memory import available_bytes
 
-    assert ByteBudget(1 << 60).limit_bytes == pytest.approx(available_bytes() / 4, rel=0.5)
-    assert ByteBudget(5).limit_bytes == 5
+    assert ByteSemaphore(1 << 60).limit_bytes == pytest.approx(available_bytes() / 4, rel=0.5)
+    assert ByteSemaphore(5).limit_bytes == 5
 
 
 def test_results_that_wait_are_held_to_their_bytes() -> None:

@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from ftx.core.byte_semaphore import ByteSemaphore
 from ftx.core.errors import ImageError
-from ftx.data.threads import ByteBudget
 
 MAX_PIXELS = 1 << 27
 # The centre crop of a longer strip shows next to nothing of it, and its resized long side has no bound.
@@ -43,8 +43,8 @@ MAX_ENTRY_NUMBERS = 1 << 20
 
 
 # All threads together: files that are read whole, and what is being decoded of them.
-FILES = ByteBudget(MAX_FILE_BYTES)
-DECODING = ByteBudget(MAX_DECODING_BYTES)
+FILES = ByteSemaphore(MAX_FILE_BYTES)
+DECODING = ByteSemaphore(MAX_DECODING_BYTES)
 
 
 def decoding_bytes(image: Image.Image) -> int:

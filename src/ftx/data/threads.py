@@ -1,4 +1,4 @@
-"""One function over many items in a few threads, in order, and bytes that threads hold together.
+"""One function over many items in a few threads, in order.
 
 Pillow and file reading release the interpreter lock, so threads suffice: no worker processes, no
 pickling, nothing left behind after an interrupt.
@@ -6,15 +6,11 @@ pickling, nothing left behind after an interrupt.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cached_property
 from typing import TypeVar
 
-from ftx.core.memory import available_bytes
 from ftx.core.processors import cores
 
 _Item = TypeVar("_Item")
@@ -57,33 +53,3 @@ def in_threads(
             yield from result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-class ByteBudget:
-    """Bytes that all threads together hold at a time: at most ``most_bytes``, and a quarter of the free memory.
-
-    A larger item waits until nothing else is held, and is then the only one.
-    """
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._held_bytes = 0
-        self._freed = threading.Condition()
-
-    @cached_property
-    def limit_bytes(self) -> int:
-        """Measured once, at its first use."""
-        return min(self._most_bytes, available_bytes() // 4)
-
-    @contextmanager
-    def holding(self, size_bytes: int) -> Generator[None, None, None]:
-        """Wait until that many bytes are free, and hold them for the block."""
-        with self._freed:
-            self._freed.wait_for(lambda: not self._held_bytes or self._held_bytes + size_bytes <= self.limit_bytes)
-            self._held_bytes += size_bytes
-        try:
-            yield
-        finally:
-            with self._freed:
-                self._held_bytes -= size_bytes
-                self._freed.notify_all()

@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from ftx.core.byte_semaphore import AsyncByteSemaphore
 from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import ImageError
 from ftx.core.processors import cores
@@ -28,7 +29,6 @@ from ftx.explaining.overlay import overlay
 from ftx.runtimes.openvino import graph_input
 from ftx.runtimes.predictor import LOGITS, MAPS, PREFETCH_BYTES
 from ftx.serving.batching import ImageOutputs
-from ftx.serving.byte_semaphore import AsyncByteSemaphore
 from ftx.serving.registry import Version
 
 _T = TypeVar("_T")

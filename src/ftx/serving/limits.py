@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from ftx.core.byte_semaphore import AsyncByteSemaphore
 from ftx.core.errors import InputError
 from ftx.core.progress import Progress
 from ftx.core.same_origin import rejection
-from ftx.serving.byte_semaphore import AsyncByteSemaphore
 from ftx.serving.http_error import Disconnected, HttpError
 from ftx.serving.metrics import Metrics
 

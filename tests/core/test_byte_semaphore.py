@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ftx.serving.byte_semaphore import AsyncByteSemaphore
+from ftx.core.byte_semaphore import AsyncByteSemaphore
 
 
 def test_what_is_larger_than_all_goes_alone() -> None:

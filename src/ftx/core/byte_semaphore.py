@@ -1,19 +1,51 @@
-"""A bound on the bytes that all requests hold at a time."""
+"""A bound on the bytes that are held at a time: by threads, and by the requests of a server."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from functools import cached_property
 
 from ftx.core.memory import available_bytes
+
+
+class ByteSemaphore:
+    """Bytes that all threads together hold at a time: at most ``most_bytes``, and a quarter of the free memory.
+
+    A larger item waits until nothing else is held, and is then the only one.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._held_bytes = 0
+        self._freed = threading.Condition()
+
+    @cached_property
+    def limit_bytes(self) -> int:
+        """Measured once, at its first use."""
+        return min(self._most_bytes, available_bytes() // 4)
+
+    @contextmanager
+    def holding(self, size_bytes: int) -> Generator[None, None, None]:
+        """Wait until that many bytes are free, and hold them for the block."""
+        with self._freed:
+            self._freed.wait_for(lambda: not self._held_bytes or self._held_bytes + size_bytes <= self.limit_bytes)
+            self._held_bytes += size_bytes
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._held_bytes -= size_bytes
+                self._freed.notify_all()
 
 
 class AsyncByteSemaphore:
     """Counts bytes for all requests of a server: what does not fit waits, or is rejected by its caller.
 
-    The one for threads is ``ftx.data.threads.ByteBudget``: waiting there would block the event loop.
+    Waiting in ``ByteSemaphore`` would block the event loop.
     """
 
     def __init__(self, most_bytes: int) -> None:
