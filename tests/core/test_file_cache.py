@@ -18,7 +18,7 @@ def settle(*paths: Path) -> None:
     time.sleep(max(0, TICK_NS + 10_000_000 - (time.time_ns() - last)) / 1e9)
 
 
-class Counted(UnchangedFile[bytes]):
+class CountBatch(UnchangedFile[bytes]):
     """Counts how often the file was read."""
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +34,7 @@ def test_what_changed_a_moment_ago_is_read_each_time(tmp_path: Path) -> None:
     """Two changes within one tick of the file system's clock would look like one."""
     path = tmp_path / "file"
     path.write_bytes(b"one")
-    file = Counted(path)
+    file = CountBatch(path)
     for content in (b"two", b"six", b"ten"):
         path.write_bytes(content)
         assert [file.get(), file.get()] == [content, content]
@@ -43,7 +43,7 @@ def test_what_changed_a_moment_ago_is_read_each_time(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_gone_is_asked_for_again(tmp_path: Path) -> None:
-    file = Counted(tmp_path / "file")
+    file = CountBatch(tmp_path / "file")
     for _ in range(2):
         with pytest.raises(FileNotFoundError):
             file.get()
@@ -60,7 +60,7 @@ def test_every_change_of_a_settled_file_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(b"one")
     paths[3].symlink_to(tmp_path / "target")
     settle(*paths, tmp_path / "target")
-    files = [Counted(path) for path in paths]
+    files = [CountBatch(path) for path in paths]
     assert [file.get() for file in files for _ in range(3)] == [b"one"] * 12
     assert [file.times for file in files] == [1] * 4
     hashes = [cached_sha256(path) for path in paths]

@@ -65,7 +65,7 @@ def test_a_file_its_bytes_and_a_member_of_an_archive_are_one_image(
     assert caught.value.where == "all.zip/2.png"
 
 
-class Counted(io.BytesIO):
+class CountBatch(io.BytesIO):
     """A file that counts the bytes which are read of it."""
 
     read_bytes = 0
@@ -79,7 +79,7 @@ class Counted(io.BytesIO):
 @pytest.mark.parametrize("content", [png(NOISE), b"nonsense" * 100_000], ids=["image", "damaged"])
 def test_an_opened_image_is_in_memory_only_while_it_is_decoded(content: bytes) -> None:
     """So a thread can open many images ahead, and several threads read them: each whole file within one budget."""
-    file, held_bytes = Counted(content), []
+    file, held_bytes = CountBatch(content), []
     opened = OpenImageFile(EncodedImage("1.png", lambda: file))
     assert file.read_bytes < 20_000 < len(content)
 

@@ -25,7 +25,7 @@ from ftx.runs.new_run import new_run, seal
 from ftx.runs.readme import KeptEpoch, MergeProof, write_combined_card, write_dense_card, write_trained_card
 from ftx.runs.readme_code import trained_code
 from ftx.runs.run import Run
-from ftx.runs.run_json import InitialWeights, Manifest, Recovered
+from ftx.runs.run_json import InitialWeights, Manifest, RecoverRecord
 from ftx.runs.trained import save_trained
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
@@ -346,7 +346,7 @@ def test_a_card_says_what_the_training_began_with_and_what_was_recovered(tmp_pat
     none_new = begun.model_copy(update={"labels_kept": 3, "labels_new": ()})
     write_trained_card(tmp_path, recipe, prepared, dataset, kept(), init_from=none_new)
     assert row((tmp_path / "README.md").read_text(), "started with").endswith("3 of 3 labels were in it")
-    recovered = Recovered(trained="0", steps=17, lr=0.5, error_before=0.375, error_after=0.125)
+    recovered = RecoverRecord(trained="0", steps=17, lr=0.5, error_before=0.375, error_after=0.125)
     write_trained_card(tmp_path, recipe, prepared, dataset, kept(), recovered)
     text = (tmp_path / "README.md").read_text()
     assert row(text, "recovered") == (

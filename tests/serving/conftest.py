@@ -22,7 +22,7 @@ from ftx.runs.card_json import Card, read_card, write_card
 from ftx.serving.limits import Limits
 from ftx.serving.listening import Endpoint, bound
 from ftx.serving.registry import ModelSource
-from ftx.serving.server import DEFAULT_LIMITS, Serving, serving
+from ftx.serving.server import DEFAULT_LIMITS, ModelServer, serving
 from ftx.tasks.labels import Labels
 
 
@@ -44,7 +44,7 @@ class Running:
     """A server that answers."""
 
     port: int
-    server: Serving
+    server: ModelServer
     said: list[str]
 
     def ask(self, method: str, path: str, body: bytes | str | None = None, **headers: str) -> Answer:

@@ -20,7 +20,7 @@ from ftx.data.preprocess import normalise
 from ftx.recipe.schema import Recipe
 from ftx.training.assembly import build_training, frozen_of, pixels_of
 from ftx.training.inputs import Inputs
-from ftx.training.resolve import Resolved, resolve
+from ftx.training.resolve import ResolvedTraining, resolve
 from ftx.training.step import Training
 
 COUNTS = {"train": 12, "val": 8, "test": 4}
@@ -55,12 +55,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "ftx"
 
 
-def resolved(data: Path, **settings: object) -> Resolved:
+def resolved(data: Path, **settings: object) -> ResolvedTraining:
     return resolve(Recipe.named({**TINY, "path": data, **settings}), False, SILENT)
 
 
 @contextmanager
-def assembled(found: Resolved) -> Iterator[Training]:
+def assembled(found: ResolvedTraining) -> Iterator[Training]:
     with pixels_of(found, SILENT) as pixels, frozen_of(found, SILENT) as frozen:
         yield build_training(found, pixels, frozen)
 

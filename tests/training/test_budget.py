@@ -19,7 +19,7 @@ from ftx.recipe.schema import Recipe
 from ftx.training import dry_run, train
 from ftx.training.estimate import Times, within
 from ftx.training.ranks import Ranks
-from ftx.training.resolve import Resolved, resolve
+from ftx.training.resolve import ResolvedTraining, resolve
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def asked(data: Path, **more: object) -> Recipe:
 def test_what_fits_is_what_two_steps_foretell(
     data: Path, budget_s: float, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def known(_found: Resolved) -> Times:
+    def known(_found: ResolvedTraining) -> Times:
         return Times(before_s=20.0, epoch_s=5.0)
 
     monkeypatch.setattr("ftx.training.estimate.rehearse", known)
@@ -155,7 +155,7 @@ def test_several_processes_share_what_one_has_rehearsed(
     """Four, on machines of two or four: 40 s before are shared by those of one, epochs of 20 s by all."""
     batches: list[int] = []
 
-    def known(found: Resolved) -> Times:
+    def known(found: ResolvedTraining) -> Times:
         batches.append(found.recipe.train.batch_size)
         return Times(before_s=40.0, epoch_s=20.0)
 

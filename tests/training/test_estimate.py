@@ -39,7 +39,7 @@ from ftx.training.device_placement import place, within_quota
 from ftx.training.estimate import adapted_layers, memory_mb, rehearse
 from ftx.training.plan import plan
 from ftx.training.ranks import Ranks
-from ftx.training.resolve import Resolved
+from ftx.training.resolve import ResolvedTraining
 
 TINY = {"name": "vit_tiny_patch16_224", "weights": "none", "precision": "f32", "augment": "light", "patch_dropout": 0}
 # 5,717,416 of timm's model with its head of 1,000 classes of 193 numbers each.
@@ -57,9 +57,9 @@ def needed_mb(prepared: TrainableModel, recipe: Recipe, images: int) -> int:
     return memory_mb(prepared, recipe, plan(prepared.backbone.module, recipe), images)
 
 
-def resolved(dataset: Dataset, recipe: Recipe, prepared: TrainableModel | None = None) -> Resolved:
+def resolved(dataset: Dataset, recipe: Recipe, prepared: TrainableModel | None = None) -> ResolvedTraining:
     prepared = prepared or prepare(recipe, 2)
-    return Resolved(dataset, prepared, recipe, plan(prepared.backbone.module, recipe))
+    return ResolvedTraining(dataset, prepared, recipe, plan(prepared.backbone.module, recipe))
 
 
 def kept_bytes(prepared: TrainableModel, images: int) -> int:

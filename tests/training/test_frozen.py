@@ -26,11 +26,11 @@ from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training.assembly import build_training
 from ftx.training.class_balance import Balance
-from ftx.training.frozen_part import Frozen, FrozenPart
+from ftx.training.frozen_part import FrozenPart, FrozenTrunk
 from ftx.training.inputs import FeatureInputs, ImageInputs
 from ftx.training.loop import fit
 from ftx.training.plan import plan
-from ftx.training.resolve import Resolved
+from ftx.training.resolve import ResolvedTraining
 from ftx.training.step import Training, forward_backward, train_mode
 
 TASK: Task = Multiclass(Labels.multiclass(("one", "two")))
@@ -77,7 +77,7 @@ def test_features_are_those_of_the_model_as_it_answers(
     expected = module.eval()(images)
     before = statistics(module)
     with ByteStore(None, 1e9) as store:
-        frozen = FrozenPart(Frozen(Backbone(module.train(), name, "", PRE), kept_blocks=0, bf16=False), store)
+        frozen = FrozenPart(FrozenTrunk(Backbone(module.train(), name, "", PRE), kept_blocks=0, bf16=False), store)
         inputs = FeatureInputs(frozen, TrainingImages(paths, ONE_HOT, PRE, augment="none"), views=1)
         ((features, *_),) = inputs.batches(np.arange(6), 6, epoch=1)
     # f32: the same numbers in batches of another size
@@ -191,7 +191,7 @@ def test_the_order_and_the_views_of_the_images_are_the_seeds(paths: list[Path]) 
         recipe = Recipe.named(settings | {"path": str(root), "epochs": 1, "batch_size": 2, "lr": 1e-3})
         prepared = prepare(recipe, 2)
         planned = plan(prepared.backbone.module, recipe)
-        found = Resolved(dataset, prepared, recipe.model_copy(update={"seed": seed}), planned)
+        found = ResolvedTraining(dataset, prepared, recipe.model_copy(update={"seed": seed}), planned)
         training = build_training(found, PixelStore(prepared.backbone.preprocess, ByteStore(None, 1e9)), None)
         fit(training, training.begin(), progress=SILENT, on_epoch=lambda _end: None)
         return torch.cat([parameter.detach().flatten() for parameter in prepared.backbone.module.parameters()])

@@ -29,7 +29,7 @@ from ftx.data.preprocess import Preprocess, normalise
 from ftx.recipe.schema import Recipe
 from ftx.training import frozen_in_openvino
 from ftx.training.frozen_in_openvino import is_as_close, is_faster
-from ftx.training.frozen_part import Frozen, FrozenPart, faster_runtime, frozen_part
+from ftx.training.frozen_part import FrozenPart, FrozenTrunk, faster_runtime, frozen_part
 from ftx.training.inputs import FeatureInputs
 from ftx.training.plan import plan
 from ftx.training.ranks import Ranks
@@ -66,7 +66,7 @@ class Counting(FrozenPart):
 def frozen() -> Iterator[Counting]:
     made = backbone()
     with ByteStore(None, 1e9) as store:
-        part = Counting(Frozen(made, 4, bf16=False), store)
+        part = Counting(FrozenTrunk(made, 4, bf16=False), store)
         part.computed = []  # one, to know the shape
         yield part
 
@@ -158,7 +158,7 @@ def test_patches_are_left_out_of_what_is_kept_by_image_and_epoch(frozen: Countin
 def test_of_several_tokens_that_are_no_patches_all_stay(paths: list[Path]) -> None:
     made = backbone(name="deit_tiny_distilled_patch16_224", blocks=4)
     with ByteStore(None, 1e9) as store:
-        part = FrozenPart(Frozen(made, 8, bf16=False), store)
+        part = FrozenPart(FrozenTrunk(made, 8, bf16=False), store)
         images = images_of(paths, part._pre, augment="none")
         whole = seen(FeatureInputs(part, images, views=1), 1)
         left = seen(FeatureInputs(part, images, views=1, dropped=DroppedPatches(0.5)), 1)
@@ -172,7 +172,7 @@ def test_what_has_no_room_is_computed_again_to_the_same_bits(paths: list[Path], 
     for limit in (1000 * ROW_BYTES, rows * ROW_BYTES):
         made = backbone()
         with ByteStore(None, limit) as store:
-            part = Counting(Frozen(made, 4, bf16=False), store)
+            part = Counting(FrozenTrunk(made, 4, bf16=False), store)
             inputs = FeatureInputs(part, images_of(paths, made.preprocess), views=2)
             orders = [np.random.default_rng(epoch).permutation(COUNT).tolist() for epoch in range(4)]
             epochs = [seen(inputs, epoch, [*orders[epoch], orders[epoch][0]][-COUNT:]) for epoch in (1, 2, 3)]
@@ -185,7 +185,7 @@ def test_another_training_finds_what_one_kept(paths: list[Path]) -> None:
     def trained(
         made: Backbone, blocks: int = 4, *, bf16: bool = False, for_others: bool = True
     ) -> tuple[int, torch.Tensor]:
-        part = Frozen(made, blocks, bf16)
+        part = FrozenTrunk(made, blocks, bf16)
         with frozen_part(part, 1e9, for_others=for_others, progress=SILENT) as frozen:
             inputs = FeatureInputs(frozen, images_of(paths, made.preprocess), views=1)
             return inputs.to_prepare(), seen(inputs, 1)
@@ -217,19 +217,19 @@ def test_only_what_is_kept_for_others_takes_the_place_of_what_others_kept(
 ) -> None:
     """Not a rehearsal, not a recipe that keeps nothing, not a second training at the same time."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with frozen_part(Frozen(backbone(), 4, bf16=False), 1e9, progress=SILENT) as frozen:
+    with frozen_part(FrozenTrunk(backbone(), 4, bf16=False), 1e9, progress=SILENT) as frozen:
         seen(FeatureInputs(frozen, images_of(paths, frozen._pre), views=1), 1)
         other = frozen._folder
     assert other is not None
 
     def make_room(rows: int, limit_bytes: float, *, for_others: bool = True) -> None:
-        asked = Frozen(backbone(), 3, bf16=False)
+        asked = FrozenTrunk(backbone(), 3, bf16=False)
         with frozen_part(asked, limit_bytes, for_others=for_others, progress=SILENT) as frozen:
             frozen.free_space(rows, SILENT)
 
     make_room(10**9, 0)
     make_room(10**9, ROW_BYTES, for_others=False)
-    with frozen_part(Frozen(backbone(), 3, bf16=False), 1e9, progress=SILENT):
+    with frozen_part(FrozenTrunk(backbone(), 3, bf16=False), 1e9, progress=SILENT):
         make_room(10**9, ROW_BYTES)
     assert (other / "content").stat().st_size == COUNT * ROW_BYTES
     make_room(1, 1e9)
@@ -245,7 +245,7 @@ def test_where_others_make_room_the_disk_has_it(tmp_path: Path) -> None:
         own = tmp_path / "features" / "own"
         own.mkdir(parents=True)
         with ByteStore(own, 1e9) as store:
-            part = FrozenPart(Frozen(backbone(), 4, bf16=False), store, own)
+            part = FrozenPart(FrozenTrunk(backbone(), 4, bf16=False), store, own)
             assert not part.keep(bytes(32), part.empty(1)[0])
             free_bytes[0] = 4 * ROW_BYTES
             part.free_space(1, SILENT)
@@ -256,7 +256,7 @@ def test_what_is_damaged_is_computed_again(paths: list[Path], tmp_path: Path) ->
     made, epochs = backbone(), []
     for damage in (False, True):
         with ByteStore(tmp_path, 1e9) as store:
-            part = Counting(Frozen(made, 4, bf16=False), store)
+            part = Counting(FrozenTrunk(made, 4, bf16=False), store)
             part.computed = []
             epochs.append(seen(FeatureInputs(part, images_of(paths, made.preprocess), views=1), 1))
             assert sum(part.computed) == (1 if damage else COUNT)
@@ -314,7 +314,7 @@ def test_what_other_trainings_kept_makes_room(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for blocks, limit, left in ((4, 1e9, 1), (3, 1e9, 2), (2, COUNT * ROW_BYTES, 1)):
         made = backbone(blocks=6 - blocks)
-        with frozen_part(Frozen(made, blocks, bf16=False), limit, progress=SILENT) as frozen:
+        with frozen_part(FrozenTrunk(made, blocks, bf16=False), limit, progress=SILENT) as frozen:
             frozen.free_space(COUNT, SILENT)
             seen(FeatureInputs(frozen, images_of(paths, made.preprocess), views=1), 1)
         assert len(list(tmp_path.rglob("content"))) == left
@@ -323,7 +323,7 @@ def test_what_other_trainings_kept_makes_room(
 
 def test_it_is_said_what_does_not_fit(tmp_path: Path) -> None:
     listener = Listener()
-    with frozen_part(Frozen(backbone(), 4, bf16=False), 10 * ROW_BYTES, progress=listener) as frozen:
+    with frozen_part(FrozenTrunk(backbone(), 4, bf16=False), 10 * ROW_BYTES, progress=listener) as frozen:
         frozen.free_space(10, listener)
         assert not listener.said
         frozen.free_space(11, listener)
@@ -345,7 +345,7 @@ def test_openvino_computes_what_torch_does(
     for runtime in ("torch", "openvino", "openvino"):  # converted, and read again
         made = backbone(**settings)
         with ByteStore(None, 1e9) as store:
-            part = FrozenPart(Frozen(made, kept_blocks, bf16=False, runtime=runtime), store, tmp_path)
+            part = FrozenPart(FrozenTrunk(made, kept_blocks, bf16=False, runtime=runtime), store, tmp_path)
             features.append(seen(FeatureInputs(part, images_of(paths, made.preprocess), views=1), 1))
     # f32: another order of sums, of which one in a thousand is rounded to bf16's next number
     assert (features[0] - features[1]).abs().max() < (2**-7 if kept_blocks else 1e-5) * features[0].abs().max()
@@ -355,7 +355,7 @@ def test_openvino_computes_what_torch_does(
 
 def test_as_good_is_what_is_no_further_from_f32_than_it_is_rounded() -> None:
     made = backbone()
-    trunk, pre = Frozen(made, 4, bf16=False).split.trunk.eval(), made.preprocess
+    trunk, pre = FrozenTrunk(made, 4, bf16=False).split.trunk.eval(), made.preprocess
 
     def noisy(images: torch.Tensor, error: float) -> torch.Tensor:
         """Off by a share of the answer, as the root of the mean square."""
@@ -386,7 +386,7 @@ def test_openvino_is_chosen_for_many_views_where_it_holds(monkeypatch: pytest.Mo
         return images
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    frozen = Frozen(backbone(), 4, bf16=False)
+    frozen = FrozenTrunk(backbone(), 4, bf16=False)
     trunk, pre = frozen.split.trunk, frozen.backbone.preprocess
     assert not is_faster(slow, trunk, pre, bf16=False)
     assert is_faster(lambda images: images, trunk, pre, bf16=False)
@@ -401,7 +401,7 @@ def test_openvino_is_chosen_for_many_views_where_it_holds(monkeypatch: pytest.Mo
     assert len(list(tmp_path.rglob("model.xml"))) == 1
 
 
-def _chosen(monkeypatch: pytest.MonkeyPatch, frozen: Frozen, views: int, *, faster: bool) -> str:
+def _chosen(monkeypatch: pytest.MonkeyPatch, frozen: FrozenTrunk, views: int, *, faster: bool) -> str:
     with monkeypatch.context() as patch:
         patch.setattr(frozen_in_openvino, "is_faster", lambda *_given, **_named: faster)
         return faster_runtime(frozen, views, SILENT)
@@ -412,7 +412,7 @@ def test_what_openvino_cannot_convert_torch_computes(monkeypatch: pytest.MonkeyP
         raise RuntimeError("no such operation\naten::odd")
 
     monkeypatch.setattr(frozen_in_openvino.ov, "convert_model", cannot)
-    frozen, listener = Frozen(backbone(), 4, bf16=False, runtime="openvino"), Listener()
+    frozen, listener = FrozenTrunk(backbone(), 4, bf16=False, runtime="openvino"), Listener()
     assert faster_runtime(frozen, 2000, listener) == "torch"
     assert listener.said == [
         "torch computes the frozen trunk: OpenVINO cannot compute the frozen part of this model: aten::odd"
@@ -445,7 +445,7 @@ def test_room_is_made_for_all_views_of_both_splits(
     """Three views of ten images and one of four: 34 rows beside the ten that another training kept."""
     for limit_rows, left in ((44, True), (43, False)):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(limit_rows)))
-        with frozen_part(Frozen(backbone(blocks=3), 3, bf16=False), 1e9, progress=SILENT) as frozen:
+        with frozen_part(FrozenTrunk(backbone(blocks=3), 3, bf16=False), 1e9, progress=SILENT) as frozen:
             seen(FeatureInputs(frozen, images_of(paths, frozen._pre, augment="none"), views=1), 1)
             other = frozen._folder
         assert other is not None
@@ -453,7 +453,7 @@ def test_room_is_made_for_all_views_of_both_splits(
         limit_bytes = limit_rows * ROW_BYTES + COUNT * 52
         module, listener = backbone().module, Listener()
         planned = plan(module, Recipe.named({**SETTINGS, "epochs": 3, "augment": "light", "cache_views": 3}))
-        with frozen_part(Frozen(backbone(), 4, bf16=False), limit_bytes, progress=listener) as frozen:
+        with frozen_part(FrozenTrunk(backbone(), 4, bf16=False), limit_bytes, progress=listener) as frozen:
             frozen.free_space(planned.views_of(10, 4), listener)
         assert other.exists() == left
         assert not listener.said
@@ -476,10 +476,10 @@ def test_features_are_of_one_version_and_one_way_to_cut_views(
     constant: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = backbone()
-    before = Frozen(made, 4, bf16=False).folder
-    assert before == Frozen(backbone(), 4, bf16=False).folder
+    before = FrozenTrunk(made, 4, bf16=False).folder
+    assert before == FrozenTrunk(backbone(), 4, bf16=False).folder
     monkeypatch.setattr(f"ftx.training.frozen_part.{constant}", value)
-    assert Frozen(made, 4, bf16=False).folder != before
+    assert FrozenTrunk(made, 4, bf16=False).folder != before
 
 
 def test_features_are_of_what_computes_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,12 +494,12 @@ def test_features_are_of_what_computes_them(monkeypatch: pytest.MonkeyPatch) -> 
             {"std": (0.1, 0.2, 0.3)},
         )
     ]
-    frozen = [Frozen(one, 4, bf16=False) for one in (made, *other, replace(made, architecture="another"))]
-    frozen += [Frozen(made, 4, bf16=False, runtime="openvino"), Frozen(made, 4, bf16=True)]
-    frozen += [Frozen(made, 3, bf16=False), Frozen(made, 0, bf16=False)]
+    frozen = [FrozenTrunk(one, 4, bf16=False) for one in (made, *other, replace(made, architecture="another"))]
+    frozen += [FrozenTrunk(made, 4, bf16=False, runtime="openvino"), FrozenTrunk(made, 4, bf16=True)]
+    frozen += [FrozenTrunk(made, 3, bf16=False), FrozenTrunk(made, 0, bf16=False)]
     folders = [one.folder for one in frozen]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    folders.append(Frozen(made, 4, bf16=False).folder)
+    folders.append(FrozenTrunk(made, 4, bf16=False).folder)
     assert len(set(folders)) == len(folders) == 10
 
 
@@ -517,9 +517,9 @@ def test_what_is_faster_is_found_for_each_number_of_threads(tmp_path: Path, monk
     try:
         for threads in (1, 2, 1, 2):
             torch.set_num_threads(threads)
-            assert faster_runtime(Frozen(backbone(), 4, bf16=False), 2000, SILENT) == "torch"
+            assert faster_runtime(FrozenTrunk(backbone(), 4, bf16=False), 2000, SILENT) == "torch"
     finally:
         torch.set_num_threads(before)
     assert asked == [1, 2]
-    assert faster_runtime(Frozen(backbone(), 3, bf16=False), 2000, SILENT) == "torch"  # another part
+    assert faster_runtime(FrozenTrunk(backbone(), 3, bf16=False), 2000, SILENT) == "torch"  # another part
     assert len(asked) == 3

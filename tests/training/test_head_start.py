@@ -24,7 +24,7 @@ from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.training import dry_run, train
 from ftx.training.class_balance import Balance
-from ftx.training.frozen_part import Frozen, FrozenPart
+from ftx.training.frozen_part import FrozenPart, FrozenTrunk
 from ftx.training.head_start import HeadStart, mean_loss, start_head
 from ftx.training.inputs import FeatureInputs, ImageInputs, Inputs
 from ftx.training.step import Training
@@ -76,7 +76,7 @@ def gradient(module: nn.Module, labels: Labels, images_N3HW: Tensor, targets_NC:
 class Exact(FrozenPart):
     """Keeps f32, so that the equation of the head's minimum holds for the model and not for rounded features alone."""
 
-    def __init__(self, frozen: Frozen, store: ByteStore) -> None:
+    def __init__(self, frozen: FrozenTrunk, store: ByteStore) -> None:
         super().__init__(frozen, store)
         self.dtype = torch.float32
 
@@ -96,7 +96,7 @@ def started(
         images = TrainingImages(paths[chosen], targets_NC[chosen], PRE, augment="none")
         if kind == "images":
             return ImageInputs(module, images, CPU)
-        frozen = Frozen(Backbone(module, "", "", PRE), {"head": 0, "blocks": 2}[kind], bf16=False)
+        frozen = FrozenTrunk(Backbone(module, "", "", PRE), {"head": 0, "blocks": 2}[kind], bf16=False)
         return FeatureInputs(Exact(frozen, store), images, views=1)
 
     known, held_out, task = (

@@ -30,7 +30,7 @@ from ftx.recipe.schema import Recipe
 from ftx.tasks.base import Targets, Task
 from ftx.tasks.labels import Labels
 from ftx.training.device_placement import EVAL_BATCH, place, within_quota
-from ftx.training.frozen_part import Frozen, faster_runtime, frozen_part
+from ftx.training.frozen_part import FrozenTrunk, faster_runtime, frozen_part
 from ftx.training.head_start import STRENGTHS, Scale, fit, mean_loss
 from ftx.training.inputs import inputs_of, training_images
 
@@ -65,7 +65,7 @@ def frozen_features(
         within_quota()
         place(prepared, EVAL_BATCH)
         pre, limit_bytes = prepared.backbone.preprocess, probing.train.cache_gb * 1e9
-        head_input = Frozen(prepared.backbone, kept_blocks=0, bf16=False)
+        head_input = FrozenTrunk(prepared.backbone, kept_blocks=0, bf16=False)
         runtime = faster_runtime(head_input, len(entries), progress)
         with (
             pixel_store(probing.data, len(entries), pre, probing.train, progress) as pixels,

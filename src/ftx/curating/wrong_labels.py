@@ -146,22 +146,22 @@ def _judged(exclusive: _Exclusive, found: Suspects, subjects: Sequence[str]) -> 
 
 
 @dataclass(frozen=True)
-class _Predicted:
+class _PredictedSubjects:
     """For how many subjects the probe predicts a label; a subject with several images counts by their fraction."""
 
     hits: float
     subjects: int
 
 
-def _by_subject(predicted_M: NDArray[np.bool_], rows_M: RowNumbers, subjects: Sequence[str]) -> _Predicted:
+def _by_subject(predicted_M: NDArray[np.bool_], rows_M: RowNumbers, subjects: Sequence[str]) -> _PredictedSubjects:
     """Copies of one picture are correct or wrong together: they are one trial."""
     images: dict[str, list[bool]] = {}
     for row, predicted in zip(rows_M, predicted_M, strict=True):
         images.setdefault(subjects[int(row)], []).append(bool(predicted))
-    return _Predicted(sum(sum(each) / len(each) for each in images.values()), len(images))
+    return _PredictedSubjects(sum(sum(each) / len(each) for each in images.values()), len(images))
 
 
-def _unproved(own: _Predicted, others: _Predicted) -> str:
+def _unproved(own: _PredictedSubjects, others: _PredictedSubjects) -> str:
     if own.subjects < FOLDS:  # one to be judged in each fold, and four to learn from
         return f"{own.subjects} different images of it, at least {FOLDS} are needed"
     if others.subjects < FOLDS:

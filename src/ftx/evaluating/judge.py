@@ -86,7 +86,7 @@ def verdict_on(found: Evidence) -> tuple[Verdict, str]:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ParityJudgement:
     """The rows with their verdicts; of each artifact the verdict and its summary; and all faults."""
 
     rows: list[ParityRow]
@@ -102,7 +102,7 @@ def judge(
     *,
     faults: Mapping[str, Sequence[str]] | None = None,
     partial: str | None = None,
-) -> Judged:
+) -> ParityJudgement:
     """Give each row and each artifact its verdict.
 
     A row fails if its logits exceed a bound, or if the lower end of the drop lies above ``max_drop``; this is
@@ -136,7 +136,7 @@ def judge(
         figures = "" if reasons else _figures(own_rows)
         verdicts[artifact], summary[artifact] = verdict_on(Evidence(reasons, proved, figures, partial))
     family = Family(alpha=round(1 - CONFIDENCE, 9), artifacts=sorted(levels), rows=len(tested))
-    return Judged(rows, verdicts, summary, family, problems)
+    return ParityJudgement(rows, verdicts, summary, family, problems)
 
 
 def _levels(compared: Sequence[Comparison], max_drop: float) -> dict[str, float]:

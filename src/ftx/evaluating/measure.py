@@ -22,7 +22,7 @@ from ftx.data.dataset import Entry, groups_of
 from ftx.data.image_store import EncodedImage, ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels
 from ftx.evaluating.comparison import Comparison, Reference, Subject, compare
-from ftx.evaluating.judge import Judged, judge
+from ftx.evaluating.judge import ParityJudgement, judge
 from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_images import ParityImages, folder_images, read_reference
 from ftx.evaluating.stated_labels import identity_faults, metadata_faults, preprocessing_faults
@@ -170,7 +170,7 @@ class Measurements:
         bound = self.table.pick(subject.artifact, subject.view, subject.compute, drops_patches=reference.drops_patches)
         self.comparisons.append(compare(reference, measured.logits_NC, subject, bound))
 
-    def judged(self, max_drop: float, partial: str | None = None) -> Judged:
+    def judged(self, max_drop: float, partial: str | None = None) -> ParityJudgement:
         """The verdicts of these comparisons; ``partial`` is another reason why they prove nothing."""
         return judge(self.comparisons, max_drop, faults=self.faults, partial=partial or self.partial)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ftx.core.errors import RunError
 from ftx.core.progress import Progress
-from ftx.evaluating.judge import Judged
+from ftx.evaluating.judge import ParityJudgement
 from ftx.evaluating.measure import Measurements
 from ftx.evaluating.readme_verdicts import write_verdicts
 from ftx.runs.artifacts import ARTIFACTS, Artifact
@@ -18,7 +18,7 @@ from ftx.runs.proof_json import RunProof, keep_proof
 from ftx.runs.run import Run
 
 
-def parity_report(judged: Judged, max_drop: float, *, whole: bool, split: str, reference: str) -> ParityReport:
+def parity_report(judged: ParityJudgement, max_drop: float, *, whole: bool, split: str, reference: str) -> ParityReport:
     """Rows and verdicts on this machine, of a run or of an exported folder."""
     return ParityReport(
         reference=reference,
@@ -57,7 +57,11 @@ def add_own_set(report: ParityReport, sets: Sequence[InstructionSet]) -> None:
 
 
 def add_set(
-    report: ParityReport, artifact: Artifact, isa: InstructionSet, judged: Judged | None, found: Transfer | None = None
+    report: ParityReport,
+    artifact: Artifact,
+    isa: InstructionSet,
+    judged: ParityJudgement | None,
+    found: Transfer | None = None,
 ) -> None:
     """One model in another instruction set; ``judged`` is None if this CPU lacks the set."""
     emulated, verdict, summary = False, "not_run", "this CPU does not have it"
@@ -79,7 +83,7 @@ def finish(report: ParityReport, *, require_proof: bool) -> ParityReport:
 
 
 def set_proof(
-    report: ParityReport, artifact: Artifact, isa: InstructionSet, judged: Judged, held: Measurements
+    report: ParityReport, artifact: Artifact, isa: InstructionSet, judged: ParityJudgement, held: Measurements
 ) -> RunProof:
     """What a run's validation found of a model in another instruction set."""
     return RunProof(

@@ -14,7 +14,7 @@ import numpy as np
 
 from ftx.core.statistics import PairedCounts
 from ftx.evaluating.comparison import compare
-from ftx.evaluating.judge import CONFIDENCE, Evidence, Judged, verdict_on
+from ftx.evaluating.judge import CONFIDENCE, Evidence, ParityJudgement, verdict_on
 from ftx.evaluating.logit_bounds import FREE, rests_on_labels
 from ftx.evaluating.measure import Measurements
 from ftx.runs.machine import InstructionSet, Machine, this_machine, this_set
@@ -43,7 +43,7 @@ class _Distance(NamedTuple):
 
 def transfer(
     measured: Measurements,
-    judged: Judged,
+    judged: ParityJudgement,
     proof: Proof,
     max_drop: float,
     *,

@@ -65,11 +65,11 @@ class ExplainReport(CommandReport):
 
 
 # Logits and maps of pixels of the network's size. Shape: [N, H, W, 3] to [N, C] and [N, C or 1, h, w].
-Explain = Callable[[Pixels], tuple[Floats, Floats]]
+ExplainFunction = Callable[[Pixels], tuple[Floats, Floats]]
 
 
 @runtime_checkable
-class Explaining(Protocol):
+class MapPredictor(Protocol):
     """A predictor whose model may have been exported with maps."""
 
     has_maps: bool
@@ -85,7 +85,7 @@ class Explainer:
 
     run: str | None
     name: str
-    explain: Explain
+    explain: ExplainFunction
     # Whether each label has a map of its own, or the image one for all.
     by_label: bool
     task: Task
@@ -148,7 +148,7 @@ def open_explainer(artifact: Run | Path | str | None, method: MapMethod, progres
     return Explainer(None, str(artifact), _of(model, method, artifact), by_label, model.task, model.preprocess)
 
 
-def _of(model: Predictor, method: MapMethod, artifact: Path | str) -> Explain:
+def _of(model: Predictor, method: MapMethod, artifact: Path | str) -> ExplainFunction:
     """The logits and maps of the model of a folder.
 
     Raises: ExportError for an exported model without maps; InputError for a method that needs torch.
@@ -159,7 +159,7 @@ def _of(model: Predictor, method: MapMethod, artifact: Path | str) -> Explain:
         raise InputError(
             "an exported model does not give its attention away", where=artifact, fix="name its run: --artifact RUN"
         )
-    if isinstance(model, Explaining) and model.has_maps:
+    if isinstance(model, MapPredictor) and model.has_maps:
         return model.explain
     raise ExportError(
         "this model was exported without maps",
@@ -168,7 +168,7 @@ def _of(model: Predictor, method: MapMethod, artifact: Path | str) -> Explain:
     )
 
 
-def _in_torch(model: Predictor, method: MapMethod) -> Explain:
+def _in_torch(model: Predictor, method: MapMethod) -> ExplainFunction:
     import torch
 
     from ftx.explaining.reciprocam import exclusive_groups, explained

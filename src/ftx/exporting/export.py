@@ -30,7 +30,7 @@ from ftx.runs.run import Run
 
 if TYPE_CHECKING:
     from ftx.exporting.export_source import Source
-    from ftx.exporting.int8.search import Quantized
+    from ftx.exporting.int8.search import QuantizedBody
 
 
 class ExportedArtifact(ClosedModel):
@@ -167,7 +167,7 @@ def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
     )
 
 
-def _keep_search(source: Source, artifact: Artifact, quantized: Quantized) -> QuantizeReport:
+def _keep_search(source: Source, artifact: Artifact, quantized: QuantizedBody) -> QuantizeReport:
     """Write the search for INT8 next to the run's other reports, even if the model then fails."""
     from ftx.exporting.int8.report import draw, report_of
 

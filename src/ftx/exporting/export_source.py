@@ -37,7 +37,7 @@ with no_telemetry():
     import openvino as ov
 
 if TYPE_CHECKING:
-    from ftx.exporting.int8.search import Quantized
+    from ftx.exporting.int8.search import QuantizedBody
 
 # With a batch of 1 torch would treat the 1 as a constant of the model.
 EXAMPLE_BATCH = 2
@@ -91,7 +91,7 @@ class Source:
         """The same, with three products for queries, keys and values whose weights are constants: NNCF needs those."""
         return with_split_weights(separate_qkv(self.body))
 
-    def quantized(self, *, overflow_safe: bool) -> Quantized:
+    def quantized(self, *, overflow_safe: bool) -> QuantizedBody:
         """Calibrated on training images, its setting chosen on others of them.
 
         So no held-out image has chosen anything about the model.

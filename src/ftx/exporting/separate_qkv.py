@@ -49,7 +49,7 @@ def with_split_weights(body: ov.Model) -> ov.Model:
 
 
 @dataclass(frozen=True)
-class _Joined:
+class _JoinedProduct:
     """A product of all queries, keys and values, its bias, and what each third of it is used as: [N, H, T, d]."""
 
     product: ov.Node
@@ -86,7 +86,7 @@ class _Joined:
             attention.output(0).replace(plain.output(0))
 
 
-def _joined(model: ov.Model) -> Iterator[_Joined]:
+def _joined(model: ov.Model) -> Iterator[_JoinedProduct]:
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Transpose" or _integers(node, 1) != _HEADS_FIRST:
             continue
@@ -106,7 +106,7 @@ def _joined(model: ov.Model) -> Iterator[_Joined]:
             and all(constant(widened(source(one, 1))) is not None for one in (product, bias))
             and bias.input_value(1).get_shape()[-1] == 3 * heads * width
         ):
-            yield _Joined(product, bias, heads, width, thirds)
+            yield _JoinedProduct(product, bias, heads, width, thirds)
 
 
 def _thirds(transpose: ov.Node) -> tuple[ov.Node, ov.Node, ov.Node] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ftx.core.errors import GateFailed
 from ftx.core.third_parties import no_telemetry
 from ftx.evaluating.comparison import Reference, Subject, compare
-from ftx.evaluating.judge import Judged, judge
+from ftx.evaluating.judge import ParityJudgement, judge
 from ftx.evaluating.logit_bounds import Bounds
 from ftx.evaluating.measure import graph_logits, measure_folder
 from ftx.exporting.export_source import Source, card_of
@@ -37,15 +37,15 @@ with no_telemetry():
     import openvino as ov
 
 if TYPE_CHECKING:
-    from ftx.exporting.int8.search import Quantized
+    from ftx.exporting.int8.search import QuantizedBody
 
 
 @dataclass(frozen=True)
 class Writer:
     """``write`` fills the folder of an artifact, and returns how INT8 was made; ``judge`` takes the accepted drop."""
 
-    write: Callable[[Source, Artifact, Path], Quantized | None]
-    judge: Callable[[Source, Artifact, Path, float], Judged]
+    write: Callable[[Source, Artifact, Path], QuantizedBody | None]
+    judge: Callable[[Source, Artifact, Path, float], ParityJudgement]
 
 
 def check_accuracy(source: Source, artifact: Artifact, staged: Path) -> tuple[Verdict, str]:
@@ -75,7 +75,7 @@ def _compressed(source: Source, folder: Path) -> ov.Model:
 
 
 # The body of each IR, or how INT8 was made; it may use the folder as scratch.
-BODIES: Mapping[Artifact, Callable[[Source, Path], ov.Model | Quantized]] = {
+BODIES: Mapping[Artifact, Callable[[Source, Path], ov.Model | QuantizedBody]] = {
     IR_FP32: lambda source, _: source.body,
     IR_FP16: lambda source, folder: compress_to_fp16(source.body, folder),
     IR_INT8_WEIGHTS: _compressed,
@@ -84,7 +84,7 @@ BODIES: Mapping[Artifact, Callable[[Source, Path], ov.Model | Quantized]] = {
 }
 
 
-def _write_ir(source: Source, artifact: Artifact, folder: Path) -> Quantized | None:
+def _write_ir(source: Source, artifact: Artifact, folder: Path) -> QuantizedBody | None:
     """An IR folder that a device opens without anything else."""
     made = BODIES[artifact](source, folder)
     body, quantized = (made, None) if isinstance(made, ov.Model) else (made.model, made)
@@ -95,7 +95,7 @@ def _write_ir(source: Source, artifact: Artifact, folder: Path) -> Quantized | N
     return quantized
 
 
-def _judge_ir(source: Source, artifact: Artifact, folder: Path, max_drop: float) -> Judged:
+def _judge_ir(source: Source, artifact: Artifact, folder: Path, max_drop: float) -> ParityJudgement:
     return measure_folder(folder, Bounds.of(None), source.progress, timed=False).judged(max_drop)
 
 
@@ -103,7 +103,7 @@ def _write_onnx(source: Source, artifact: Artifact, folder: Path) -> None:
     write_onnx(source.program, model_info(source.run.task, source.manifest.preprocess, embedded=False), folder)
 
 
-def _judge_onnx(source: Source, artifact: Artifact, folder: Path, max_drop: float) -> Judged:
+def _judge_onnx(source: Source, artifact: Artifact, folder: Path, max_drop: float) -> ParityJudgement:
     """By the reference images, which an IR folder contains and an ONNX folder does not."""
     task, known = source.run.task, source.reference
     predictor = OnnxPredictor(folder, source.manifest.preprocess, task)

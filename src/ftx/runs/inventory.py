@@ -200,7 +200,7 @@ def _of_finished(run: Run, figures: Mapping[str, float]) -> dict[str, object]:
     }
 
 
-class _Evaluated(BaseModel):
+class _EvaluatedRun(BaseModel):
     """Of ``reports/eval.json`` what is listed."""
 
     metrics: dict[str, float]
@@ -210,7 +210,7 @@ def _reported(run: Run) -> dict[str, float]:
     """What ``ftx eval`` and ``ftx bench`` found; nothing of one that is missing, or of another version of ftx."""
     found: dict[str, float] = {}
     with suppress(OSError, ValidationError):
-        evaluated = _Evaluated.model_validate_json(read_file(run.path / EVAL_FILE))
+        evaluated = _EvaluatedRun.model_validate_json(read_file(run.path / EVAL_FILE))
         found |= {f"eval.{name}": value for name, value in evaluated.metrics.items()}
     timed = read_bench(run, run.manifest)
     return found if timed is None else {**found, LATENCY: min(row.p50_ms for row in timed.rows)}

@@ -30,7 +30,7 @@ from ftx.recipe.sections import ModelRecipe
 from ftx.recipe.strict_yaml import dump_yaml
 from ftx.runs.readme_code import timm_code, trained_code, transformers_code
 from ftx.runs.run import Run
-from ftx.runs.run_json import MODEL_CARD, RESTORE, InitialWeights, Recovered
+from ftx.runs.run_json import MODEL_CARD, RESTORE, InitialWeights, RecoverRecord
 from ftx.tasks.output_meaning import Meaning
 from ftx.tasks.task_names import TASK_FACTS
 from ftx.tasks.thresholds import Thresholds
@@ -72,7 +72,7 @@ def write_trained_card(
     prepared: TrainableModel,
     dataset: Dataset,
     kept: KeptEpoch,
-    recovered: Recovered | None = None,
+    recovered: RecoverRecord | None = None,
     init_from: InitialWeights | None = None,
 ) -> None:
     """Write the card of ``trained/``, whose other files are there."""

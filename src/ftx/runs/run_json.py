@@ -33,7 +33,7 @@ class Lineage(ClosedModel):
     digest: str
 
 
-class Recovered(ClosedModel):
+class RecoverRecord(ClosedModel):
     """How a run's weights were trained further through 8 bits: from which ``trained/`` (its digest), with which result.
 
     Errors are mean absolute differences of a logit from the model in f32 before.
@@ -74,7 +74,7 @@ class Manifest(LabelRecord):
     preprocess: Preprocess
     data_root: str
     # Of a run that ``ftx export --recover`` made; training from its recipe makes the run before.
-    recovered: Recovered | None = None
+    recovered: RecoverRecord | None = None
     # Of a run that ``ftx train --from`` made.
     begun_from: InitialWeights | None = None
     lineage: dict[str, Lineage] = Field(default_factory=dict[str, Lineage])

@@ -26,11 +26,11 @@ ImageOutputs = Mapping[str, Floats]
 # Images of other sizes that are skipped in the search for images of one size: further search would cost too much.
 LOOKED_AT = 256
 # Called for each batch, with its number of images.
-Counted = Callable[[int], None]
+CountBatch = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class _Waiting:
+class _WaitingRequest:
     pixels_HWC: Pixels
     outputs: Future[ImageOutputs]
 
@@ -38,10 +38,10 @@ class _Waiting:
 class Batcher:
     """The queue of one model, and the threads that run the model."""
 
-    def __init__(self, predictor: OpenVinoPredictor, counted: Counted) -> None:
+    def __init__(self, predictor: OpenVinoPredictor, counted: CountBatch) -> None:
         self._batch, self._counted = predictor.batch, counted
         self._batch_bytes = BATCH_BYTES // predictor.streams
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_WaitingRequest] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -60,7 +60,7 @@ class Batcher:
         outputs: Future[ImageOutputs] = Future()
         with self._changed:
             assert not self._closed
-            self._waiting.append(_Waiting(pixels_HWC, outputs))
+            self._waiting.append(_WaitingRequest(pixels_HWC, outputs))
             self._changed.notify()
         return outputs
 
@@ -96,7 +96,7 @@ class Batcher:
                 one.outputs.set_result({name: array[row] for name, array in outputs.items()})
             del batch, outputs  # not kept in memory while nothing waits
 
-    def _next(self) -> list[_Waiting]:
+    def _next(self) -> list[_WaitingRequest]:
         """The next batch, once there is one; empty if the queue is closed and empty."""
         with self._changed:
             while True:
@@ -107,12 +107,12 @@ class Batcher:
                 if batch := [one for one in self._take() if one.outputs.set_running_or_notify_cancel()]:
                     return batch
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_WaitingRequest]:
         """The oldest image, and others of its size, in their order."""
         first = self._waiting[0].pixels_HWC
         most = max(1, min(self._batch, self._batch_bytes // first.nbytes))
-        batch: list[_Waiting] = []
-        left: deque[_Waiting] = deque()
+        batch: list[_WaitingRequest] = []
+        left: deque[_WaitingRequest] = deque()
         while self._waiting and len(batch) < most and len(left) < LOOKED_AT:
             one = self._waiting.popleft()
             (batch if one.pixels_HWC.shape == first.shape else left).append(one)

@@ -22,7 +22,7 @@ _HOSTS = "--host 127.0.0.1 for this machine only, --host 0.0.0.0 for all that ca
 SPARE_SOCKETS = 64
 
 
-class Listening(socket.socket):
+class ListeningSocket(socket.socket):
     """A socket with a limit on its open connections.
 
     They count from their acceptance: with TLS there is no connection of the server before the handshake.
@@ -66,7 +66,7 @@ def bound(endpoint: Endpoint, most: int) -> Generator[socket.socket, None, None]
     """
     host, port = endpoint.host, endpoint.port
     family, address = _looked_up(host, port)
-    with Listening(family, most) as listening:
+    with ListeningSocket(family, most) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(address)

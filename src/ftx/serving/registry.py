@@ -24,7 +24,7 @@ from ftx.runs.proof_json import ir_digest
 from ftx.runs.run_json import MANIFEST_FILE
 from ftx.runtimes import load
 from ftx.runtimes.openvino import MOST_GRAPH_PIXELS, OpenVinoPredictor
-from ftx.serving.batching import Batcher, Counted
+from ftx.serving.batching import Batcher, CountBatch
 from ftx.serving.http_error import HttpError, sentence_of, suggestion
 
 LOOK_S = 0.5
@@ -39,7 +39,7 @@ _FILES = (CARD_FILE, IR_FILE, IR_WEIGHTS, REFERENCE_FILE, PROOF_FILE, TUNING_FIL
 # The state of a model's files: path, inode, size in bytes, time of change.
 Signature = frozenset[tuple[str, int, int, int]]
 # Called for each update: which model, and whether the new one could be opened.
-Reloaded = Callable[[str, bool], None]
+NoteReload = Callable[[str, bool], None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Registry:
     """The models of one server."""
 
     def __init__(
-        self, sources: Sequence[ModelSource], progress: Progress, *, counted: Counted, reloaded: Reloaded
+        self, sources: Sequence[ModelSource], progress: Progress, *, counted: CountBatch, reloaded: NoteReload
     ) -> None:
         """Open every model.
 

@@ -86,7 +86,7 @@ def serve(
 
 
 @dataclass(frozen=True)
-class Serving:
+class ModelServer:
     """A server that is ready to run."""
 
     registry: Registry
@@ -114,7 +114,7 @@ class Serving:
 @contextmanager
 def serving(
     sources: Sequence[ModelSource], limits: Limits, token: str | None, endpoint: Endpoint, progress: Progress
-) -> Generator[Serving, None, None]:
+) -> Generator[ModelServer, None, None]:
     """Open the models, with a server for them.
 
     Raises: as ``serve``.
@@ -132,7 +132,7 @@ def serving(
         only_here = token is None and is_loopback(endpoint.host)
         rules = AccessRules(token, local_names(endpoint.host) if only_here else None)
         guard = Guard(build(AppState(registry, images, limits, metrics)), limits, rules, metrics, progress)
-        yield Serving(registry, HttpServer(guard, limits, endpoint))
+        yield ModelServer(registry, HttpServer(guard, limits, endpoint))
     finally:
         registry.close()
         images.close()

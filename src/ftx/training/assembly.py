@@ -11,34 +11,34 @@ from ftx.data.dataset import Entry
 from ftx.data.pixel_store import PixelStore, pixel_store
 from ftx.data.shards.shard_wise import shard_numbers
 from ftx.training.class_balance import balance_of
-from ftx.training.frozen_part import Frozen, FrozenPart, frozen_part
+from ftx.training.frozen_part import FrozenPart, FrozenTrunk, frozen_part
 from ftx.training.inputs import FeatureInputs, Inputs, inputs_of, training_images
 from ftx.training.optimizer import peak_lr
 from ftx.training.ranks import ONE_PROCESS, Ranks
-from ftx.training.resolve import Resolved
+from ftx.training.resolve import ResolvedTraining
 from ftx.training.step import Training
 
 
 def frozen_of(
-    found: Resolved, progress: Progress, *, for_others: bool = True, ranks: Ranks = ONE_PROCESS
+    found: ResolvedTraining, progress: Progress, *, for_others: bool = True, ranks: Ranks = ONE_PROCESS
 ) -> AbstractContextManager[FrozenPart | None]:
     """The frozen trunk that is computed once, if there is one; kept for this training only, or ``for_others`` too."""
     recipe, backbone = found.recipe, found.prepared.backbone
     if found.plan.kept_blocks is None:
         return nullcontext()
     runtime = "openvino" if recipe.train.frozen_runtime == "openvino" else "torch"
-    part = Frozen(backbone, found.plan.kept_blocks, recipe.train.precision == "bf16", runtime)
+    part = FrozenTrunk(backbone, found.plan.kept_blocks, recipe.train.precision == "bf16", runtime)
     return frozen_part(part, recipe.train.cache_gb * 1e9, for_others=for_others, ranks=ranks, progress=progress)
 
 
-def pixels_of(found: Resolved, progress: Progress) -> AbstractContextManager[PixelStore]:
+def pixels_of(found: ResolvedTraining, progress: Progress) -> AbstractContextManager[PixelStore]:
     """The images of a training as they were decoded when its data was read."""
     images = sum(found.images.values())
     return pixel_store(found.recipe.data, images, found.prepared.backbone.preprocess, found.recipe.train, progress)
 
 
 def inputs_for(
-    found: Resolved, pixels: PixelStore, frozen: FrozenPart | None, entries: Sequence[Entry], *, trains: bool
+    found: ResolvedTraining, pixels: PixelStore, frozen: FrozenPart | None, entries: Sequence[Entry], *, trains: bool
 ) -> Inputs:
     """The inputs of entries of the data set: as the plan ``trains`` on them, or unaugmented with all patches."""
     planned, backbone = found.plan, found.prepared.backbone
@@ -58,7 +58,7 @@ def inputs_for(
 
 
 def build_training(
-    found: Resolved, pixels: PixelStore, frozen: FrozenPart | None, ranks: Ranks = ONE_PROCESS
+    found: ResolvedTraining, pixels: PixelStore, frozen: FrozenPart | None, ranks: Ranks = ONE_PROCESS
 ) -> Training:
     """Join the model, its inputs and the settings of the recipe."""
     recipe, dataset, task = found.recipe, found.dataset, found.task

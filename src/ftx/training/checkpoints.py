@@ -65,7 +65,7 @@ class Checkpoint(ClosedModel):
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A checkpoint that was read, with its tensors."""
 
     checkpoint: Checkpoint
@@ -75,7 +75,7 @@ class Saved:
 class Checkpoints:
     """The checkpoints of one training; ``resumed`` is the one that it resumes from."""
 
-    def __init__(self, run: NewRun, origin: Origin, resumed: Saved | None = None) -> None:
+    def __init__(self, run: NewRun, origin: Origin, resumed: SavedCheckpoint | None = None) -> None:
         self._run, self._origin = run, origin
         # The steps of complete ones, the newest first: another file of the folder may be damaged.
         self._whole = [] if resumed is None else [resumed.checkpoint.record.position.step]
@@ -127,7 +127,7 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def newest(run: Path, progress: Progress) -> Saved:
+def newest(run: Path, progress: Progress) -> SavedCheckpoint:
     """The newest complete checkpoint of a run; prints which newer ones are damaged.
 
     Raises: RunError if there is none.
@@ -171,7 +171,7 @@ def train_again(run: Path) -> str:
     return f"{shell_command('ftx train --config', run / 'recipe.yaml')} --data DIR"
 
 
-def _read(path: Path) -> Saved:
+def _read(path: Path) -> SavedCheckpoint:
     """Raises: ValueError, or what reading raises, for an invalid one; nothing of it is used before."""
     document = read_json(path)
     checkpoint = Checkpoint.model_validate(document)
@@ -185,7 +185,7 @@ def _read(path: Path) -> Saved:
     tensors = path.with_suffix(".safetensors")
     if sha256_file(tensors) != checkpoint.tensors_sha256:
         raise ValueError(f"{tensors.name} is not what was written")
-    saved = Saved(checkpoint, load_file(tensors))
+    saved = SavedCheckpoint(checkpoint, load_file(tensors))
     check_consistent(checkpoint.record, saved.tensors)
     return saved
 

@@ -32,7 +32,7 @@ from ftx.training.optimizer import optimizer
 from ftx.training.plan import Plan
 from ftx.training.ranks import ONE_PROCESS, Ranks
 from ftx.training.report import DryRunReport, PlannedLayer
-from ftx.training.resolve import Resolved, resolve
+from ftx.training.resolve import ResolvedTraining, resolve
 from ftx.training.step import Training, in_parts, measure, train_mode
 
 # For steps as short as this the work around them matters: threads that start, and an epoch's line, 14 ms until it is on
@@ -61,7 +61,7 @@ class Times:
         return self.before_s - self.view_s * (self.views - min(self.views, epochs))
 
 
-def rehearse(found: Resolved) -> Times:
+def rehearse(found: ResolvedTraining) -> Times:
     """Time what training does, on images for two steps, where ``place`` put the model; it keeps its weights.
 
     Raises: AdapterError if training would not reach an adapter; ImageError for an image that cannot be read.
@@ -70,7 +70,7 @@ def rehearse(found: Resolved) -> Times:
         return _rehearsed(found, pixels)
 
 
-def _rehearsed(found: Resolved, pixels: PixelStore) -> Times:
+def _rehearsed(found: ResolvedTraining, pixels: PixelStore) -> Times:
     module, recipe = found.prepared.backbone.module, found.recipe
     where = next(module.parameters()).device
     train, val = found.dataset.split("train"), found.dataset.split("val")
@@ -225,7 +225,9 @@ def foreseeable(recipe: Recipe) -> Recipe:
     return recipe.replace(train={"compile": "none"}) if recipe.train.compile == "auto" else recipe
 
 
-def within(found: Resolved, budget_s: float, began: float, progress: Progress, ranks: Ranks = ONE_PROCESS) -> Resolved:
+def within(
+    found: ResolvedTraining, budget_s: float, began: float, progress: Progress, ranks: Ranks = ONE_PROCESS
+) -> ResolvedTraining:
     """The training with fewer epochs if all would not end ``budget_s`` after ``began`` (``time.perf_counter``).
 
     Each of several processes rehearses its part of a batch, and their work before the epochs is divided.
@@ -248,7 +250,9 @@ def within(found: Resolved, budget_s: float, began: float, progress: Progress, r
     return replace(found, recipe=recipe.replace(data={"path": found.recipe.data.path}), plan=planned)
 
 
-def fitted(found: Resolved, times: Times, budget_s: float, began: float, progress: Progress) -> Resolved:
+def fitted(
+    found: ResolvedTraining, times: Times, budget_s: float, began: float, progress: Progress
+) -> ResolvedTraining:
     """As ``within``, by the times of a rehearsal."""
     left_s = (1 - _SPARE) * budget_s - (time.perf_counter() - began)
     epochs = found.plan.epochs
@@ -312,7 +316,7 @@ def dry_run(
     )
 
 
-def advice(found: Resolved, ranks: Ranks = ONE_PROCESS) -> Callable[[], str]:
+def advice(found: ResolvedTraining, ranks: Ranks = ONE_PROCESS) -> Callable[[], str]:
     """A function that returns how to train in the memory that is free now, before the training itself uses it.
 
     Each of several processes has its part of a machine's memory, or that of its own GPU.

@@ -46,7 +46,7 @@ _WORTH_CONVERTING = 2000
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenTrunk:
     """Which part of a model is frozen, and what computes it.
 
     The first ``kept_blocks`` blocks, or with 0 all but the classifier; in ``bf16`` or f32.
@@ -99,7 +99,7 @@ class FrozenPart:
     """
 
     def __init__(
-        self, frozen: Frozen, store: ByteStore, folder: Path | None = None, *, ranks: Ranks = ONE_PROCESS
+        self, frozen: FrozenTrunk, store: ByteStore, folder: Path | None = None, *, ranks: Ranks = ONE_PROCESS
     ) -> None:
         self._folder, self._ranks = folder, ranks
         self.tail, self.dtype, self.store = frozen.split.tail, frozen.dtype, store
@@ -159,7 +159,7 @@ class FrozenPart:
 
 @contextmanager
 def frozen_part(
-    frozen: Frozen, limit_bytes: float, *, for_others: bool = True, ranks: Ranks = ONE_PROCESS, progress: Progress
+    frozen: FrozenTrunk, limit_bytes: float, *, for_others: bool = True, ranks: Ranks = ONE_PROCESS, progress: Progress
 ) -> Iterator[FrozenPart]:
     """The frozen trunk of a model, with the features that are kept: for this process only, or ``for_others`` too.
 
@@ -185,7 +185,7 @@ def _own_folder(folder: Path, ranks: Ranks) -> Path:
     return folder / f"{_RANK}{ranks.local}" if ranks.local else folder
 
 
-def faster_runtime(frozen: Frozen, views: int, progress: Progress) -> FrozenRuntime:
+def faster_runtime(frozen: FrozenTrunk, views: int, progress: Progress) -> FrozenRuntime:
     """OpenVINO on a CPU, if it is faster, as close to f32, and converting pays for ``views`` views; else torch.
 
     The result is kept next to the features: it depends on the versions, weights and sizes that name them, and on the
@@ -206,7 +206,7 @@ def faster_runtime(frozen: Frozen, views: int, progress: Progress) -> FrozenRunt
     return runtime
 
 
-def _openvino_holds(frozen: Frozen, progress: Progress) -> bool:
+def _openvino_holds(frozen: FrozenTrunk, progress: Progress) -> bool:
     from ftx.training.frozen_in_openvino import CONVERTED, in_openvino, is_as_close, is_faster
 
     trunk, pre = frozen.split.trunk, frozen.backbone.preprocess

@@ -30,7 +30,7 @@ from ftx.tasks.thresholds import Thresholds
 from ftx.training.compiling import chosen
 from ftx.training.device_placement import resolve_precision
 from ftx.training.epoch_log import require_tensorboard
-from ftx.training.frozen_part import Frozen, faster_runtime
+from ftx.training.frozen_part import FrozenTrunk, faster_runtime
 from ftx.training.init_from import DATA_PATH, init_run, load_run_into, with_keys_of_run
 from ftx.training.optimizer import peak_lr
 from ftx.training.plan import Plan, plan, without_effect
@@ -51,7 +51,7 @@ _STEPS = (
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedTraining:
     """What will be trained, before anything is written."""
 
     dataset: Dataset
@@ -82,7 +82,7 @@ class Resolved:
         return [f"{image.path}: {image.reason}" for image in self.dataset.unreadable]
 
 
-def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
+def resolve(recipe: Recipe, strict: bool, progress: Progress) -> ResolvedTraining:
     """Read the data, build the model, and decide every ``auto``.
 
     Raises: DataError, ModelError or AdapterError for wrong input; RecipeError if ``strict`` and the data has another
@@ -103,7 +103,7 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> Resolved:
     planned = plan(prepared.backbone.module, recipe)
     if planned.dropped and planned.kept_blocks is None:  # kept features are dropped when they are read
         planned.dropped.put_into(prepared.backbone.module)
-    found = _decided(Resolved(dataset, prepared, recipe, planned, init_from), progress)
+    found = _decided(ResolvedTraining(dataset, prepared, recipe, planned, init_from), progress)
     for note in without_effect(prepared.backbone.module, recipe.train, planned):
         progress.note(note)
     if planned.solves_all and (unused := _set_for_steps(recipe.train, run)):
@@ -144,7 +144,7 @@ def read_images(recipe: Recipe, run: Run | None, progress: Progress) -> Dataset:
         ).dataset
 
 
-def resolve_together(recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks) -> Resolved:
+def resolve_together(recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks) -> ResolvedTraining:
     """As ``resolve``, in each of the processes of a training, with the decisions of the first.
 
     Raises: as ``resolve``; InputError if they have different versions, recipes, data or bases.
@@ -174,14 +174,14 @@ def _check_classes(recipe: Recipe, found: int, strict: bool, progress: Progress)
     progress.note(f"the recipe is for {expected} labels, the data has {found}: the data decides")
 
 
-def _decided(found: Resolved, progress: Progress) -> Resolved:
+def _decided(found: ResolvedTraining, progress: Progress) -> ResolvedTraining:
     """With the recipe as it was decided: every ``auto``, and where the data or the model has less."""
     recipe, planned, prepared = found.recipe, found.plan, found.prepared
     module, images = prepared.backbone.module, len(found.dataset.split("train"))
     precision = resolve_precision(recipe.train.precision)
     runtime = recipe.train.frozen_runtime if planned.kept_blocks is not None else "torch"
     if runtime == "auto" and planned.kept_blocks is not None:
-        trunk = Frozen(prepared.backbone, planned.kept_blocks, bf16=precision == "bf16")
+        trunk = FrozenTrunk(prepared.backbone, planned.kept_blocks, bf16=precision == "bf16")
         runtime = faster_runtime(trunk, found.views, progress)
     bounded = recipe.replace(train={"batch_size": min(recipe.train.batch_size, images)}).train
     with memory_faults(lambda: SMALLER):

@@ -15,7 +15,7 @@ from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
 from ftx.runs.run_json import RESUME
 from ftx.training.checkpoints import Origin
 from ftx.training.init_from import DATA_PATH, FOLLOW_LINKS_KEY, check_address, without_untyped_links
-from ftx.training.resolve import Resolved
+from ftx.training.resolve import ResolvedTraining
 
 
 def recipe_to_resume(
@@ -59,7 +59,7 @@ def _differences(then: Recipe, now: Recipe, without: str = "") -> list[str]:
     ]
 
 
-def check_same_inputs(run: Path, origin: Origin, now: Resolved) -> None:
+def check_same_inputs(run: Path, origin: Origin, now: ResolvedTraining) -> None:
     """Check that base and data are those that the training started with.
 
     Raises: RunError with what differs; RecipeError if the recipe means something else here.

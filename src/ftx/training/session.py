@@ -25,7 +25,7 @@ from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
 from ftx.runs.runs_folder import check_run_exists, fresh_out, name_latest
 from ftx.runs.trained import save_trained
 from ftx.training.assembly import build_training, fill_together, frozen_of, pixels_of
-from ftx.training.checkpoints import Checkpoints, Origin, Saved, newest, train_again
+from ftx.training.checkpoints import Checkpoints, Origin, SavedCheckpoint, newest, train_again
 from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before, within_quota
 from ftx.training.epoch_log import epoch_log
 from ftx.training.estimate import advice, foreseeable, within
@@ -34,7 +34,7 @@ from ftx.training.init_from import data_path
 from ftx.training.loop import Diverged, Fit, check_position, fit, solved
 from ftx.training.ranks import Ranks, joined
 from ftx.training.report import TrainReport
-from ftx.training.resolve import Resolved, resolve_together
+from ftx.training.resolve import ResolvedTraining, resolve_together
 from ftx.training.resuming import check_same_inputs, recipe_to_resume
 from ftx.training.signals import Stop, stoppable
 from ftx.training.state import EpochEnd, TrainingState
@@ -117,7 +117,7 @@ def resume(
             checkpoint, recipe = ranks.of_first((saved and saved.checkpoint, recipe))
             assert checkpoint is not None
             assert recipe is not None
-            saved = Saved(checkpoint, ranks.tensors_of_first({} if saved is None else saved.tensors))
+            saved = SavedCheckpoint(checkpoint, ranks.tensors_of_first({} if saved is None else saved.tensors))
             if not ranks.leads and (path := data_path(overrides, flags)) is not None:
                 recipe = recipe.replace(data={"path": path})
             before, position = checkpoint.origin.circumstances, checkpoint.record.position
@@ -165,13 +165,13 @@ class _Session:
     """
 
     new: NewRun | None
-    found: Resolved
+    found: ResolvedTraining
     stop: Stop
     progress: Progress
     on_epoch: OnEpoch | None
     ranks: Ranks
 
-    def run(self, saved: Saved | None) -> TrainReport:
+    def run(self, saved: SavedCheckpoint | None) -> TrainReport:
         """Train, and write the result.
 
         Raises: KeyboardInterrupt if it was stopped before there was an epoch to keep.
@@ -218,7 +218,7 @@ class _Session:
         self._note_how_to_resume()
         return self._report(made, state.seconds)
 
-    def _restore(self, state: TrainingState, training: Training, saved: Saved) -> None:
+    def _restore(self, state: TrainingState, training: Training, saved: SavedCheckpoint) -> None:
         """Continue from a checkpoint, and free its tensors: they need as much memory as the weights, and twice more.
 
         Raises: RunError if it belongs to another training, though its hash is correct.
@@ -242,7 +242,7 @@ class _Session:
         if self.new is not None and checkpoint_records(self.new.folder):
             self.progress.note(f"to resume it: {shell_command(RESUME, self.new.path)}")
 
-    def _origin(self, saved: Saved | None) -> Origin:
+    def _origin(self, saved: SavedCheckpoint | None) -> Origin:
         """Move the model to its device: the same as before, if the training is resumed."""
         prepared, recipe, dataset = self.found.prepared, self.found.recipe, self.found.dataset
         if saved is not None and saved.checkpoint.origin.circumstances.processes == self.ranks.world:

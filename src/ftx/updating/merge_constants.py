@@ -87,7 +87,7 @@ class ConstantsOf:
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedConstants:
     """What was merged.
 
     ``exact``: every constant has the SHA-256 of the server's; None without an update, which has those.
@@ -99,7 +99,7 @@ class Merged:
     layers: int
 
 
-def merge_into(model: ConstantsOf, given: AdapterToMerge, base: BaseIr, progress: Progress) -> Merged:
+def merge_into(model: ConstantsOf, given: AdapterToMerge, base: BaseIr, progress: Progress) -> MergedConstants:
     """Merge every layer, and replace the head.
 
     Raises: AdapterError for what does not fit; GateFailed if a constant is not the server's.
@@ -111,7 +111,7 @@ def merge_into(model: ConstantsOf, given: AdapterToMerge, base: BaseIr, progress
     exact = None if given.update is None else weight_bound is None
     if given.update is not None and exact:
         _check_digests(digests, given.update.tensors, given)
-    return Merged(exact, weight_bound, layers)
+    return MergedConstants(exact, weight_bound, layers)
 
 
 def _merge_layers(

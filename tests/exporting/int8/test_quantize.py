@@ -19,7 +19,7 @@ from ftx.exporting.export_source import trace
 from ftx.exporting.int8 import search as quantizing
 from ftx.exporting.int8.products import int8_fraction, products, quantized_products
 from ftx.exporting.int8.quantize import ATTENTION, CONVOLUTIONS, Int8Setting, compress_weights
-from ftx.exporting.int8.search import Quantized, quantize_body
+from ftx.exporting.int8.search import QuantizedBody, quantize_body
 from ftx.exporting.openvino import convert_body, name_canonically
 from ftx.runs.machine import WITHOUT_VNNI, this_set
 from ftx.runtimes.compiled_network import core
@@ -56,16 +56,16 @@ def listener() -> Listener:
 
 
 @pytest.fixture(scope="module")
-def quantized(listener: Listener) -> Quantized:
+def quantized(listener: Listener) -> QuantizedBody:
     return quantize_body(body(), images(1), images(2), settings=ATTENTION, progress=listener)
 
 
-def test_linear_layers_but_the_head_run_in_int8(quantized: Quantized) -> None:
+def test_linear_layers_but_the_head_run_in_int8(quantized: QuantizedBody) -> None:
     assert quantized.int8_fraction == pytest.approx(2 / 3)
     assert int8_fraction(core().compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})) == 0
 
 
-def test_the_setting_nearest_to_f32_on_held_out_images_is_taken(quantized: Quantized) -> None:
+def test_the_setting_nearest_to_f32_on_held_out_images_is_taken(quantized: QuantizedBody) -> None:
     tried = [one.setting for one in quantized.candidates]
     assert tried[:4] == list(ATTENTION)
     best = min(quantized.candidates, key=lambda one: one.mean_abs * one.work)
@@ -80,7 +80,7 @@ def test_the_setting_nearest_to_f32_on_held_out_images_is_taken(quantized: Quant
     assert [one.bias_correction for one in tried[:6]] == [True] * 5 + [False]
 
 
-def test_it_answers_near_to_f32(quantized: Quantized) -> None:
+def test_it_answers_near_to_f32(quantized: QuantizedBody) -> None:
     batch = np.concatenate(images(3))
     exact = core().compile_model(body(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
     found = core().compile_model(quantized.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
@@ -90,7 +90,7 @@ def test_it_answers_near_to_f32(quantized: Quantized) -> None:
     assert 0 < error < 0.05 * exact.std()
 
 
-def test_progress_counts_every_image_of_every_pass(listener: Listener, quantized: Quantized) -> None:
+def test_progress_counts_every_image_of_every_pass(listener: Listener, quantized: QuantizedBody) -> None:
     assert listener.steps == listener.total
     # The settings in turn, the sensitivity of neighbours and of each layer, then the final pass with all images.
     assert len(listener.descriptions) == len(quantized.candidates) + 3

@@ -9,7 +9,7 @@ from openvino import opset13
 
 from ftx.exporting.int8.quantize import Int8Setting
 from ftx.exporting.int8.report import report_of
-from ftx.exporting.int8.search import Candidate, Quantized
+from ftx.exporting.int8.search import Candidate, QuantizedBody
 from ftx.runs.artifacts import IR_INT8
 from ftx.runs.quantize_json import CandidateRow, LayerSensitivity
 
@@ -25,7 +25,7 @@ def test_each_figure_has_its_name() -> None:
     )
     felt = (LayerSensitivity(layer="blocks.1.fc1", kind="linear", multiplications=6400, gain=0.375),)
     number = opset13.parameter([1])
-    report = report_of(Quantized(ov.Model([number], [number]), chosen, tried, felt), IR_INT8)
+    report = report_of(QuantizedBody(ov.Model([number], [number]), chosen, tried, felt), IR_INT8)
     assert report.artifact == "openvino/int8"
     assert report.sensitivities == [
         LayerSensitivity(layer="blocks.1.fc1", kind="linear", multiplications=6400, gain=0.375)

@@ -23,7 +23,7 @@ from ftx.exporting.chosen_images import calibration_images
 from ftx.exporting.export_source import Source
 from ftx.exporting.int8.products import Product
 from ftx.exporting.int8.quantize import Int8Setting, compress_weights, logits_of
-from ftx.exporting.int8.search import CONFIDENCE, MOST_ADDED, Candidate, Quantized, _Search, quantize_body
+from ftx.exporting.int8.search import CONFIDENCE, MOST_ADDED, Candidate, QuantizedBody, _Search, quantize_body
 from ftx.exporting.writers import WRITERS, check_accuracy
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import MAX_DROP
@@ -87,7 +87,7 @@ def write(source: Source, artifact: Artifact, folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, SmallSource, Quantized]:
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, SmallSource, QuantizedBody]:
     """By a margin so wide that no change of labels is too many."""
     root = tmp_path_factory.mktemp("meaning")
     with pytest.MonkeyPatch.context() as patch:
@@ -99,7 +99,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, SmallSource
 
 
 @pytest.mark.representative
-def test_labels_are_those_that_the_runs_thresholds_call(searched: tuple[Run, SmallSource, Quantized]) -> None:
+def test_labels_are_those_that_the_runs_thresholds_call(searched: tuple[Run, SmallSource, QuantizedBody]) -> None:
     run, source, quantized = searched
     _, choosing = calibration_images(run.entries("train"))
     pixels = [load_pixels(run.data_root() / entry.path, PRE)[None] for entry in choosing]
@@ -119,7 +119,9 @@ def test_labels_are_those_that_the_runs_thresholds_call(searched: tuple[Run, Sma
 
 
 @pytest.mark.representative
-def test_the_margin_of_the_recipe_decides_about_accuracy_control(searched: tuple[Run, SmallSource, Quantized]) -> None:
+def test_the_margin_of_the_recipe_decides_about_accuracy_control(
+    searched: tuple[Run, SmallSource, QuantizedBody],
+) -> None:
     """So many labels change that the default margin would have asked for it."""
     _, _, quantized = searched
     changed = min(one.changed for one in quantized.candidates)
@@ -133,7 +135,7 @@ def test_the_margin_of_the_recipe_decides_about_accuracy_control(searched: tuple
     ids=str,
 )
 def test_each_folder_has_the_card_of_its_run_and_the_weights_of_its_precision(
-    artifact: Artifact, share_of_fp32: float, searched: tuple[Run, SmallSource, Quantized], tmp_path: Path
+    artifact: Artifact, share_of_fp32: float, searched: tuple[Run, SmallSource, QuantizedBody], tmp_path: Path
 ) -> None:
     run, source, _ = searched
     write(source, artifact, tmp_path)
@@ -150,7 +152,7 @@ def test_each_folder_has_the_card_of_its_run_and_the_weights_of_its_precision(
 
 @pytest.mark.representative
 def test_for_cpus_without_vnni_the_weights_have_seven_bits(
-    searched: tuple[Run, SmallSource, Quantized], tmp_path: Path
+    searched: tuple[Run, SmallSource, QuantizedBody], tmp_path: Path
 ) -> None:
     _, source, quantized = searched
     safe = write(source, IR_INT8_SAFE, tmp_path)
@@ -162,7 +164,7 @@ def test_for_cpus_without_vnni_the_weights_have_seven_bits(
 
 @pytest.mark.parametrize(("max_drop", "verdict"), [(0.02, "unproved"), (0.3, "unproved"), (0.4, "proved")])
 def test_the_gate_of_an_export_goes_by_the_margin_of_the_recipe(
-    max_drop: float, verdict: str, searched: tuple[Run, SmallSource, Quantized], tmp_path: Path
+    max_drop: float, verdict: str, searched: tuple[Run, SmallSource, QuantizedBody], tmp_path: Path
 ) -> None:
     """Of eight images without a loss at most 31 points may be lost: 0.05 to the power of an eighth is 0.69."""
     (tmp_path / "own").mkdir()

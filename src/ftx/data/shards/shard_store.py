@@ -160,7 +160,7 @@ def open_current(archive: Location, *, fetch: bool = False) -> tuple[Path, TarIn
     return _SHARDS.read(archive)
 
 
-class _Opened(NamedTuple):
+class _OpenArchive(NamedTuple):
     """An archive's file, its index, and the state of the file when the index was read."""
 
     file: Path
@@ -172,7 +172,7 @@ class _OpenShards:
     """The indices of the archives that were read last; the file of one that is let go closes behind its last reader."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Location, _Opened] = OrderedDict()
+        self._open: OrderedDict[Location, _OpenArchive] = OrderedDict()
         self._reading: defaultdict[Location, Lock] = defaultdict(Lock)
         self._one_at_a_time = Lock()
 
@@ -186,7 +186,7 @@ class _OpenShards:
 
     def read(self, archive: Location) -> tuple[Path, TarIndex]:
         file = fetched(archive) if isinstance(archive, Address) else archive
-        opened = _Opened(file, read_index(file, str(archive)), _state(file))
+        opened = _OpenArchive(file, read_index(file, str(archive)), _state(file))
         with self._one_at_a_time:
             self._open[archive] = opened
             self._open.move_to_end(archive)

@@ -38,7 +38,7 @@ from ftx.runs.dense import load_dense
 from ftx.runs.new_run import check_name_free, new_run, seal
 from ftx.runs.readme import KeptEpoch, write_trained_card
 from ftx.runs.run import Run
-from ftx.runs.run_json import Recovered
+from ftx.runs.run_json import RecoverRecord
 from ftx.runs.runs_folder import fresh_out, point_latest_at
 from ftx.runs.trained import load_trained_into, save_trained
 from ftx.training.inputs import Inputs, inputs_of, training_images
@@ -102,7 +102,9 @@ def recover(
     _, logits_NC, targets_NC = measure(module, task, images.validation, loss=recipe.train.loss, bf16=False)
     tuned = task.tuned_thresholds(logits_NC, targets_NC)
     metrics = task.with_thresholds(tuned).metrics(logits_NC, targets_NC)
-    recovered = Recovered(trained=manifest.digest(TRAINED), steps=steps, lr=lr, error_before=before, error_after=after)
+    recovered = RecoverRecord(
+        trained=manifest.digest(TRAINED), steps=steps, lr=lr, error_before=before, error_after=after
+    )
     # Its name is chosen at the end: another recovery of the same run may have ended before.
     with new_run(out or fresh_out(f"{opened.path.resolve().name}-recovered")) as new:
         _write(new.folder, opened, prepared, recovered, KeptEpoch(1, 1, task.metric, metrics, tuned, interrupted=False))
@@ -119,7 +121,7 @@ def recover(
     )
 
 
-def _write(folder: Path, source: Run, prepared: TrainableModel, recovered: Recovered, kept: KeptEpoch) -> None:
+def _write(folder: Path, source: Run, prepared: TrainableModel, recovered: RecoverRecord, kept: KeptEpoch) -> None:
     entries, recipe = source.entries(), source.recipe()
     (folder / TRAINED.name).mkdir()
     (folder / "recipe.yaml").write_bytes((source.path / "recipe.yaml").read_bytes())

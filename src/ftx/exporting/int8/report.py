@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from ftx.core.pages import drawn
-from ftx.exporting.int8.search import Candidate, Quantized
+from ftx.exporting.int8.search import Candidate, QuantizedBody
 from ftx.runs.artifacts import Artifact
 from ftx.runs.machine import this_machine, this_set
 from ftx.runs.quantize_json import CandidateRow, QuantizeReport
 
 
-def report_of(quantized: Quantized, artifact: Artifact) -> QuantizeReport:
+def report_of(quantized: QuantizedBody, artifact: Artifact) -> QuantizeReport:
     """The search in figures."""
     return QuantizeReport(
         artifact=artifact.name,

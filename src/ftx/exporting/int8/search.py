@@ -84,7 +84,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Quantized:
+class QuantizedBody:
     """An INT8 body, its setting, and the candidates it was chosen from; none if the setting was given."""
 
     model: ov.Model
@@ -108,7 +108,7 @@ def quantize_body(
     predicted: PredictedLabels | None = None,
     max_drop: float = MAX_DROP,
     progress: Progress = SILENT,
-) -> Quantized:
+) -> QuantizedBody:
     """Search for the best setting with the first few calibration images, and quantize with it and all of them.
 
     ``settings`` are the first ones, by default those for the body's kind; a single one is used without a search.
@@ -125,14 +125,14 @@ def quantize_body(
     kinds = tuple(replace(one, in_float=(*one.in_float, *attention)) for one in kinds)
     if len(kinds) == 1:
         only = quantize(body, calibration, kinds[0], "INT8: calibrating", progress, overflow_safe=overflow_safe)
-        return Quantized(only, kinds[0])
+        return QuantizedBody(only, kinds[0])
     few = list(islice(calibration, SEARCH_IMAGES))
     search = _Search(body, few, held_out, known, predicted or _highest, max_drop, progress, overflow_safe)
     search.run(kinds)
     best, model = search.best, search.model
     if len(few) < len(calibration):
         model = search.quantized(best.setting, calibration, f"INT8: calibrating, {best.setting}")
-    return Quantized(model, best.setting, tuple(search.candidates), tuple(search.sensitivities))
+    return QuantizedBody(model, best.setting, tuple(search.candidates), tuple(search.sensitivities))
 
 
 @dataclass
