@@ -143,6 +143,14 @@ def test_the_cursor_is_hidden_once_and_comes_back_after_the_last_bar() -> None:
     assert [text.count(code) for code in ("\x1b[?25l", "\x1b[?25h")] == [1, 1]
 
 
+def test_a_bar_shows_the_fields_of_its_last_step() -> None:
+    with terminal("xterm", columns=80) as shown:
+        with console.TerminalProgress().track("steps", 2) as bar:
+            bar.advance(val_loss="0.25")
+            time.sleep(0.3)  # a terminal is drawn ten times a second
+        assert "val loss 0.25" in shown.getvalue()
+
+
 def test_json_and_fields_hold_nothing_that_steers_the_terminal() -> None:
     text = "é \x9b31m\u202e.png\u2028"
     with terminal() as shown:

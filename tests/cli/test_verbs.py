@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,19 @@ def test_a_bug_under_debug_is_reported_with_what_stands_above(capsys: Capture) -
     said = capsys.readouterr().err
     assert said.index("Traceback") < said.index("error: this is a bug of ftx: KeyError: 'boom'")
     assert "report it with the traceback above" in said
+
+
+def test_a_bug_leaves_a_log_with_the_command_and_the_traceback(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(KeyError) as raised:
+        raise KeyError("boom")
+    assert report_failure(raised.value, arguments=["x", "a b"], command=None, as_json=False, debug=False) == 70
+    (log,) = tmp_path.glob("ftx-bug-*.log")
+    assert str(log) in capsys.readouterr().err
+    assert "ftx x 'a b'" in log.read_text()
+    assert "KeyError: 'boom'" in log.read_text()
 
 
 def test_labels_are_words_between_commas() -> None:
