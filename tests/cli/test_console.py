@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -141,6 +143,29 @@ def test_the_cursor_is_hidden_once_and_comes_back_after_the_last_bar() -> None:
             outer.advance()
         text = shown.getvalue()
     assert [text.count(code) for code in ("\x1b[?25l", "\x1b[?25h")] == [1, 1]
+
+
+def test_what_others_write_to_stdout_is_no_json(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A C library writes to the file descriptor, Python code to ``sys.stdout``."""
+    stdout = os.dup(1)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(console, "_results", None)
+    try:
+        console.reserve_stdout()
+        os.write(1, b"by C\n")
+        print("by Python")  # noqa: T201
+        console.print_line("{}")
+    finally:
+        if console._results is not None:
+            console._results.close()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+    out, err = capfd.readouterr()
+    assert out == "{}\n"
+    assert "by C\n" in err
+    assert "by Python\n" in err
 
 
 def test_a_bar_shows_the_fields_of_its_last_step() -> None:

@@ -409,6 +409,7 @@ def test_a_chosen_precision_that_is_slower_than_f32_is_said() -> None:
     )
     assert _notes([row(p50_ms=20.0), quick], saved=False) == []
     assert _notes([row(p50_ms=48.9), quick], saved=False) == []  # within what chance does
+    assert len(_notes([row(p50_ms=100.0), row(compute=F32, p50_ms=95.0)], saved=False)) == 1  # just enough
     assert _notes([slow, quick.model_copy(update={"threads": 1})], saved=False) == []
 
 

@@ -186,3 +186,21 @@ def test_what_changed_its_label_is_named_before_what_is_further_off() -> None:
     row, _ = row_of(answers, FREE, known)
     assert row.worst[:4] == ["image-10.png", "image-4.png", "image-7.png", "image-1.png"]
     assert row.max_abs == pytest.approx(9.0, abs=1e-5)  # 9 was added in f32
+
+
+@pytest.mark.parametrize("first", [None, [True, False]])
+@pytest.mark.parametrize("more", [None, [False]])
+def test_images_after_others_keep_what_is_known_of_both(first: list[bool] | None, more: list[bool] | None) -> None:
+    def of(count: int, clear: list[bool] | None) -> Reference:
+        logits = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
+        flags = None if clear is None else np.array(clear)
+        return Reference(tuple("abc"[:count]), logits, logits[:0], multiclass(3), tuple("xyz"[:count]), flags)
+
+    both = of(2, first).followed_by(of(1, more))
+    assert (both.names, both.groups, both.labelled) == (("a", "b", "a"), ("x", "y", "x"), 0)
+    assert both.logits[:, 0].tolist() == [0, 3, 0]
+    if first is None or more is None:  # nothing is known of some
+        assert both.clear is None
+    else:
+        assert both.clear is not None
+        assert both.clear.tolist() == [*first, *more]

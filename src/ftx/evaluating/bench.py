@@ -326,7 +326,7 @@ def _notes(rows: Sequence[BenchRow], *, saved: bool) -> list[str]:
     notes: list[str] = []
     for row in single:
         f32_ms = pinned.get((row.artifact, row.threads), math.inf)
-        if row.compute.chosen_by_runtime and row.compute.dtype != "f32" and f32_ms < CLEARLY * row.p50_ms:
+        if row.compute.chosen_by_runtime and row.compute.dtype != "f32" and f32_ms <= CLEARLY * row.p50_ms:
             notes.append(
                 f"{row.artifact}: {row.compute.dtype}, which OpenVINO chooses, is slower than f32 with "
                 f"{row.threads} threads: {row.p50_ms:.1f} ms, f32 {f32_ms:.1f} ms; {effect}"
