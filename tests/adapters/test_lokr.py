@@ -109,6 +109,16 @@ def test_numpy_merges_what_torch_computes_with_and_separate_products_agree(rank:
     assert (weights.rank, weights.parameters) == (rank, layer.trainable_parameters)
 
 
+def test_directions_are_only_those_that_the_change_has() -> None:
+    """Of factors with rank 1 and 2 the product has rank 2, and rounding adds none."""
+    rng = np.random.default_rng(0)
+    w1, w2 = rng.standard_normal((6, 1)) @ rng.standard_normal((1, 4)), rng.standard_normal((6, 2))
+    factors = {"lokr_w1": w1, "lokr_w2": w2 @ rng.standard_normal((2, 6))}
+    weights = Lokr().weights(factors, SCALING, 3)
+    reads_IR, writes_OR = weights.directions()
+    assert (reads_IR.shape, writes_OR.shape) == ((24, 2), (36, 2))
+
+
 def test_in_bf16_the_weight_is_rounded_once() -> None:
     layer = layer_of(2).float()
     x = torch.randn(4, INPUTS)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ftx.backbones.architecture_table import read_architectures
+from ftx.cli import models
 from ftx.cli.adapters import _of_one_base
 from ftx.cli.app import run
 from ftx.cli.failure import report_failure
@@ -84,6 +85,19 @@ def test_models_of_a_family_as_a_table(capsys: Capture) -> None:
     assert run(["models", "swinv2_tiny"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["model", "swinv2_tiny_window8_256", "swinv2_tiny_window16_256"]
+
+
+def test_another_timm_than_that_of_the_table_is_noted(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = read_architectures().timm
+    for installed in (known, "0.0.1"):
+        monkeypatch.setattr(models, "version", lambda _, installed=installed: installed)
+        assert run(["models", "resnet18"]) == 0
+        assert ("timm 0.0.1 is installed" in capsys.readouterr().err) is (installed != known)
+
+
+def test_a_port_below_0_is_none(capsys: Capture) -> None:
+    assert run(["serve", "runs/x", "--port", "-1"]) == 2
+    assert "--port" in capsys.readouterr().err
 
 
 def test_what_a_model_is_and_how_it_is_trained(capsys: Capture) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from ftx.core.statistics import wilson_interval
-from ftx.evaluating.comparison import Reference, Subject, compare, dice
+from ftx.evaluating.comparison import Reference, Subject, _with_bound, compare, dice
 from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import BOUNDS, Bound
-from ftx.runs.artifacts import IR_FP32
+from ftx.runs.artifacts import IR_FP32, IR_INT8, Artifact
 from ftx.runs.compute_precision import F32
 from ftx.runs.parity_json import ParityRow
 from ftx.tasks.labels import Labels
@@ -204,3 +204,19 @@ def test_images_after_others_keep_what_is_known_of_both(first: list[bool] | None
     else:
         assert both.clear is not None
         assert both.clear.tolist() == [*first, *more]
+
+
+@pytest.mark.parametrize(
+    ("clear", "precision", "expected"),
+    [
+        (None, IR_FP32, [True, True]),
+        ([True, False], IR_FP32, [True, False]),
+        ([True, False], IR_INT8, [True, True]),  # a coarser rounding keeps other patches of most images
+        ([False, False], IR_FP32, [True, True]),  # without one there would be no bound at all
+    ],
+)
+def test_images_with_a_bound_are_those_of_which_both_models_see_the_same(
+    clear: list[bool] | None, precision: Artifact, expected: list[bool]
+) -> None:
+    known = replace(reference(2, labels=3), clear=None if clear is None else np.array(clear))
+    assert _with_bound(known, Subject(precision, "graph", F32, 1.0)).tolist() == expected

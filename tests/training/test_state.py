@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ftx.runs.train_jsonl import Epoch
 from ftx.tasks.thresholds import Thresholds
-from ftx.training.state import Position, StateRecord, TrainingState
+from ftx.training.state import Position, StateRecord, TrainingState, check_consistent
 
 EPOCH = Epoch(
     epoch=1, loss=0.5, val_loss=0.25, accuracy=1.0, metrics={"accuracy": 1.0}, lr=0.1, images_per_s=1.0, seconds=2.0
@@ -115,3 +115,16 @@ def test_the_best_epoch_is_laid_whatever_came_after() -> None:
         assert not all(torch.equal(tensor, best[name]) for name, tensor in one.module.state_dict().items())
         one.load_best()
         assert all(torch.equal(tensor, best[name]) for name, tensor in one.module.state_dict().items())
+
+
+def test_epochs_with_other_metrics_are_of_no_training() -> None:
+    def record(*metrics: str) -> StateRecord:
+        epochs = [
+            Epoch(number, 0.5, 0.5, 0.5, {metric: 0.5}, 1e-3, 10.0, 1.0) for number, metric in enumerate(metrics, 1)
+        ]
+        position = Position(epoch=len(epochs) + 1)
+        return StateRecord(position=position, loss=0.0, epochs=epochs, best=None, thresholds=Thresholds())
+
+    check_consistent(record("accuracy", "accuracy"), {})
+    with pytest.raises(ValueError, match="its epochs have different metrics"):
+        check_consistent(record("accuracy", "mean_average_precision"), {})
