@@ -303,7 +303,7 @@ def test_the_proof_of_a_set_whose_answers_are_given_here_counts(folder: Path) ->
     assert report.verdicts == {"openvino/int8": "proved"}
     assert report.transfer is not None
     assert report.transfer.max_abs == pytest.approx(1e-5, abs=1e-6)  # of what float32 keeps of 2.4
-    assert "there, which was held to avx2 proved: held to avx2" in report.transfer.summary
+    assert "there, which was limited to avx2 proved: held to avx2" in report.transfer.summary
     with_sets(folder, ("avx2", 1e-5, "failed"))
     assert validate(folder).verdicts == {"openvino/int8": "failed"}
 

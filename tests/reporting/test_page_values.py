@@ -70,7 +70,7 @@ def test_all_mistakes_are_counted_and_the_surest_of_them_shown(run: Run, monkeyp
     monkeypatch.setattr(pages, "CASES", 1)
     report(run, out=Path("page.html"), artifact="openvino/fp32")
     html = Path("page.html").read_text(encoding="utf-8")
-    assert "<p>5 images are predicted wrongly; here those" in html
+    assert "<p>5 images are predicted wrongly. These are" in html
 
 
 def test_a_page_without_answers_counts_no_mistake(run: Run) -> None:
