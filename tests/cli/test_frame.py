@@ -76,6 +76,11 @@ def imported_by(statement: str) -> set[str]:
     return set(done.stderr.split())
 
 
+def test_predictions_need_nothing_of_a_server() -> None:
+    """asyncio takes 30 ms to import, which each ``ftx predict`` would wait for."""
+    assert "asyncio" not in imported_by("import ftx.evaluating.predict")
+
+
 def test_help_imports_what_help_needs() -> None:
     imported = imported_by("from ftx.cli.app import run\nassert run(['--help']) == 0")
     assert "typer" in imported

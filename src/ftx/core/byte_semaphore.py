@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from ftx.core.memory import available_bytes
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+def _within_memory(most_bytes: int) -> int:
+    """At most this, and a quarter of the memory that is free now."""
+    return min(most_bytes, available_bytes() // 4)
 
 
 class ByteSemaphore:
@@ -26,7 +34,7 @@ class ByteSemaphore:
     @cached_property
     def limit_bytes(self) -> int:
         """Measured once, at its first use."""
-        return min(self._most_bytes, available_bytes() // 4)
+        return _within_memory(self._most_bytes)
 
     @contextmanager
     def holding(self, size_bytes: int) -> Generator[None, None, None]:
@@ -55,7 +63,7 @@ class AsyncByteSemaphore:
     @classmethod
     def of_memory(cls, most_bytes: int) -> AsyncByteSemaphore:
         """At most a quarter of the free memory."""
-        return cls(min(most_bytes, available_bytes() // 4))
+        return cls(_within_memory(most_bytes))
 
     def fits(self, size_bytes: int) -> bool:
         """Whether this many bytes are free."""
@@ -67,6 +75,8 @@ class AsyncByteSemaphore:
 
         More bytes than there are wait until nothing else is held.
         """
+        import asyncio  # a server has it; ftx predict would wait 30 ms for it
+
         while self.held_bytes and not self.fits(size_bytes):
             freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(freed)

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -134,6 +135,7 @@ def _owned_prefix() -> str:
     return f"{STAGING_PREFIX}{_machine()}-{process}-{_state_and_start(process)[1] or 0}-"
 
 
+@cache
 def _machine() -> str:
     """The name of the machine, and of the container, within which a process number means one process."""
     name = re.sub(r"[^A-Za-z0-9]", "_", platform.node())

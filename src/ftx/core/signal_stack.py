@@ -9,7 +9,7 @@ OFF = 2
 
 
 class SignalStack(ctypes.Structure):
-    """``stack_t`` of Linux: where a thread handles signals. If it points to freed memory, the next signal kills."""
+    """``stack_t`` of Linux."""
 
     _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size_bytes", ctypes.c_size_t))
 
