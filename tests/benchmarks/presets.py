@@ -28,7 +28,7 @@ from tests.benchmarks.datasets import DEVELOPMENT, HELD_BACK, TASKS
 from tests.benchmarks.kept_results import listing_digest, refuse_others
 from tests.benchmarks.markdown import table
 from tests.benchmarks.peers import empty_cache
-from tests.benchmarks.preset_results import AGAINST, Trained, draw, overall, rows
+from tests.benchmarks.preset_results import AGAINST, Trained, draw, overall, pairs_of, rows
 
 import ftx
 from ftx.recipe.sections import PRESETS
@@ -111,20 +111,21 @@ def main() -> None:
                 with log.open("a") as stream:
                     stream.write(json.dumps(asdict(one)) + "\n")
                 print(f"{name}, {contestant.name}, seed {seed}: {one.seconds:.0f} s, {one.accuracy:.1%}", flush=True)
-    each = list(rows(found))
-    if not each:
+    pairs = pairs_of(found)
+    if not pairs:
         return
+    tables = list(rows(pairs)), list(overall(pairs))
     summary = {
         "machine": this_machine().model_dump(mode="json"),
         "keys": given.keys,
         "against": AGAINST,
-        "rows": each,
-        "overall": list(overall(found)),
+        "rows": tables[0],
+        "overall": tables[1],
     }
     (given.out / "presets.json").write_text(json.dumps(summary, indent=2) + "\n")
-    tables = [table(list(part[0]), (row.values() for row in part)) for part in (each, summary["overall"]) if part]
-    (given.out / "presets.md").write_text("\n".join(tables))
-    draw(found, given.out / "presets.svg")
+    text = "\n".join(table(list(part[0]), (row.values() for row in part)) for part in tables)
+    (given.out / "presets.md").write_text(text)
+    draw(pairs, given.out / "presets.svg")
 
 
 if __name__ == "__main__":
