@@ -139,7 +139,7 @@ def held_out_logits(
 
 
 def confusion_matrix(true_NC: Flags, predicted_NC: Flags) -> Counts:
-    """How often label i was called j. Shape: [C, C]."""
+    """How often an image of label i has the prediction j. Shape: [C, C]."""
     return true_NC.astype(np.int64).T @ predicted_NC.astype(np.int64)
 
 
@@ -148,14 +148,14 @@ def class_scores(predicted_NC: Flags, true_NC: Flags, scores_NC: Floats, names: 
     found: list[ClassScore] = []
     for row, name in enumerate(names):
         hits = int((predicted_NC[:, row] & true_NC[:, row]).sum())
-        called, support = int(predicted_NC[:, row].sum()), int(true_NC[:, row].sum())
+        predicted, support = int(predicted_NC[:, row].sum()), int(true_NC[:, row].sum())
         score = ClassScore(
             name=name,
-            precision=_share(hits, called),
+            precision=_share(hits, predicted),
             recall=_share(hits, support),
             # 2pr / (p + r) without the division by zero of p = r = 0.
-            f1=_share(2 * hits, called + support),
-            false_positive_rate=_share(called - hits, len(true_NC) - support),
+            f1=_share(2 * hits, predicted + support),
+            false_positive_rate=_share(predicted - hits, len(true_NC) - support),
             average_precision=average_precision(scores_NC[:, row], true_NC[:, row]),
             support=support,
         )

@@ -141,7 +141,7 @@ def _validate_run(
     if len(entries) < held_out:
         partial = f"only {len(entries)} of {held_out} held-out images were run, and a proof takes all"
     measured = measure_run(run, exported, entries, images, table, progress)
-    judged = judge(measured.comparisons, margin, faults=measured.faults, partial=partial)
+    judged = measured.judged(margin, partial)
     for artifact, note in measured.notes.items():
         judged.summary[artifact] += f"; {note}"
     reference = f"{TRAINED}/ in torch f32, before its merge"
