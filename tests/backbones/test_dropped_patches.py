@@ -9,14 +9,15 @@ import pytest
 import timm
 import torch
 from tests.backbones.test_kept_tokens import VARIANTS, images, small
+from tests.training.plans import planned
 from torch import Tensor, nn
 
+from ftx.adapters.trainable_model import prepare
 from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import full_model
 from ftx.core.errors import ModelError
 from ftx.recipe.schema import Recipe
-from ftx.training.plan import plan
 
 
 def tokens_into(module: nn.Module, network: nn.Module, x: Tensor) -> list[int]:
@@ -99,6 +100,8 @@ def test_each_step_draws_others_by_its_seed() -> None:
 
 
 def test_other_families_refuse() -> None:
+    recipe = Recipe.named({"name": "test_efficientnet", "weights": "none", "peft": "none", "patch_dropout": 0.5})
+    prepared = prepare(recipe, 2)
     with pytest.raises(ModelError, match="plain Vision Transformers only") as caught:
-        plan(timm.create_model("test_efficientnet"), Recipe.named({"peft": "none", "patch_dropout": 0.5}))
+        planned(prepared, recipe)
     assert (caught.value.where, caught.value.found) == ("train.patch_dropout", "EfficientNet")

@@ -8,7 +8,7 @@ from torch import nn
 
 from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.kept_tokens import keep_tokens
-from ftx.backbones.split_network import choose_attention
+from ftx.backbones.split_network import attentions_with_backward, plain_attention_bytes, set_attention
 
 # Of vit_tiny at 32 px with patches of 16: 4 patches and the class token; scores and softmax of a head, in f32.
 HEADS, TOKENS = 3, 5
@@ -42,11 +42,15 @@ def plain(module: nn.Module) -> list[bool]:
         ({"batch_size": 7, "dropped": DroppedPatches(0.5), "evaluated": 11}, 11 * HEADS * TOKENS**2 * A_HEAD),
     ],
 )
-def test_plain_products_fit_to_the_byte(settings: dict[str, int], least_bytes: int) -> None:
+def test_what_plain_products_take_to_the_byte(settings: dict[str, int], least_bytes: int) -> None:
+    assert plain_attention_bytes(small(frozen=2), **settings) == least_bytes
+
+
+@pytest.mark.parametrize("products", [True, False])
+def test_frozen_blocks_in_front_stay_fused(products: bool) -> None:
     module = small(frozen=2)
-    for memory_bytes, fits in ((least_bytes, True), (least_bytes - 1, False)):
-        assert choose_attention(module, memory_bytes=memory_bytes, **settings) is fits
-        assert plain(module) == [False, False] + 4 * [fits]  # frozen blocks have no backward, and stay fused
+    set_attention(attentions_with_backward(module), plain=products)
+    assert plain(module) == [False, False] + 4 * [products]
 
 
 def test_tokens_that_a_model_drops_are_not_counted() -> None:
@@ -54,5 +58,4 @@ def test_tokens_that_a_model_drops_are_not_counted() -> None:
     module = small(frozen=2)
     keep_tokens(module, {2: 0.5})
     least_bytes = 7 * 4 * HEADS * 3**2 * A_HEAD
-    assert choose_attention(module, batch_size=7, memory_bytes=least_bytes)
-    assert not choose_attention(module, batch_size=7, memory_bytes=least_bytes - 1)
+    assert plain_attention_bytes(module, batch_size=7) == least_bytes

@@ -14,7 +14,7 @@ from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import attach
 from ftx.backbones.build import build
 from ftx.backbones.kept_tokens import ALL_TOKENS, TokenFractions, keep_tokens
-from ftx.backbones.split_network import choose_attention, full_model
+from ftx.backbones.split_network import attentions_with_backward, full_model, set_attention
 from ftx.backbones.trained_blocks import blocks_to_compile, compiled_blocks, compiling, recomputing
 
 IMAGES = 3
@@ -33,7 +33,7 @@ def model(dtype: torch.dtype, *, dropout: float = 0.0, shares: TokenFractions = 
                 one.copy_(0.05 * torch.randn(one.shape, generator=generator))
             if "magnitude" in name:
                 one.mul_(1 + 0.1 * torch.randn(one.shape, generator=generator))
-    choose_attention(module, batch_size=IMAGES, memory_bytes=10**9)
+    set_attention(attentions_with_backward(module), plain=True)
     return module.to(dtype).train()
 
 

@@ -22,7 +22,7 @@ def small(**changed: object) -> nn.Module:
     torch.manual_seed(0)
     settings = {"img_size": 32, "num_classes": 3, "depth": 2, "global_pool": "avg", "class_token": False}
     module = timm.create_model("vit_tiny_patch16_224", **{**settings, **changed})
-    set_attention(module, plain=True)
+    set_attention(module.modules(), plain=True)
     return module.train()
 
 
@@ -95,7 +95,7 @@ def test_only_what_is_plain_and_trains_computes_so(monkeypatch: pytest.MonkeyPat
     assert not any("forward" in layer.__dict__ for layer in module.modules())
     module.get_submodule("blocks.0").requires_grad_(False)
     assert calls(module) == 1
-    set_attention(module, plain=False)
+    set_attention(module.modules(), plain=False)
     assert calls(module) == 0
     for other in ({"qk_norm": True}, {"attn_drop_rate": 0.1}):
         assert calls(small(**other)) == 0

@@ -51,7 +51,7 @@ from torchvision.transforms import v2
 
 import ftx
 from ftx.backbones.build import Backbone, build
-from ftx.backbones.split_network import choose_attention
+from ftx.backbones.split_network import attentions_with_backward, set_attention
 from ftx.core.memory import keep_freed_memory
 from ftx.core.statistics import wilson_interval
 from ftx.data.loader import load_pixels_many
@@ -60,7 +60,7 @@ from ftx.data.preprocess import Preprocess, normalise
 from ftx.recipe.sections import PRESETS
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
-from ftx.training.device_placement import resolve_precision
+from ftx.training.device_placement import computes_bf16
 
 MODEL = "dinov2-small"
 LAYERS = {"q, v": r"blocks\.\d+\.attn\.qkv", "all": r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"}
@@ -201,7 +201,7 @@ def adapted(kind: str, layers: str, *, plain: bool) -> Callable[[nn.Module], nn.
 
     def adapt(module: nn.Module) -> nn.Module:
         if plain:
-            choose_attention(module, batch_size=16, memory_bytes=8 * 10**9)
+            set_attention(attentions_with_backward(module), plain=True)
         config = peft.LoraConfig(
             r=8, lora_alpha=16, target_modules=LAYERS[layers], use_dora=kind == "dora", modules_to_save=["head"]
         )
@@ -211,7 +211,7 @@ def adapted(kind: str, layers: str, *, plain: bool) -> Callable[[nn.Module], nn.
 
 
 def whole(module: nn.Module) -> nn.Module:
-    choose_attention(module, batch_size=16, memory_bytes=8 * 10**9)
+    set_attention(attentions_with_backward(module), plain=True)
     return module.requires_grad_(True)
 
 
@@ -225,7 +225,7 @@ def theirs(size: int) -> list[Loop]:
     def backbone(classes: int) -> Backbone:
         return build(MODEL, weights="auto", num_classes=classes, image_size=size, seed=0)
 
-    bf16 = resolve_precision("auto") == "bf16"
+    bf16 = computes_bf16()
     return [
         *(
             Loop(f"trainer {kind}", backbone, adapted(kind, "q, v", plain=False), 90, 64, 1e-3, 0.05, 0.0, True, False)

@@ -25,7 +25,7 @@ from ftx.adapters.trainable_model import prepare
 from ftx.backbones.split_network import full_model
 from ftx.recipe.schema import Recipe
 from ftx.runs.machine import this_machine
-from ftx.training.device_placement import place, resolve_precision
+from ftx.training.device_placement import computes_bf16, place
 from ftx.training.optimizer import optimizer
 from ftx.training.ranks import Ranks, joined
 
@@ -47,12 +47,12 @@ def measured(ranks: Ranks, peft: str) -> dict[str, float]:
     """Milliseconds: of a step the longest in any process, of waiting the mean."""
     settings = {"name": "dinov2-small", "image_size": SIZE, "peft": peft, "blocks": "all", "path": "none"}
     prepared = prepare(Recipe.named(settings), 10)
-    place(prepared, BATCH // ranks.world)
+    place(prepared, plain_attention=True)
     module = prepared.backbone.module.train()
     network, steps = ranks.together(full_model(module)), optimizer(module, 1e-4, 0.05)
     images_B3HW = torch.randn(BATCH // ranks.world, 3, SIZE, SIZE)
     labels_B = torch.arange(len(images_B3HW)) % 10
-    bf16 = resolve_precision("auto") == "bf16"
+    bf16 = computes_bf16()
 
     def passes() -> float:
         steps.zero_grad(set_to_none=True)

@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import attach
 from ftx.backbones.build import build
-from ftx.backbones.split_network import choose_attention, full_model
+from ftx.backbones.split_network import attentions_with_backward, full_model, set_attention
 from ftx.backbones.trained_blocks import compiled_blocks, joined_attention, trained_blocks
 from ftx.core.memory import keep_freed_memory
 from ftx.recipe.adapter_targets import TARGETS
@@ -46,14 +46,14 @@ def ours(kind: AdapterName, size: int, batch: int) -> nn.Module:
     module = backbone(size)
     spec = AdapterSpec(kind, dict.fromkeys(TARGETS, RANK), dict.fromkeys(TARGETS, 2.0 * RANK))
     attach(module, spec, generator=torch.Generator().manual_seed(0))
-    choose_attention(module, batch_size=batch, memory_bytes=4 * 10**9)
+    set_attention(attentions_with_backward(module), plain=True)
     return module.train()
 
 
 def theirs(kind: AdapterName, size: int, batch: int, *, plain_attention: bool) -> nn.Module:
     module = backbone(size)
     if plain_attention:
-        choose_attention(module, batch_size=batch, memory_bytes=4 * 10**9)
+        set_attention(attentions_with_backward(module), plain=True)
     config = peft.LoraConfig(
         r=RANK, lora_alpha=2 * RANK, target_modules=LAYERS, use_dora=kind == "dora", modules_to_save=["head"]
     )
@@ -62,7 +62,7 @@ def theirs(kind: AdapterName, size: int, batch: int, *, plain_attention: bool) -
 
 def full(size: int, batch: int) -> nn.Module:
     module = backbone(size).requires_grad_(True)
-    choose_attention(module, batch_size=batch, memory_bytes=4 * 10**9)
+    set_attention(attentions_with_backward(module), plain=True)
     return module.train()
 
 

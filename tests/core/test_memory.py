@@ -24,7 +24,7 @@ if sys.argv[1] == "training":
     from ftx.adapters.trainable_model import prepare
     from ftx.recipe.schema import Recipe
     from ftx.training.device_placement import place
-    place(prepare(Recipe.named({{"name": "test_vit", "weights": "none", "image_size": 32}}), 2), 4)
+    place(prepare(Recipe.named({{"name": "test_vit", "weights": "none", "image_size": 32}}), 2), plain_attention=True)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     b"x" * (100 * {_MB})

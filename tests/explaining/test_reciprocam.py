@@ -33,7 +33,7 @@ def judged(logits_NCM: torch.Tensor) -> torch.Tensor:
 def test_one_pass_gives_what_a_pass_for_each_mask_does(kind: str, plain: bool) -> None:
     name, changed = FIRST_TOKENS[kind]
     vit = small(name, **changed)
-    set_attention(vit, plain=plain)
+    set_attention(vit.modules(), plain=plain)
     x = images_for(vit)
     tokens = vit.forward_intermediates(x, indices=[2], return_prefix_tokens=True, output_fmt="NLC")[1][0]
     expected = judged(scores_by_hand(vit, torch.cat([tokens[1], tokens[0]], dim=1)))

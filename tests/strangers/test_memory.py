@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import write_data
+from tests.training.plans import planned
 
 from ftx.adapters.trainable_model import prepare
 from ftx.cli.failure import as_ftx_error
@@ -18,7 +19,6 @@ from ftx.core.errors import EnvironmentFault
 from ftx.core.memory import is_out_of_memory, memory_faults
 from ftx.recipe.schema import Recipe
 from ftx.training.estimate import memory_mb, what_would_fit
-from ftx.training.plan import plan
 from ftx.training.ranks import Ranks
 
 
@@ -64,19 +64,19 @@ def test_the_batch_that_fits_is_the_largest_by_the_estimate() -> None:
     """Halved from 64 until the estimate lies within the memory: worked out here from the estimate of one image."""
     recipe = Recipe().with_overrides(["model.name=vit_tiny_patch16_224", "model.weights=none", "train.batch_size=64"])
     prepared = prepare(recipe, 4)
-    planned = plan(prepared.backbone.module, recipe)
+    plan = planned(prepared, recipe)
 
     def needed(batch: int) -> float:
-        return 1e6 * memory_mb(prepared, recipe.with_overrides([f"train.batch_size={batch}"]), planned, 1000)
+        return 1e6 * memory_mb(prepared, recipe.with_overrides([f"train.batch_size={batch}"]), plan, 1000)
 
-    assert what_would_fit(prepared, recipe, planned, 1000, int(needed(32))).startswith("--batch-size 32,")
-    assert what_would_fit(prepared, recipe, planned, 1000, int(needed(32)) - 1_000_000).startswith("--batch-size 16,")
-    assert what_would_fit(prepared, recipe, planned, 1000, int(needed(2))).startswith("--batch-size 2,")
-    assert what_would_fit(prepared, recipe, planned, 3, int(needed(64))).startswith("--batch-size 1,")  # of three
-    assert "--freeze-backbone" in what_would_fit(prepared, recipe, planned, 1000, 1_000_000)
+    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(32))).startswith("--batch-size 32,")
+    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(32)) - 1_000_000).startswith("--batch-size 16,")
+    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(2))).startswith("--batch-size 2,")
+    assert what_would_fit(prepared, recipe, plan, 3, int(needed(64))).startswith("--batch-size 1,")  # of three
+    assert "--freeze-backbone" in what_would_fit(prepared, recipe, plan, 1000, 1_000_000)
     # Of four processes each computes a quarter of the batch.
     four = Ranks(rank=0, world=4)
-    assert what_would_fit(prepared, recipe, planned, 1000, int(needed(8)), four).startswith("--batch-size 32,")
+    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(8)), four).startswith("--batch-size 32,")
 
 
 @pytest.mark.slow

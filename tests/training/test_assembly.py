@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import Listener
+from tests.training.plans import with_recipe
 from torch import Tensor
 
 from ftx.core.progress import SILENT
@@ -20,7 +20,7 @@ from ftx.data.preprocess import normalise
 from ftx.recipe.schema import Recipe
 from ftx.training.assembly import build_training, frozen_of, pixels_of
 from ftx.training.inputs import Inputs
-from ftx.training.resolve import ResolvedTraining, resolve
+from ftx.training.opening import ResolvedTraining, open_training
 from ftx.training.step import Training
 
 COUNTS = {"train": 12, "val": 8, "test": 4}
@@ -56,7 +56,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def resolved(data: Path, **settings: object) -> ResolvedTraining:
-    return resolve(Recipe.named({**TINY, "path": data, **settings}), False, SILENT)
+    return open_training(Recipe.named({**TINY, "path": data, **settings}), False, SILENT)
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def test_views_are_of_the_seed_and_images_to_choose_by_are_as_they_are(settings:
     found = resolved(data, **settings)
     for seed in (0, 1):  # of one model, as another seed would draw other weights
         seeded = found.recipe.model_copy(update={"seed": seed})
-        with assembled(replace(found, recipe=seeded)) as training:
+        with assembled(with_recipe(found, seeded)) as training:
             assert (training.seed, len(training.inputs), len(training.held_out)) == (seed, 12, 8)
             views[seed] = [seen(training.inputs, epoch) for epoch in (1, 2)]
             held_out = [seen(training.held_out, epoch) for epoch in (0, 1, 2)]
@@ -108,7 +108,7 @@ def test_room_is_asked_for_what_is_computed(settings: dict[str, object], train: 
     found = resolved(data, **settings)
     with assembled(found) as training:
         assert (training.inputs.to_prepare(), training.held_out.to_prepare()) == (train, 8)
-    tight = replace(found, recipe=found.recipe.replace(train={"cache_gb": 1e-7}))
+    tight = with_recipe(found, found.recipe.replace(train={"cache_gb": 1e-7}))
     listener = Listener()
     with frozen_of(tight, listener) as frozen:
         assert frozen is not None
@@ -127,7 +127,7 @@ def test_pixels_of_other_data_go_as_far_as_all_images_of_this_one_need(data: Pat
         other.mkdir(parents=True, exist_ok=True)
         (other / "content").write_bytes(bytes(50_000))
         limited = found.recipe.replace(train={"cache_gb": (needed + 50_000 + spare) / 1e9})
-        with pixels_of(replace(found, recipe=limited), SILENT):
+        with pixels_of(with_recipe(found, limited), SILENT):
             pass
         assert other.exists() == stays
 
@@ -167,5 +167,5 @@ def test_openvino_is_tried_where_there_are_enough_views(
     monkeypatch.setattr("ftx.training.frozen_part._WORTH_CONVERTING", worth)
     listener = Listener()
     asked = Recipe.named({**TINY, **KEPT, "path": data, "head_init": "random", "frozen_runtime": "auto"})
-    assert resolve(asked, False, listener).recipe.train.frozen_runtime == "torch"
+    assert open_training(asked, False, listener).recipe.train.frozen_runtime == "torch"
     assert any(said.startswith("torch computes the frozen trunk") for said in listener.said) == asks

@@ -35,8 +35,12 @@ def test_a_fully_trained_convolutional_network_is_that_of_its_best_epoch(tmp_pat
     settings = {"image_size": 32, "weights": "none", "epochs": 6, "lr": 1e-2, "precision": "f32", "peft": "none"}
     recipe = Recipe.named({"path": write_noise(tmp_path / "data"), "name": "resnet18", **settings})
     with chdir(tmp_path):
-        report = train(recipe, out=tmp_path / "run")
-    assert report.best_epoch < report.epochs  # or the last epoch's statistics are the best one's
+        for seed in range(5):  # which of them has an earlier best epoch differs with the processor's rounding
+            report = train(recipe.model_copy(update={"seed": seed}), out=tmp_path / f"run-{seed}")
+            if report.best_epoch < report.epochs:  # or the last epoch's statistics are the best one's
+                break
+        else:
+            pytest.fail("the last epoch was the best with each seed")
     run = Run.open(report.run)
     entries = run.entries("val")
     store = ImageStore(run.data_root(None))

@@ -18,8 +18,8 @@ from ftx.core.errors import InputError
 from ftx.recipe.schema import Recipe
 from ftx.training import dry_run, train
 from ftx.training.estimate import Times, within
+from ftx.training.opening import ResolvedTraining, open_training
 from ftx.training.ranks import Ranks
-from ftx.training.resolve import ResolvedTraining, resolve
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_what_fits_is_what_two_steps_foretell(
         return Times(before_s=20.0, epoch_s=5.0)
 
     monkeypatch.setattr("ftx.training.estimate.rehearse", known)
-    found, listener = resolve(asked(data, blocks=2), False, Listener()), Listener()
+    found, listener = open_training(asked(data, blocks=2), False, Listener()), Listener()
     fitting = within(found, budget_s, time.perf_counter(), listener).recipe.train
     assert (fitting.epochs, fitting.cache_views) == (epochs, min(4, epochs))
     assert len(listener.said) == (epochs < 10)
@@ -71,7 +71,7 @@ def test_fewer_epochs_need_fewer_views(
 ) -> None:
     """0.95 of it: 2 s of validation images, 9 s for each of four views, 5 s an epoch: 14 s each of the first four."""
     monkeypatch.setattr("ftx.training.estimate.rehearse", lambda _found: Times(38.0, 5.0, view_s=9.0, views=4))
-    found = resolve(asked(data, blocks=2), False, Listener())
+    found = open_training(asked(data, blocks=2), False, Listener())
     assert within(found, budget_s, time.perf_counter(), Listener()).recipe.train.epochs == epochs
 
 
@@ -120,7 +120,7 @@ def test_a_dry_run_asks_the_budget_even_where_memory_is_short(data: Path, monkey
 
 def test_the_rehearsal_leaves_the_model_as_it_was(data: Path) -> None:
     """Its weights, and of a network that normalises batches the statistics."""
-    found = resolve(asked(data, name="test_resnet", peft="none", blocks=None), False, Listener())
+    found = open_training(asked(data, name="test_resnet", peft="none", blocks=None), False, Listener())
     module = found.prepared.backbone.module
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     within(found, 1e6, time.perf_counter(), Listener())
@@ -160,7 +160,7 @@ def test_several_processes_share_what_one_has_rehearsed(
         return Times(before_s=40.0, epoch_s=20.0)
 
     monkeypatch.setattr("ftx.training.estimate.rehearse", known)
-    found = resolve(asked(data, blocks=2, batch_size=10), False, Listener())
+    found = open_training(asked(data, blocks=2, batch_size=10), False, Listener())
     ranks = First(0, 4, 0, local_world)
     recipe = within(found, 48, time.perf_counter(), Listener(), ranks).recipe
     # 0.95 of 48 s, less 20 or 10 s, in epochs of 5 s.

@@ -24,9 +24,10 @@ from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.trained_blocks import blocks_to_compile
 from ftx.core.errors import ModelError
 from ftx.recipe.schema import Recipe
+from ftx.recipe.sections import Compile
 from ftx.training import resume, train
 from ftx.training.compiling import Gain, _Block, chosen
-from ftx.training.resolve import resolve
+from ftx.training.opening import open_training
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "dora", "blocks": "all", "batch_size": 5}
 LONG = 10**8
@@ -59,6 +60,19 @@ def prepared(**more: object) -> tuple[TrainableModel, Recipe]:
     return prepare(recipe, 2), recipe
 
 
+def choice(
+    prepared: TrainableModel,
+    recipe: Recipe,
+    images: int,
+    listener: Listener,
+    *,
+    dropped: DroppedPatches = ALL_PATCHES,
+    bf16: bool = False,
+) -> Compile:
+    module = prepared.backbone.module
+    return chosen(module, recipe.train, images, dropped=dropped, plain_attention=True, bf16=bf16, progress=listener)
+
+
 def kept(cache: Path) -> list[Path]:
     return list((cache / "ftx" / "compiled").glob("*/*.json"))
 
@@ -66,7 +80,7 @@ def kept(cache: Path) -> list[Path]:
 def test_a_short_training_does_not_ask(tmp_path: Path) -> None:
     module, recipe = prepared()
     listener = Listener()
-    assert chosen(module, recipe.train, 10_000, dropped=ALL_PATCHES, bf16=False, progress=listener) == "none"
+    assert choice(module, recipe, 10_000, listener) == "none"
     assert listener.said == []
     assert not (tmp_path / "cache" / "ftx" / "compiled").exists()
 
@@ -75,7 +89,7 @@ def test_a_short_training_does_not_ask(tmp_path: Path) -> None:
 def test_what_is_found_decides_and_is_kept(tmp_path: Path) -> None:
     module, recipe = prepared()
     listener = Listener()
-    found = chosen(module, recipe.train, LONG, dropped=ALL_PATCHES, bf16=False, progress=listener)
+    found = choice(module, recipe, LONG, listener)
     (file,) = kept(tmp_path / "cache")
     gain = Gain(**json.loads(file.read_text()))
     # Of so many steps nothing but the share decides.
@@ -85,9 +99,9 @@ def test_what_is_found_decides_and_is_kept(tmp_path: Path) -> None:
     assert listener.said[0].startswith("blocks are compiled" if found == "blocks" else "blocks are not compiled")
     for gain, expected in ((Gain(1, 0.9, 5), "blocks"), (Gain(1, 1.01, 5), "none"), (Gain(1, 0.9, 1e9), "none")):
         file.write_text(json.dumps(vars(gain)))
-        assert chosen(module, recipe.train, LONG, dropped=ALL_PATCHES, bf16=False, progress=Listener()) == expected
+        assert choice(module, recipe, LONG, Listener()) == expected
     file.write_text("{")
-    found = chosen(module, recipe.train, LONG, dropped=ALL_PATCHES, bf16=False, progress=Listener())
+    found = choice(module, recipe, LONG, Listener())
     gain = Gain(**json.loads(file.read_text()))
     assert found == ("blocks" if gain.compiled_s < gain.plain_s else "none")
 
@@ -97,10 +111,10 @@ def test_where_nothing_can_be_compiled_that_is_said() -> None:
         settings: dict[str, object] = {"peft": "none", "blocks": None, **given}
         module, recipe = prepared(compile="blocks", **settings)
         with pytest.raises(ModelError, match="no blocks that could be compiled") as caught:
-            chosen(module, recipe.train, 10, dropped=ALL_PATCHES, bf16=False, progress=Listener())
+            choice(module, recipe, 10, Listener())
         assert caught.value.where == "train.compile"
         module, recipe = prepared(**settings)
-        assert chosen(module, recipe.train, LONG, dropped=ALL_PATCHES, bf16=False, progress=Listener()) == "none"
+        assert choice(module, recipe, LONG, Listener()) == "none"
 
 
 @pytest.mark.slow
@@ -119,7 +133,7 @@ def test_without_a_compiler_it_is_plain_or_refused(here: Path, tmp_path: Path) -
     program = (
         "from tests.training.test_compiling import *\n"
         "module, recipe = prepared()\nlistener = Listener()\n"
-        "print(chosen(module, recipe.train, LONG, dropped=ALL_PATCHES, bf16=False, progress=listener), *listener.said)"
+        "print(choice(module, recipe, LONG, listener), *listener.said)"
     )
     plain = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
@@ -150,7 +164,7 @@ def test_a_block_is_measured_on_the_tokens_that_steps_have() -> None:
     blocks = blocks_to_compile(module.backbone.module)
     sizes = {
         share: _Block(
-            module.backbone.module, blocks, images=2, dropped=DroppedPatches(share), bf16=False
+            module.backbone.module, blocks, images=2, dropped=DroppedPatches(share), plain_attention=True, bf16=False
         ).tokens_NTD.shape[1]
         for share in (0.0, 0.5)
     }
@@ -198,7 +212,7 @@ def test_the_block_that_is_tried_has_the_images_and_tokens_of_a_step(passes: lis
     ):
         module, recipe = prepared(compile="blocks", **settings)
         dropped = DroppedPatches(settings.get("patch_dropout", 0.0))
-        chosen(module, recipe.train, 20, dropped=dropped, bf16=False, progress=Listener())
+        choice(module, recipe, 20, Listener(), dropped=dropped)
         assert passes.pop() == (images, tokens, 64)
 
 
@@ -220,7 +234,7 @@ def test_a_training_of_so_many_epochs_asks_whether_compiling_pays(
     monkeypatch.setattr(torch, "compile", cannot)
     listener = Listener()
     with chdir(here):
-        found = resolve(asked(epochs=10**8 if asks else 1, peft="lora"), False, listener).recipe
+        found = open_training(asked(epochs=10**8 if asks else 1, peft="lora"), False, listener).recipe
     assert found.train.compile == "none"
     assert ("blocks are not compiled: no compiler here" in listener.said) == asks
 
@@ -236,7 +250,7 @@ def test_what_compiling_gains_is_found_for_each_step_and_machine(
         """How many were found by now."""
         module, recipe = prepared(**settings)
         passes.clear()
-        chosen(module, recipe.train, LONG, dropped=DroppedPatches(patch_dropout), bf16=bf16, progress=Listener())
+        choice(module, recipe, LONG, Listener(), dropped=DroppedPatches(patch_dropout), bf16=bf16)
         return len(kept(tmp_path / "cache"))
 
     assert find() == 1

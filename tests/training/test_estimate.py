@@ -7,22 +7,22 @@ import threading
 from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
-from tests.conftest import Listener
+from tests.training.plans import planned
 from torch import Tensor
 
 from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.build import Backbone
 from ftx.backbones.dropped_patches import DroppedPatches
-from ftx.backbones.split_network import choose_attention
+from ftx.backbones.split_network import attentions_with_backward, plain_attention_bytes, set_attention
 from ftx.core.errors import EnvironmentFault, ImageError
 from ftx.core.files import sha256_file
-from ftx.core.memory import available_bytes
 from ftx.data.augment import random_view
 from ftx.data.dataset import Dataset, Entry
 from ftx.data.decode import decode
@@ -37,9 +37,7 @@ from ftx.tasks.labels import Labels
 from ftx.training import train
 from ftx.training.device_placement import place, within_quota
 from ftx.training.estimate import adapted_layers, memory_mb, rehearse
-from ftx.training.plan import plan
-from ftx.training.ranks import Ranks
-from ftx.training.resolve import ResolvedTraining
+from ftx.training.opening import ResolvedTraining
 
 TINY = {"name": "vit_tiny_patch16_224", "weights": "none", "precision": "f32", "augment": "light", "patch_dropout": 0}
 # 5,717,416 of timm's model with its head of 1,000 classes of 193 numbers each.
@@ -53,13 +51,13 @@ def of(**settings: object) -> tuple[TrainableModel, Recipe]:
     return prepare(recipe, 3), recipe
 
 
-def needed_mb(prepared: TrainableModel, recipe: Recipe, images: int) -> int:
-    return memory_mb(prepared, recipe, plan(prepared.backbone.module, recipe), images)
+def needed_mb(prepared: TrainableModel, recipe: Recipe, images: int, free_bytes: int = 1 << 60) -> int:
+    return memory_mb(prepared, recipe, planned(prepared, recipe, images, free_bytes=free_bytes), images)
 
 
 def resolved(dataset: Dataset, recipe: Recipe, prepared: TrainableModel | None = None) -> ResolvedTraining:
     prepared = prepared or prepare(recipe, 2)
-    return ResolvedTraining(dataset, prepared, recipe, plan(prepared.backbone.module, recipe))
+    return ResolvedTraining(dataset, prepared, planned(prepared, recipe, len(dataset.split("train"))))
 
 
 def kept_bytes(prepared: TrainableModel, images: int) -> int:
@@ -83,7 +81,7 @@ def kept_bytes(prepared: TrainableModel, images: int) -> int:
 @pytest.mark.parametrize("settings", [{"peft": "none"}, {"peft": "lora", "blocks": "all"}], ids=["full", "lora"])
 def test_the_memory_of_an_image_is_what_torch_keeps_of_it(settings: dict[str, object]) -> None:
     prepared, recipe = of(**settings)
-    place(prepared, 1)
+    place(prepared, plain_attention=True)
     few, many = (needed_mb(prepared, recipe.replace(train={"batch_size": size}), 1000) for size in (8, 40))
     measured_mb = (kept_bytes(prepared, 2) - kept_bytes(prepared, 1)) / 1e6
     # A rough estimate counts activations as so many of the token's width, and says no less than it takes.
@@ -98,12 +96,10 @@ def test_the_memory_of_an_image_is_what_torch_keeps_of_it(settings: dict[str, ob
 def test_full_fine_tuning_takes_four_numbers_a_parameter_and_probing_one() -> None:
     """AdamW in f32: the weight, its gradient, and two moments; of a frozen weight the weight alone."""
     full, recipe = of(peft="none", image_size=224)
-    place(full, 1)
     assert full.trainable == PARAMETERS
     recipe = recipe.replace(train={"batch_size": 1})
     image_mb = needed_mb(full, recipe.replace(train={"batch_size": 2}), 2) - needed_mb(full, recipe, 2)
     probed, probing = of(freeze_backbone=True, image_size=224)
-    place(probed, 1)
     assert probed.trainable == 3 * 193
     difference = needed_mb(full, recipe, 2) - image_mb - needed_mb(probed, probing, 2)
     assert difference == pytest.approx(12 * PARAMETERS / 1e6, abs=2)
@@ -114,19 +110,18 @@ def test_full_fine_tuning_takes_four_numbers_a_parameter_and_probing_one() -> No
     assert solved_mb == pytest.approx(192 * 8 * 3, abs=1)
 
 
-def per_image_mb(prepared: TrainableModel, recipe: Recipe) -> float:
+def per_image_mb(prepared: TrainableModel, recipe: Recipe, free_bytes: int) -> float:
     """What one image more in a batch takes, by a hundred of them."""
-    one, many = (needed_mb(prepared, recipe.replace(train={"batch_size": size}), 1000) for size in (1, 101))
+    one, many = (needed_mb(prepared, recipe.replace(train={"batch_size": size}), 1000, free_bytes) for size in (1, 101))
     return (many - one) / 100
 
 
 def test_plain_products_take_their_matrices_more_than_the_kernel_and_bf16_takes_half() -> None:
     prepared, recipe = of(peft="lora", blocks="all", image_size=224)
     taken: dict[bool, float] = {}
-    for memory_bytes in (0, 1 << 60):
-        way = choose_attention(prepared.backbone.module, batch_size=1, memory_bytes=memory_bytes)
-        taken[way] = per_image_mb(prepared, recipe)
-        half = per_image_mb(prepared, recipe.replace(train={"precision": "bf16"}))
+    for free_bytes, way in ((0, False), (1 << 60, True)):
+        taken[way] = per_image_mb(prepared, recipe, free_bytes)
+        half = per_image_mb(prepared, recipe.replace(train={"precision": "bf16"}), free_bytes)
         assert half == pytest.approx(taken[way] / 2, abs=0.02)
     assert taken[True] - taken[False] == pytest.approx(ATTENTION_BYTES / 1e6, abs=0.02)
 
@@ -233,24 +228,14 @@ def plain(module: torch.nn.Module) -> set[bool]:
     return {not layer.fused_attn for layer in module.modules() if hasattr(layer, "fused_attn")}
 
 
-def test_attention_is_plain_products_where_its_matrices_fit() -> None:
-    module = timm.create_model("vit_tiny_patch16_224")
-    for memory_bytes, expected in ((16 * ATTENTION_BYTES, True), (16 * ATTENTION_BYTES - 1, False)):
-        assert choose_attention(module, batch_size=16, memory_bytes=memory_bytes) is expected
-        assert plain(module) == {expected}
-    swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1), embed_dim=12, num_heads=(1, 1))
-    before = plain(swin)
-    assert not choose_attention(swin, batch_size=1, memory_bytes=1 << 60)
-    assert plain(swin) == before
-
-
 def test_attention_counts_the_patches_that_a_step_sees() -> None:
     module = timm.create_model("vit_tiny_patch16_224")
+    assert plain_attention_bytes(module, 16) == 16 * ATTENTION_BYTES
     of_half = 16 * ATTENTION_BYTES // 197**2 * (1 + 98) ** 2
-    for memory_bytes, expected in ((of_half, True), (of_half - 1, False)):
-        assert (
-            choose_attention(module, batch_size=16, memory_bytes=memory_bytes, dropped=DroppedPatches(0.5)) is expected
-        )
+    assert plain_attention_bytes(module, 16, DroppedPatches(0.5)) == of_half
+    swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1), embed_dim=12, num_heads=(1, 1))
+    assert plain_attention_bytes(swin, 1) is None
+    assert not attentions_with_backward(swin)
 
 
 def test_both_ways_of_attention_give_the_same_numbers() -> None:
@@ -258,30 +243,38 @@ def test_both_ways_of_attention_give_the_same_numbers() -> None:
     module = timm.create_model("vit_tiny_patch16_224", depth=2).eval()
     x = torch.randn(2, 3, 224, 224)
     answers = []
-    for memory_bytes in (0, 1 << 60):
-        choose_attention(module, batch_size=1, memory_bytes=memory_bytes)
+    for products in (False, True):
+        set_attention(attentions_with_backward(module), plain=products)
+        assert plain(module) == {products}
         with torch.inference_mode():
             answers.append(module(x))
     # f32: another order of sums
     torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=1e-5)
 
 
-def test_a_training_takes_a_quarter_of_the_memory_for_attention() -> None:
-    prepared, _ = of(peft="lora", blocks="all", image_size=224)
-    free = available_bytes() // ATTENTION_BYTES  # in images; it moves a little meanwhile
-    listener = Listener()
-    place(prepared, free // 5, listener)
-    assert plain(prepared.backbone.module) == {True}
-    assert not listener.said
-    place(prepared, free // 3, listener)
-    assert plain(prepared.backbone.module) == {False}
-    assert len(listener.said) == 1
-    assert "over a quarter of the free memory" in listener.said[0]
-    # Of two processes on the machine each has half of that.
-    place(prepared, free // 10, ranks=Ranks(local_world=2))
-    assert plain(prepared.backbone.module) == {True}
-    place(prepared, free // 5, ranks=Ranks(local_world=2))
-    assert plain(prepared.backbone.module) == {False}
+@pytest.mark.parametrize(
+    ("free", "facts", "products"),
+    [
+        (4 * 40 * ATTENTION_BYTES, {}, True),
+        (4 * 40 * ATTENTION_BYTES - 1, {}, False),
+        (4 * 20 * ATTENTION_BYTES, {"processes": 2}, True),  # each computes half of the batch
+        (4 * 20 * ATTENTION_BYTES - 1, {"processes": 2}, False),
+        (4 * 32 * ATTENTION_BYTES // 12, {"images": 2}, True),  # 32 images are evaluated at once, layer by layer
+        (4 * 32 * ATTENTION_BYTES // 12 - 1, {"images": 2}, False),
+        (1 << 60, {"device": "cuda"}, False),
+    ],
+)
+def test_a_training_takes_a_quarter_of_the_memory_for_attention(
+    free: int, facts: dict[str, Any], products: bool
+) -> None:
+    prepared, recipe = of(peft="lora", blocks="all", image_size=224, batch_size=40)
+    plan = planned(prepared, recipe, free_bytes=free, **facts)
+    assert plan.plain_attention == products
+    assert any("over a quarter of the free memory" in note for note in plan.notes) == (
+        not products and "device" not in facts
+    )
+    place(prepared, plain_attention=products)
+    assert plain(prepared.backbone.module) == {products}
 
 
 def test_what_is_not_training_keeps_timms_own_attention(whole_run: Path) -> None:

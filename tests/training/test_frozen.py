@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tests.training.plans import planned
 from torch import nn
 
 from ftx.adapters.trainable_model import prepare
@@ -29,8 +30,7 @@ from ftx.training.class_balance import Balance
 from ftx.training.frozen_part import FrozenPart, FrozenTrunk
 from ftx.training.inputs import FeatureInputs, ImageInputs
 from ftx.training.loop import fit
-from ftx.training.plan import plan
-from ftx.training.resolve import ResolvedTraining
+from ftx.training.opening import ResolvedTraining
 from ftx.training.step import Training, forward_backward, train_mode
 
 TASK: Task = Multiclass(Labels.multiclass(("one", "two")))
@@ -130,7 +130,7 @@ def test_frozen_batch_norms_take_no_statistics_of_a_batch(paths: list[Path]) -> 
 def test_what_is_computed_once(settings: dict[str, object], kept_blocks: int | None, augment: str, views: int) -> None:
     tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora", "augment": "light"}
     recipe = Recipe.named(tiny | settings)
-    found = plan(prepare(recipe, 2).backbone.module, recipe)
+    found = planned(prepare(recipe, 2), recipe)
     assert (found.kept_blocks, found.augment, found.views) == (kept_blocks, augment, views)
 
 
@@ -154,7 +154,7 @@ def test_what_is_computed_once(settings: dict[str, object], kept_blocks: int | N
 def test_which_share_of_the_patches_is_left_out(settings: dict[str, object], share: float) -> None:
     tiny = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora"}
     recipe = Recipe.named(tiny | settings)
-    assert plan(prepare(recipe, 2).backbone.module, recipe).dropped.fraction == share
+    assert planned(prepare(recipe, 2), recipe).dropped.fraction == share
 
 
 def test_a_head_is_solved_where_it_is_all_that_trains_and_can_be() -> None:
@@ -168,11 +168,11 @@ def test_a_head_is_solved_where_it_is_all_that_trains_and_can_be() -> None:
         ({"name": "test_vit"}, "random", False),
     ):
         recipe = Recipe.named(tiny | settings)
-        module = prepare(recipe, 2).backbone.module
-        found = plan(module, recipe)
+        prepared = prepare(recipe, 2)
+        found = planned(prepared, recipe)
         assert (found.head_init, found.solves_all) == (head_init, solves_all), settings
-        module.set_submodule("head", nn.Linear(64, 2, bias=False))
-        assert not plan(module, recipe).solves_all
+        prepared.backbone.module.set_submodule("head", nn.Linear(64, 2, bias=False))
+        assert not planned(prepared, recipe).solves_all
 
 
 def test_batch_norms_that_train_do(paths: list[Path]) -> None:
@@ -190,8 +190,8 @@ def test_the_order_and_the_views_of_the_images_are_the_seeds(paths: list[Path]) 
         settings = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "none", "precision": "f32"}
         recipe = Recipe.named(settings | {"path": str(root), "epochs": 1, "batch_size": 2, "lr": 1e-3})
         prepared = prepare(recipe, 2)
-        planned = plan(prepared.backbone.module, recipe)
-        found = ResolvedTraining(dataset, prepared, recipe.model_copy(update={"seed": seed}), planned)
+        seeded = recipe.model_copy(update={"seed": seed})
+        found = ResolvedTraining(dataset, prepared, planned(prepared, seeded))
         training = build_training(found, PixelStore(prepared.backbone.preprocess, ByteStore(None, 1e9)), None)
         fit(training, training.begin(), progress=SILENT, on_epoch=lambda _end: None)
         return torch.cat([parameter.detach().flatten() for parameter in prepared.backbone.module.parameters()])

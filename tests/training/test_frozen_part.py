@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import Listener
+from tests.training.plans import planned
 
-from ftx.adapters.trainable_model import prepare
+from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.build import Backbone
 from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.core.byte_store import ByteStore
@@ -31,7 +32,6 @@ from ftx.training import frozen_in_openvino
 from ftx.training.frozen_in_openvino import is_as_close, is_faster
 from ftx.training.frozen_part import FrozenPart, FrozenTrunk, faster_runtime, frozen_part
 from ftx.training.inputs import FeatureInputs
-from ftx.training.plan import plan
 from ftx.training.ranks import Ranks
 
 COUNT = 10
@@ -271,7 +271,7 @@ def test_a_head_that_is_fitted_first_needs_a_view_more(frozen: Counting, paths: 
     images = images_of(paths, frozen._pre)
     assert FeatureInputs(frozen, images, views=2, unaugmented=True).to_prepare() == 3 * COUNT
     assert FeatureInputs(frozen, images, views=2).to_prepare() == 2 * COUNT
-    module = backbone().module
+    model = TrainableModel(backbone(), "full", None, ())
     for more, kept_views in (
         ({"head_init": "probe"}, 4),
         ({"head_init": "probe", "augment": "none"}, 1),
@@ -279,7 +279,7 @@ def test_a_head_that_is_fitted_first_needs_a_view_more(frozen: Counting, paths: 
         ({"head_init": "probe", "cache_views": 0}, 0),
         ({}, 3),
     ):
-        assert plan(module, Recipe.named({**SETTINGS, "epochs": 3, **more})).kept_views == kept_views
+        assert planned(model, Recipe.named({**SETTINGS, "epochs": 3, **more})).kept_views == kept_views
 
 
 def test_reading_what_is_kept_is_waited_for_and_computing_is_not(
@@ -451,10 +451,10 @@ def test_room_is_made_for_all_views_of_both_splits(
         assert other is not None
         # Of the folder the index counts as well, 52 bytes a row.
         limit_bytes = limit_rows * ROW_BYTES + COUNT * 52
-        module, listener = backbone().module, Listener()
-        planned = plan(module, Recipe.named({**SETTINGS, "epochs": 3, "augment": "light", "cache_views": 3}))
+        model, listener = TrainableModel(backbone(), "full", None, ()), Listener()
+        plan = planned(model, Recipe.named({**SETTINGS, "epochs": 3, "augment": "light", "cache_views": 3}))
         with frozen_part(FrozenTrunk(backbone(), 4, bf16=False), limit_bytes, progress=listener) as frozen:
-            frozen.free_space(planned.views_of(10, 4), listener)
+            frozen.free_space(plan.views_of(10, 4), listener)
         assert other.exists() == left
         assert not listener.said
 

@@ -24,7 +24,7 @@ from ftx.runs.trained import load_trained
 from ftx.tasks.labels import Labels
 from ftx.training import TrainReport, recipe_from, resume, train
 from ftx.training.init_from import init_run, load_run_into
-from ftx.training.resolve import resolve
+from ftx.training.opening import open_training
 
 METHODS: dict[str, dict[str, object]] = {
     "lora": {"peft": "lora", "blocks": 2, "rank": {"attn": 2, "mlp": 3}},
@@ -89,7 +89,7 @@ def run(request: pytest.FixtureRequest, few: Path, tmp_path_factory: pytest.Temp
 
 def test_it_begins_with_the_answers_that_the_run_ended_with(run: Run) -> None:
     recipe = recipe_from(run.path)
-    found = resolve(recipe, False, Listener())
+    found = open_training(recipe, False, Listener())
     with torch.no_grad():
         # f32: an adapter of PiSSA's sums the same products in another order
         torch.testing.assert_close(found.prepared.backbone.module.eval()(X), load_trained(run)(X), rtol=0, atol=2e-5)
@@ -174,7 +174,7 @@ def test_what_a_recipe_leaves_open_is_as_the_run_has_it(few: Path, tmp_path: Pat
     """As ``--set model.from_run=RUN`` without ``--config``: the preset below it leaves the blocks open."""
     first, _ = trained(asked(few, "lora", blocks=2), tmp_path / "first")  # auto is three
     recipe = asked(few, "lora", from_run=str(first.path), blocks="auto", image_size="auto")
-    found = resolve(recipe, False, Listener())
+    found = open_training(recipe, False, Listener())
     assert (found.recipe.adapter.blocks, found.recipe.data.image_size) == (2, 32)
     with torch.no_grad():
         torch.testing.assert_close(found.prepared.backbone.module.eval()(X), load_trained(first)(X), rtol=0, atol=2e-5)
@@ -200,7 +200,7 @@ def test_a_run_of_images_as_they_were_says_nothing_of_views(few: Path, tmp_path:
     assert first.recipe().train.cache_views == 1
     assert recipe_from(first.path, ["train.augment=light"]).train.cache_views == 4
     listener = Listener()
-    resolve(first.recipe().with_overrides(["train.augment=light"]), False, listener)
+    open_training(first.recipe().with_overrides(["train.augment=light"]), False, listener)
     assert any("every epoch has the same view of an image" in line for line in listener.said)
 
 
@@ -222,7 +222,7 @@ def test_what_was_learnt_from_is_not_chosen_by(few: Path, many: Path, tmp_path: 
     learnt = {entry.sha256 for entry in first.entries("train")}
 
     def chosen_by(recipe: Recipe) -> set[str]:
-        dataset = resolve(recipe.with_overrides(["data.val_fraction=0.4"]), False, Listener()).dataset
+        dataset = open_training(recipe.with_overrides(["data.val_fraction=0.4"]), False, Listener()).dataset
         return {entry.sha256 for entry in dataset.split("val")}
 
     assert chosen_by(asked(many, "linear")) & learnt
@@ -255,7 +255,7 @@ def test_an_adapter_for_something_else_is_refused(run: Run, few: Path) -> None:
 def test_another_base_is_refused(few: Path, tmp_path: Path) -> None:
     first, _ = trained(asked(few, "lora"), tmp_path / "first")
     with pytest.raises(MergeError, match="another base"):
-        resolve(recipe_from(first.path, ["seed=1"]), False, Listener())  # other random weights
+        open_training(recipe_from(first.path, ["seed=1"]), False, Listener())  # other random weights
 
 
 def test_images_of_a_split_of_its_own_that_were_learnt_are_told(few: Path, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_images_of_a_split_of_its_own_that_were_learnt_are_told(few: Path, tmp_p
     for split in ("train", "test"):
         write(root / split, apple=8, pear=8)
     listener = Listener()
-    resolve(recipe_from(first.path, (), {"data.path": str(root)}), False, listener)
+    open_training(recipe_from(first.path, (), {"data.path": str(root)}), False, listener)
     (told,) = [text for text in listener.said if "were trained on by the run" in text]
     assert told.startswith(f"{len(first.entries('train'))} of 16 images of test")
 

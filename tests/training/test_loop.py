@@ -130,7 +130,7 @@ def test_blocks_that_train_attend_in_one_layout(monkeypatch: pytest.MonkeyPatch)
     backward = JoinedAttention.backward
     monkeypatch.setattr(JoinedAttention, "backward", staticmethod(counted))
     module = timm.create_model("test_vit", num_classes=2, img_size=32)
-    set_attention(module, plain=True)
+    set_attention(module.modules(), plain=True)
     images = Given((torch.randn(4, 3, 32, 32), SIDES[:4]))
     for settings, blocks in (({}, 6), ({"activation_checkpointing": True}, 6)):
         passes.clear()

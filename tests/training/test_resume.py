@@ -43,7 +43,7 @@ from ftx.training import step as training_step
 from ftx.training.checkpoints import Checkpoints, _digest, newest
 from ftx.training.inputs import Batch
 from ftx.training.loop import Diverged
-from ftx.training.resolve import resolve_together
+from ftx.training.opening import open_together
 from ftx.training.signals import stoppable
 from ftx.training.state import EpochEnd, TrainingState
 from ftx.training.step import Training
@@ -383,7 +383,7 @@ def test_a_signal_before_the_first_step_leaves_what_there_was(
 
     with chdir(here):
         with monkeypatch.context() as patch:
-            patch.setattr(session, "resolve_together", stop)
+            patch.setattr(session, "open_together", stop)
             with pytest.raises(Terminated) as caught:
                 resume(run)
         assert caught.value.fix == f"ftx train --resume {run}"
@@ -687,10 +687,10 @@ def test_it_computes_as_where_it_began(here: Path, tmp_path: Path, monkeypatch: 
     }  # fmt: skip
     with chdir(here):
         train(asked("dora"), tmp_path / "whole")
-        monkeypatch.setattr("ftx.training.device_placement.available_bytes", lambda: 0)
+        monkeypatch.setattr("ftx.training.opening.available_bytes", lambda: 0)
         used: list[int] = []
         monkeypatch.setattr(
-            session, "resolve_together", lambda *given: used.append(torch.get_num_threads()) or resolve_together(*given)
+            session, "open_together", lambda *given: used.append(torch.get_num_threads()) or open_together(*given)
         )
         torch.set_num_threads(2)
         try:

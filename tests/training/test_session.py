@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.conftest import Listener
+from tests.training.plans import planned
 
 from ftx.adapters.trainable_model import TrainableModel, prepare
-from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.kept_tokens import tokens_behind
 from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.core.errors import EnvironmentFault, MergeError, RecipeError
@@ -25,9 +25,9 @@ from ftx.data.decode import decode
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
 from ftx.runs.trained import head_state, read_plain, save_trained
-from ftx.training import device_placement, dry_run, estimate, train
+from ftx.training import device_placement, dry_run, estimate, opening, train
 from ftx.training.estimate import within
-from ftx.training.resolve import resolve
+from ftx.training.opening import open_training
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "precision": "f32", "epochs": 1, "batch_size": 64}
 LINEAR = TINY | {"peft": "none", "freeze_backbone": True}
@@ -169,7 +169,7 @@ def test_attention_is_chosen_by_the_patches_that_a_step_sees(
     assert vit is not None
     tokens, heads = tokens_behind(vit, 0), vit.blocks[0].get_submodule("attn").num_heads
     of_all = 2 * 4 * 8 * heads * depth(vit) * tokens**2
-    monkeypatch.setattr(device_placement, "available_bytes", lambda: 4 * (of_all - 1))
+    monkeypatch.setattr(opening, "available_bytes", lambda: 4 * (of_all - 1))
     for dropped, fused in ((0.0, 1), (0.5, 0)):
         listener, asked = Listener(), recipe.replace(train={"patch_dropout": dropped})
         report = dry_run(asked, progress=listener)
@@ -177,19 +177,10 @@ def test_attention_is_chosen_by_the_patches_that_a_step_sees(
         assert sum("fused kernel" in said for said in listener.said) == fused
         train(asked, tmp_path / str(dropped), progress=listener)
         assert sum("fused kernel" in said for said in listener.said) == 2 * fused
-    # A budget is told by steps that compute as those of the training.
-    found = resolve(recipe.replace(train={"patch_dropout": 0.5}), False, Listener())
+    # A budget is estimated by steps that compute as those of the training.
+    found = open_training(recipe.replace(train={"patch_dropout": 0.5}), False, Listener())
     within(found, 1e6, time.perf_counter(), Listener())
     assert not any(one.fused_attn for one in found.prepared.backbone.module.modules() if hasattr(one, "fused_attn"))
-    # One layer of the 32 images that are asked about at once takes more than a step of eight.
-    passing = 2 * 4 * 32 * heads * tokens**2
-    for free, plain in ((passing, True), (passing - 1, False)):
-        monkeypatch.setattr(device_placement, "available_bytes", lambda free=free: 4 * free)
-        made = prepare(recipe, 2)
-        device_placement.place(made, 8, dropped=DroppedPatches(0.7))
-        assert {layer.fused_attn for layer in made.backbone.module.modules() if hasattr(layer, "fused_attn")} == {
-            not plain
-        }
 
 
 def test_a_dry_run_says_how_images_are_seen(data: Path) -> None:
@@ -215,18 +206,20 @@ def test_curves_without_their_package_are_refused_before_anything_is_timed(
 def test_auto_is_bf16_where_the_processor_has_such_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one that each x86-64 has in the place of those of bf16, and one that none has."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for flag, expected in (("sse2", "bf16"), ("abacus", "f32")):
+    for flag, expected in (("sse2", True), ("abacus", False)):
         monkeypatch.setattr(device_placement, "_BF16_FLAGS", {flag})
-        assert device_placement.resolve_precision("auto") == expected
-        for named in ("f32", "bf16"):
-            assert device_placement.resolve_precision(named) == named
+        assert device_placement.computes_bf16() == expected
+        recipe = Recipe.named({"name": "test_vit", "weights": "none", "image_size": 32})
+        for named in ("auto", "f32", "bf16"):
+            plan = planned(prepare(recipe, 2), recipe.replace(train={"precision": named}), computes_bf16=expected)
+            assert plan.recipe.train.precision == ({True: "bf16", False: "f32"}[expected] if named == "auto" else named)
 
 
 def test_auto_is_bf16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for has, expected in ((True, "bf16"), (False, "f32")):
+    for has in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
-        assert device_placement.resolve_precision("auto") == expected
+        assert device_placement.computes_bf16() == has
 
 
 def plain(method: str) -> TrainableModel:

@@ -37,7 +37,7 @@ from ftx.runs.run import Run
 from ftx.runs.run_json import checkpoint_records
 from ftx.runs.runs_folder import point_latest_at
 from ftx.runs.train_jsonl import Epoch, epoch_lines, read_epochs
-from ftx.training.resolve import read_images
+from ftx.training.opening import read_images
 from ftx.tuning.report import TuneReport
 from ftx.tuning.space import read_space
 from ftx.tuning.study import IDENTITY, open_study, storage_errors

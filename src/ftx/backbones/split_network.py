@@ -6,6 +6,7 @@ model's own but for rounding. Both share the model's layers: what is trained thr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import cast
 
@@ -157,39 +158,39 @@ def frozen_blocks(module: nn.Module) -> int:
     return len(list(takewhile(lambda block: not trains(block), vit_blocks(module))))
 
 
-def choose_attention(
-    module: nn.Module, *, batch_size: int, memory_bytes: int, dropped: DroppedPatches = ALL_PATCHES, evaluated: int = 0
-) -> bool:
-    """Compute attention as plain products if its matrices fit into memory, else by torch's fused kernel.
+def plain_attention_bytes(
+    module: nn.Module, batch_size: int, dropped: DroppedPatches = ALL_PATCHES, *, evaluated: int = 0
+) -> int | None:
+    """Memory that attention takes as plain products; None in other families, which have few tokens in an attention.
 
-    On CPUs the fused kernel's backward is slow: a ViT-S/14 step at 224 px takes 1.38 s of processor time with plain
-    products against 1.92 s in bf16, and 2.79 s against 2.99 s in f32. A step leaves patches out; ``evaluated`` images
-    with all patches are computed at once without a backward.
-    Returns: whether plain products were chosen.
+    On CPUs the backward of torch's fused kernel is slow: a ViT-S/14 step at 224 px takes 1.38 s of processor time with
+    plain products against 1.92 s in bf16, and 2.79 s against 2.99 s in f32. A step leaves patches out; ``evaluated``
+    images with all patches are computed at once without a backward.
     """
     vit = plain_vit(module)
-    if vit is None:  # windows and pyramids have few tokens in an attention
-        return False
+    if vit is None:
+        return None
     frozen = frozen_blocks(vit)
     tokens, left = tokens_behind(vit, frozen), dropped.step_tokens(vit, frozen)
     # The scores and their softmax, in f32 at most: kept for the backward those of every layer, else of one at a time.
-    heads = [int(str(getattr(layer, "num_heads", 0))) for layer in _attentions(vit)]
+    heads = [int(str(getattr(layer, "num_heads", 0))) for layer in attentions_with_backward(vit)]
     kept, passing = batch_size * sum(heads) * left**2, evaluated * max(heads, default=0) * tokens**2
-    plain = 2 * 4 * max(kept, passing) <= memory_bytes
-    set_attention(vit, plain=plain)
-    return plain
+    return 2 * 4 * max(kept, passing)
 
 
-def set_attention(vit: nn.Module, *, plain: bool) -> None:
-    """Compute every attention that has a backward as plain products, or by torch's fused kernel.
+def set_attention(layers: Iterable[nn.Module], *, plain: bool) -> None:
+    """Compute each layer of attention among these as plain products, or by torch's fused kernel."""
+    for layer in layers:
+        if hasattr(layer, "fused_attn"):
+            setattr(layer, "fused_attn", not plain)  # noqa: B010 - nn.Module types its attributes as tensors
 
-    Those of frozen blocks in front have none, and are faster fused: 1.25 times eight blocks of a ViT-S/14 at 224 px.
+
+def attentions_with_backward(module: nn.Module) -> list[nn.Module]:
+    """The layers of attention of a plain Vision Transformer, without those of frozen blocks in front.
+
+    These have no backward, and are faster fused: 1.25 times eight blocks of a ViT-S/14 at 224 px.
     """
-    for layer in _attentions(vit):
-        setattr(layer, "fused_attn", not plain)  # noqa: B010 - nn.Module types its attributes as tensors
-
-
-def _attentions(module: nn.Module) -> list[nn.Module]:
-    """The layers of attention, but for those of frozen blocks in front."""
+    if plain_vit(module) is None:
+        return []
     frozen = {part for block in vit_blocks(module)[: frozen_blocks(module)] for part in block.modules()}
     return [layer for layer in module.modules() if hasattr(layer, "fused_attn") and layer not in frozen]

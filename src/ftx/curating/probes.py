@@ -63,7 +63,7 @@ def frozen_features(
                 f"{recipe.model.name} has no features that one layer reads", fix="another --model, as dinov2-small"
             )
         within_quota()
-        place(prepared, EVAL_BATCH)
+        place(prepared)
         pre, limit_bytes = prepared.backbone.preprocess, probing.train.cache_gb * 1e9
         head_input = FrozenTrunk(prepared.backbone, kept_blocks=0, bf16=False)
         runtime = faster_runtime(head_input, len(entries), progress)

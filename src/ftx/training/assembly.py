@@ -13,9 +13,9 @@ from ftx.data.shards.shard_wise import shard_numbers
 from ftx.training.class_balance import balance_of
 from ftx.training.frozen_part import FrozenPart, FrozenTrunk, frozen_part
 from ftx.training.inputs import FeatureInputs, Inputs, inputs_of, training_images
+from ftx.training.opening import ResolvedTraining
 from ftx.training.optimizer import peak_lr
 from ftx.training.ranks import ONE_PROCESS, Ranks
-from ftx.training.resolve import ResolvedTraining
 from ftx.training.step import Training
 
 
@@ -63,6 +63,8 @@ def build_training(
     """Join the model, its inputs and the settings of the recipe."""
     recipe, dataset, task = found.recipe, found.dataset, found.task
     entries, module = dataset.split("train"), found.prepared.backbone.module
+    if found.plan.dropped and found.plan.kept_blocks is None:  # of kept features they are dropped when these are read
+        found.plan.dropped.put_into(module)
     balance = balance_of(recipe.train.balance, task.labels, task.targets([entry.labels for entry in entries]))
     return Training(
         module=module,

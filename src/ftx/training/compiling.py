@@ -18,16 +18,16 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.layer_roles import plain_vit, token_shape, vit_blocks
+from ftx.backbones.split_network import set_attention
 from ftx.backbones.trained_blocks import blocks_to_compile, compiled, compiling, joined_attention
 from ftx.core.errors import EnvironmentFault, ModelError
 from ftx.core.progress import Progress
 from ftx.core.version import __version__
 from ftx.recipe.sections import Compile, TrainRecipe
 from ftx.runs.machine import this_machine
-from ftx.training.device_placement import device, place
+from ftx.training.device_placement import device
 
 # Trying and compiling took at most this long for DINOv2-small on two cores: 45 s with AVX2, 32 s with AMX.
 _TAKES_S = 45.0
@@ -48,11 +48,12 @@ class Gain:
 
 
 def chosen(
-    prepared: TrainableModel,
+    module: nn.Module,
     train: TrainRecipe,
     images: int,
     *,
     dropped: DroppedPatches,
+    plain_attention: bool,
     bf16: bool,
     progress: Progress,
 ) -> Compile:
@@ -60,7 +61,6 @@ def chosen(
 
     Raises: ModelError or EnvironmentFault if the recipe says blocks, and there are none or torch cannot compile them.
     """
-    module = prepared.backbone.module
     blocks = blocks_to_compile(module)
     if train.compile == "none" or (train.compile == "auto" and (not blocks or device().type != "cpu")):
         return "none"
@@ -71,9 +71,9 @@ def chosen(
             found=f"{type(module).__name__}, as it trains here",
             fix="leave the key out; blocks of plain Vision Transformers can be compiled, if they train",
         )
-    place(prepared, train.batch_size, dropped=dropped)
     at_once = train.at_once(train.batch_size)
-    block = _Block(module, blocks, images=min(at_once, _AT_ONCE), dropped=dropped, bf16=bf16)
+    images_at_once = min(at_once, _AT_ONCE)
+    block = _Block(module, blocks, images_at_once, dropped=dropped, plain_attention=plain_attention, bf16=bf16)
     if train.compile == "blocks":
         with compiling(), progress.track("Compiling a block", None):
             block.compiled()
@@ -101,18 +101,26 @@ class _Block:
     """A copy of the last of the blocks, and random tokens of ``images`` images for it."""
 
     def __init__(
-        self, module: nn.Module, blocks: list[nn.Module], *, images: int, dropped: DroppedPatches, bf16: bool
+        self,
+        module: nn.Module,
+        blocks: list[nn.Module],
+        images: int,
+        *,
+        dropped: DroppedPatches,
+        plain_attention: bool,
+        bf16: bool,
     ) -> None:
         vit = plain_vit(module)
         assert vit is not None
         before = vit_blocks(vit).index(blocks[-1])
         _, width = token_shape(vit)
-        like = next(blocks[-1].parameters())
+        self.block = copy.deepcopy(blocks[-1]).to(device()).train()
+        set_attention(self.block.modules(), plain=plain_attention)
+        like = next(self.block.parameters())
         rng = torch.Generator().manual_seed(0)
         tokens_NTD = torch.randn(images, dropped.step_tokens(vit, before), width, generator=rng)
         self.images, self.bf16 = images, bf16
         self.tokens_NTD = tokens_NTD.to(like).requires_grad_()
-        self.block = copy.deepcopy(blocks[-1]).train()
 
     def plain_s(self) -> float:
         """Seconds of a step that is not compiled."""

@@ -12,10 +12,9 @@ import torch
 
 from ftx.adapters.attach import adapter_layers, prove_reach
 from ftx.adapters.trainable_model import TrainableModel
-from ftx.backbones.dropped_patches import DroppedPatches
 from ftx.backbones.kept_tokens import tokens_by_block
 from ftx.backbones.layer_roles import depth, plain_vit, token_shape
-from ftx.backbones.split_network import frozen_blocks, only_head_trains
+from ftx.backbones.split_network import attentions_with_backward, frozen_blocks, only_head_trains
 from ftx.backbones.trained_blocks import joined_attention, recomputing, trained_blocks
 from ftx.core.errors import InputError
 from ftx.core.memory import available_bytes, memory_faults
@@ -28,11 +27,11 @@ from ftx.training.class_balance import Balance
 from ftx.training.device_placement import EVAL_BATCH, device, place, within_quota
 from ftx.training.head_start import linear_heads
 from ftx.training.inputs import Inputs, Order
+from ftx.training.opening import ResolvedTraining, open_training
 from ftx.training.optimizer import optimizer
 from ftx.training.plan import Plan
 from ftx.training.ranks import ONE_PROCESS, Ranks
 from ftx.training.report import DryRunReport, PlannedLayer
-from ftx.training.resolve import ResolvedTraining, resolve
 from ftx.training.step import Training, in_parts, measure, train_mode
 
 # For steps as short as this the work around them matters: threads that start, and an epoch's line, 14 ms until it is on
@@ -145,10 +144,7 @@ def adapted_layers(module: torch.nn.Module) -> list[PlannedLayer]:
 
 
 def memory_mb(prepared: TrainableModel, recipe: Recipe, planned: Plan, images: int) -> int:
-    """A rough estimate: weights, gradients, AdamW's two moments, what each layer keeps for its backward, the probe.
-
-    Called after ``place``, which chooses how attention is computed.
-    """
+    """A rough estimate: weights, gradients, AdamW's two moments, what each layer keeps for its backward, the probe."""
     module = prepared.backbone.module
     weights = 4 * sum(parameter.numel() for parameter in module.parameters())
     # An adapted layer keeps the weight that it computes with.
@@ -157,7 +153,7 @@ def memory_mb(prepared: TrainableModel, recipe: Recipe, planned: Plan, images: i
     width_bytes = 2 if recipe.train.precision == "bf16" else 4
     part = recipe.train.at_once(min(recipe.train.batch_size, images))
     again = recipe.train.activation_checkpointing
-    kept = _kept_numbers(prepared, planned.dropped, again=again) * part * width_bytes
+    kept = _kept_numbers(prepared, planned, again=again) * part * width_bytes
     # A head that is solved needs all features at once, in f64: as they are read, concatenated, and standardised.
     width = sum(head.in_features for head in linear_heads(module))
     solved = 3 * 8 * images * width if planned.fits_head else 0
@@ -187,7 +183,7 @@ def what_would_fit(
     return "a smaller --image-size or --model, or --freeze-backbone: one image at a time is too much"
 
 
-def _kept_numbers(prepared: TrainableModel, dropped: DroppedPatches, *, again: bool) -> int:
+def _kept_numbers(prepared: TrainableModel, planned: Plan, *, again: bool) -> int:
     """Activations that the backward needs of one image; ``again``: of one block, and the inputs of the others."""
     module, pre = prepared.backbone.module, prepared.backbone.preprocess
     if only_head_trains(module):
@@ -196,9 +192,9 @@ def _kept_numbers(prepared: TrainableModel, dropped: DroppedPatches, *, again: b
     if vit is not None:
         _, width = token_shape(vit)
         blocks = frozen_blocks(vit)
-        tokens = dropped.step_tokens(vit, blocks)
-        plain = [layer for layer in vit.modules() if getattr(layer, "fused_attn", True) is False]
-        heads = int(str(getattr(plain[0], "num_heads", 0))) if plain else 0
+        tokens = planned.dropped.step_tokens(vit, blocks)
+        attentions = attentions_with_backward(vit) if planned.plain_attention else []
+        heads = max((int(str(getattr(layer, "num_heads", 0))) for layer in attentions), default=0)
         # About 16 activations of the token width a block: norms, qkv, proj, and the four times wider MLP twice; if
         # attention is computed as plain products, the scores and their softmax as well.
         trained, of_one = depth(vit) - blocks, tokens * width * 16 + 2 * heads * tokens**2
@@ -235,8 +231,9 @@ def within(
     Raises: InputError if not even one epoch would.
     """
     module, recipe = found.prepared.backbone.module, found.recipe
-    mine = replace(found, recipe=recipe.replace(train={"batch_size": ranks.largest_part(recipe.train.batch_size)}))
-    place(mine.prepared, mine.recipe.train.batch_size, dropped=found.plan.dropped, ranks=ranks)
+    part = recipe.replace(train={"batch_size": ranks.largest_part(recipe.train.batch_size)})
+    mine = replace(found, plan=replace(found.plan, recipe=part))
+    place(mine.prepared, plain_attention=found.plan.plain_attention)
     # A step in training mode changes batch statistics.
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     single = rehearse(mine)
@@ -246,8 +243,7 @@ def within(
         buffer.copy_(before[name])
     # The first decides by its clock: near the limit another might compute one epoch less.
     chosen = fitted(found, times, budget_s, began, progress) if ranks.leads else found
-    recipe, planned = ranks.of_first((chosen.recipe, chosen.plan))
-    return replace(found, recipe=recipe.replace(data={"path": found.recipe.data.path}), plan=planned)
+    return replace(found, plan=ranks.of_first(chosen.plan).for_data_at(recipe.data.path))
 
 
 def fitted(
@@ -268,9 +264,7 @@ def fitted(
             fix="a longer one, a smaller --image-size, or --preset fast",
         )
     progress.note(f"{fitting} of {epochs} epochs fit into the budget: {times.epoch_s:.2g} s each")
-    planned = found.plan.within(fitting)
-    fewer = {"epochs": planned.epochs, "cache_views": planned.views}
-    return replace(found, recipe=found.recipe.replace(train=fewer), plan=planned)
+    return replace(found, plan=found.plan.within(fitting))
 
 
 def dry_run(
@@ -279,10 +273,10 @@ def dry_run(
     """Report how data and model were understood, and time two steps, without training; raises as ``train`` does."""
     began = time.perf_counter()
     within_quota()
-    found = resolve(recipe if budget_s is None else foreseeable(recipe), strict, progress)
+    found = open_training(recipe if budget_s is None else foreseeable(recipe), strict, progress)
     prepared, resolved = found.prepared, found.recipe
     total = sum(parameter.numel() for parameter in prepared.backbone.module.parameters())
-    place(prepared, resolved.train.batch_size, progress, dropped=found.plan.dropped)
+    place(prepared, plain_attention=found.plan.plain_attention)
     needed_mb = memory_mb(prepared, resolved, found.plan, found.images["train"])
     free_mb = round(available_bytes() / 1e6)
     times: Times | None = None

@@ -1,35 +1,92 @@
-"""The plan of a training: the decisions from recipe and model, made once, before anything is trained.
+"""The plan of a training: every decision, made once, before anything is trained.
 
-How the head starts, what is computed once, how images are augmented, which patches a step drops, how many epochs. A
-training, its estimate, its budget and its notes read this value; none of them decides it again.
+How the head starts, what is computed once, how images are augmented, which patches a step drops, how attention is
+computed, how many epochs. A training, its dry run, its budget and its notes read this value; none decides it again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
 from torch import nn
 
+from ftx.adapters.attach import adapter_layers
+from ftx.adapters.trainable_model import TrainableModel, decided_blocks
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.layer_roles import plain_vit
-from ftx.backbones.split_network import frozen_blocks, only_head_trains
+from ftx.backbones.split_network import frozen_blocks, only_head_trains, plain_attention_bytes
 from ftx.core.errors import ModelError
+from ftx.recipe.adapter_targets import Role
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import Augment, TrainRecipe
+from ftx.recipe.sections import Augment, Compile, FrozenRuntime, TrainRecipe
+from ftx.training.device_placement import EVAL_BATCH
 from ftx.training.head_start import linear_heads
+from ftx.training.optimizer import peak_lr
+
+# train.patch_dropout auto, if blocks are kept; docs/decisions/0018.
+_LEFT_OUT = 0.6
+# Keys that have no effect without steps.
+_OF_STEPS = (
+    "epochs",
+    "batch_size",
+    "lr",
+    "weight_decay",
+    "warmup_share",
+    "loss",
+    "label_smoothing",
+    "balance",
+    "patience",
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan depends on in addition to the recipe and the model: images, labels, and this machine.
+
+    ``processes`` train together; each has ``free_bytes`` of memory. ``device`` is torch's name of its kind.
+    """
+
+    train_images: int
+    val_images: int
+    classes: int
+    device: str = "cpu"
+    computes_bf16: bool = False
+    free_bytes: int = 1 << 40
+    processes: int = 1
+
+    def part(self, batch_size: int) -> int:
+        """How many images of a batch one process has at most."""
+        return -(-batch_size // self.processes)
+
+
+class Timer(Protocol):
+    """Times what no rule can decide. Its results are inputs of a plan, as the draws of a generator are."""
+
+    def frozen_runtime(self, kept_blocks: int, views: int, *, bf16: bool) -> FrozenRuntime:
+        """What computes the frozen trunk fastest for this number of views."""
+        ...
+
+    def compiles(
+        self, train: TrainRecipe, images: int, *, dropped: DroppedPatches, plain_attention: bool, bf16: bool
+    ) -> Compile:
+        """Whether compiling the trained blocks pays for steps on this number of images together."""
+        ...
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the head starts, what is computed once, and what a step computes.
+    """The decided recipe, how the head starts, what is computed once, and what a step computes.
 
-    ``kept_blocks`` leading blocks are computed once for each of ``views`` of an image, with 0 blocks the input of the
-    head; with None nothing is. ``fits_head``: the head is fitted before the first step, to unaugmented images.
-    ``solves_all``: only the head trains, and needs no steps; ``epochs`` is then one. ``dropped`` are the patches that a
-    step leaves out.
+    ``recipe`` has no ``auto`` among the keys that training reads. ``kept_blocks`` leading blocks are computed once for
+    each of ``views`` of an image, with 0 blocks the input of the head; with None nothing is. ``fits_head``: the head is
+    fitted before the first step, to unaugmented images. ``solves_all``: only the head trains, and needs no steps;
+    ``epochs`` is then one. ``dropped`` are the patches that a step leaves out. ``notes`` are for the user.
     """
 
+    recipe: Recipe
     head_init: Literal["random", "probe"]
     fits_head: bool
     solves_all: bool
@@ -38,6 +95,8 @@ class Plan:
     kept_blocks: int | None
     views: int
     epochs: int
+    plain_attention: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def kept_views(self) -> int:
@@ -48,23 +107,15 @@ class Plan:
         """Views that are kept of ``train`` training images and ``val`` validation images, which have only one."""
         return train * self.kept_views + val
 
-    @property
-    def keys(self) -> dict[str, object]:
-        """The decided values of keys of ``train``."""
-        return {
-            "augment": self.augment,
-            "cache_views": self.views,
-            "head_init": self.head_init,
-            "patch_dropout": self.dropped.fraction,
-        }
-
     def within(self, epochs: int) -> Plan:
         """The same with at most ``epochs`` epochs, and no more views than these."""
-        return replace(self, epochs=min(self.epochs, epochs), views=min(self.views, epochs))
+        views, epochs = min(self.views, epochs), min(self.epochs, epochs)
+        recipe = self.recipe.replace(train={"epochs": epochs, "cache_views": views})
+        return replace(self, recipe=recipe, epochs=epochs, views=views)
 
-
-# train.patch_dropout auto, if blocks are kept; docs/decisions/0018.
-_LEFT_OUT = 0.6
+    def for_data_at(self, path: Path) -> Plan:
+        """The same for images that this process finds elsewhere."""
+        return replace(self, recipe=self.recipe.replace(data={"path": path}))
 
 
 def keepable_blocks(module: nn.Module) -> int | None:
@@ -72,47 +123,133 @@ def keepable_blocks(module: nn.Module) -> int | None:
     return 0 if only_head_trains(module) else frozen_blocks(module) or None
 
 
-def without_effect(module: nn.Module, train: TrainRecipe, planned: Plan) -> list[str]:
-    """A sentence about each key of the recipe that has no effect here, or less than it seems to."""
-    found: list[str] = []
-    if not planned.views and keepable_blocks(module) is not None:
-        found.append("train.cache_views is 0: the blocks that do not train are computed in each epoch")
-    if planned.augment == "light" and planned.views == 1 < train.epochs:
-        found.append("train.cache_views is 1: every epoch has the same view of an image, drawn once")
-    if train.patch_dropout not in (0, "auto", planned.dropped.fraction):
-        found.append("train.patch_dropout: not used, as only the head trains, on features of all patches")
-    return found
+def resolve(
+    recipe: Recipe, prepared: TrainableModel, facts: Facts, timer: Timer, before: TrainRecipe | None = None
+) -> Plan:
+    """Decide everything that a training of ``prepared`` by ``recipe`` will do; changes nothing.
 
-
-def plan(module: nn.Module, recipe: Recipe) -> Plan:
-    """The decisions for a model that the recipe's method trains.
-
-    Raises: ModelError if patches must be left out of another family, which needs all of them.
+    ``before`` are the keys of the run that training starts from.
+    Raises: ModelError if patches must be left out of another family, which needs all of them, or if blocks must be
+    compiled that cannot be.
     """
-    train, linear = recipe.train, recipe.method == "linear"
+    module, train, linear = prepared.backbone.module, recipe.train, recipe.method == "linear"
     head_init = train.head_init
     if head_init == "auto":
         head_init = "probe" if linear and train.balance == "none" and linear_heads(module) else "random"
     fits_head = head_init == "probe" and bool(linear_heads(module))
     solves_all = linear and fits_head
     fits_head = fits_head and (solves_all or recipe.model.from_run == "none")  # a run's head stays
-    epochs = 1 if solves_all else train.epochs
     kept_blocks = keepable_blocks(module)
     keeps = kept_blocks is not None and train.cache_views > 0
     unaugmented = solves_all or train.augment == "none" or (train.augment == "auto" and keeps)
     augment: Augment = "none" if unaugmented else "light"
+    # If only the head trains, its features are of all patches.
+    dropped = ALL_PATCHES if kept_blocks == 0 else _dropped_patches(module, train, keeps=keeps)
+    views = 1 if augment == "none" else min(train.cache_views, train.epochs)
+    kept_blocks, views = (kept_blocks, views) if keeps else (None, 0)
+    batch_size = min(train.batch_size, facts.train_images)
+    matrices_bytes = plain_attention_bytes(module, facts.part(batch_size), dropped, evaluated=EVAL_BATCH)
+    planned = Plan(
+        recipe=recipe,
+        head_init=head_init,
+        fits_head=fits_head,
+        solves_all=solves_all,
+        augment=augment,
+        dropped=dropped,
+        kept_blocks=kept_blocks,
+        views=views,
+        epochs=1 if solves_all else train.epochs,
+        plain_attention=facts.device == "cpu" and matrices_bytes is not None and matrices_bytes <= facts.free_bytes / 4,
+    )
+    notes = _notes(planned, module, facts, before)
+    return replace(planned, recipe=_decided(planned, prepared, facts, timer), notes=notes)
+
+
+def _dropped_patches(module: nn.Module, train: TrainRecipe, *, keeps: bool) -> DroppedPatches:
     fraction = train.patch_dropout
     if fraction == "auto":
         fraction = _LEFT_OUT if keeps else 0.0
-    # If only the head trains, its features are of all patches.
-    dropped = ALL_PATCHES if kept_blocks == 0 else DroppedPatches(fraction)
-    if dropped and plain_vit(module) is None:
+    if fraction and plain_vit(module) is None:
         raise ModelError(
             "patches can be left out of plain Vision Transformers only",
             where="train.patch_dropout",
             found=type(module).__name__,
             fix="leave the key out, or take a plain Vision Transformer: --model dinov2-small",
         )
-    views = 1 if augment == "none" else min(train.cache_views, train.epochs)
-    kept = (kept_blocks, views) if keeps else (None, 0)
-    return Plan(head_init, fits_head, solves_all, augment, dropped, *kept, epochs)
+    return DroppedPatches(fraction)
+
+
+def _decided(planned: Plan, prepared: TrainableModel, facts: Facts, timer: Timer) -> Recipe:
+    """The recipe with every ``auto`` decided, and changed where the data or the model has less."""
+    recipe, module = planned.recipe, prepared.backbone.module
+    precision = recipe.train.precision
+    if precision == "auto":
+        precision = "bf16" if facts.computes_bf16 else "f32"
+    bf16 = precision == "bf16"
+    runtime = "torch" if planned.kept_blocks is None else recipe.train.frozen_runtime
+    if runtime == "auto":
+        assert planned.kept_blocks is not None
+        views = planned.views_of(facts.train_images, facts.val_images)
+        runtime = timer.frozen_runtime(planned.kept_blocks, views, bf16=bf16)
+    train = recipe.replace(train={"batch_size": min(recipe.train.batch_size, facts.train_images)}).train
+    compiling = timer.compiles(
+        train,
+        planned.epochs * facts.train_images,
+        dropped=planned.dropped,
+        plain_attention=planned.plain_attention,
+        bf16=bf16,
+    )
+    decided = recipe.replace(
+        data={"image_size": prepared.backbone.preprocess.image_size, "classes": facts.classes},
+        train={
+            "precision": precision,
+            "lr": peak_lr(recipe.train, recipe.method),
+            "frozen_runtime": runtime,
+            "compile": compiling,
+            "batch_size": train.batch_size,
+            "augment": planned.augment,
+            "cache_views": planned.views,
+            "head_init": planned.head_init,
+            "patch_dropout": planned.dropped.fraction,
+        },
+    )
+    if prepared.spec is None:
+        return decided.without_adapter()
+    keys: dict[str, object] = {"blocks": decided_blocks(recipe.adapter, module)}
+    reached: set[Role] = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
+    if "layer" not in reached:  # for the targets that the model has
+        keys["targets"] = tuple(target for target in recipe.adapter.targets if target in reached)
+        for key, each in (("rank", recipe.adapter.rank), ("alpha", recipe.adapter.alpha)):
+            if isinstance(each, Mapping):
+                keys[key] = {target: value for target, value in each.items() if target in reached}
+    return decided.replace(adapter=keys)
+
+
+def _notes(planned: Plan, module: nn.Module, facts: Facts, before: TrainRecipe | None) -> tuple[str, ...]:
+    """A sentence about each key of the recipe that has no effect here, or less than it seems to; and about memory."""
+    train, found = planned.recipe.train, list[str]()
+    if not planned.views and keepable_blocks(module) is not None:
+        found.append("train.cache_views is 0: the blocks that do not train are computed in each epoch")
+    if planned.augment == "light" and planned.views == 1 < train.epochs:
+        found.append("train.cache_views is 1: every epoch has the same view of an image, drawn once")
+    if train.patch_dropout not in (0, "auto", planned.dropped.fraction):
+        found.append("train.patch_dropout: not used, as only the head trains, on features of all patches")
+    if planned.solves_all and (unused := _set_for_steps(train, before)):
+        found.append(
+            f"{', '.join(unused)}: not used, as the head is solved in one go; train.head_init=random takes steps"
+        )
+    fused = facts.device == "cpu" and not planned.plain_attention and plain_vit(module) is not None
+    if fused and not only_head_trains(module):
+        found.append(
+            "attention is computed by torch's fused kernel: as plain products it would take over a quarter of the "
+            "free memory"
+        )
+    return tuple(found)
+
+
+def _set_for_steps(train: TrainRecipe, before: TrainRecipe | None) -> list[str]:
+    """The keys of steps that differ from the defaults, and from the run that training starts from."""
+    known = [TrainRecipe(), *([] if before is None else [before])]
+    keys = [key for key in _OF_STEPS if all(getattr(train, key) != getattr(one, key) for one in known)]
+    augments = before is None and train.augment == "light"
+    return [f"train.{key}" for key in (*keys, *(["augment"] if augments else []))]

@@ -15,7 +15,7 @@ from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
 from ftx.runs.run_json import RESUME
 from ftx.training.checkpoints import Origin
 from ftx.training.init_from import DATA_PATH, FOLLOW_LINKS_KEY, check_address, without_untyped_links
-from ftx.training.resolve import ResolvedTraining
+from ftx.training.opening import ResolvedTraining
 
 
 def recipe_to_resume(

@@ -32,9 +32,9 @@ from ftx.training.estimate import advice, foreseeable, within
 from ftx.training.head_start import HeadStart, start_head
 from ftx.training.init_from import data_path
 from ftx.training.loop import Diverged, Fit, check_position, fit, solved
+from ftx.training.opening import ResolvedTraining, open_together
 from ftx.training.ranks import Ranks, joined
 from ftx.training.report import TrainReport
-from ftx.training.resolve import ResolvedTraining, resolve_together
 from ftx.training.resuming import check_same_inputs, recipe_to_resume
 from ftx.training.signals import Stop, stoppable
 from ftx.training.state import EpochEnd, TrainingState
@@ -74,7 +74,7 @@ def train(
         progress, on_epoch = (progress, on_epoch) if ranks.leads else (SILENT, None)
         if ranks.leads and out is not None:
             check_name_free(out)
-        resolved = resolve_together(recipe if budget_s is None else foreseeable(recipe), strict, progress, ranks)
+        resolved = open_together(recipe if budget_s is None else foreseeable(recipe), strict, progress, ranks)
         if budget_s is not None:
             with memory_faults(advice(resolved, ranks)):
                 resolved = within(resolved, budget_s, began, progress, ranks)
@@ -125,7 +125,7 @@ def resume(
             if not as_before:
                 progress.note(f"started by {before.processes} processes: with {ranks.world} the last bits may differ")
             with in_threads_as(before) if as_before else nullcontext():
-                resolved = resolve_together(recipe, False, SILENT, ranks)
+                resolved = open_together(recipe, False, SILENT, ranks)
                 if unfinished is not None:
                     check_same_inputs(run, checkpoint.origin, resolved)
                 epochs = checkpoint.origin.recipe.train.epochs
@@ -248,13 +248,11 @@ class _Session:
         if saved is not None and saved.checkpoint.origin.circumstances.processes == self.ranks.world:
             place_as_before(prepared, saved.checkpoint.origin.circumstances)
             return saved.checkpoint.origin
-        module = prepared.backbone.module
-        images = self.ranks.largest_part(recipe.train.batch_size)
-        where = place(prepared, images, self.progress, dropped=self.found.plan.dropped, ranks=self.ranks)
+        where = place(prepared, plain_attention=self.found.plan.plain_attention)
         circumstances = Circumstances(
             device=where.type,
             threads=torch.get_num_threads(),
-            plain_attention=any(getattr(layer, "fused_attn", True) is False for layer in module.modules()),
+            plain_attention=self.found.plan.plain_attention,
             processes=self.ranks.world,
         )
         return Origin(

@@ -34,7 +34,7 @@ from ftx.runs.runs_folder import RUNS, name_latest
 from ftx.tasks.base import choosing_metric
 from ftx.tasks.output_meaning import TASKS
 from ftx.training.init_from import init_run
-from ftx.training.resolve import read_images
+from ftx.training.opening import read_images
 from ftx.tuning.report import TriedTrial, TuneReport, draw_trials
 from ftx.tuning.space import Space, default_space, read_space
 from ftx.tuning.study import check_folder, open_study, printable, storage_errors

@@ -1,53 +1,34 @@
-"""From a recipe to what will be trained: the data, the model, and the recipe with every ``auto`` decided."""
+"""From a recipe to what will be trained: the images are read, the model is built, and the training is planned."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
-from ftx.adapters.attach import adapter_layers
-from ftx.adapters.trainable_model import TrainableModel, decided_blocks, prepare
+from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.build import preprocess_before, tagged
 from ftx.core.addresses import typed
 from ftx.core.errors import RecipeError
-from ftx.core.memory import SMALLER, memory_faults
+from ftx.core.memory import SMALLER, available_bytes, memory_faults
 from ftx.core.progress import SILENT, Progress
 from ftx.core.version import __version__
 from ftx.data.dataset import SPLITS, Dataset
 from ftx.data.open_dataset import survey
 from ftx.data.pixel_store import pixel_store
-from ftx.recipe.adapter_targets import Role
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import TrainRecipe
 from ftx.runs.data_jsonl import entries_digest
 from ftx.runs.run import Run
 from ftx.runs.run_json import InitialWeights
 from ftx.tasks.base import Task
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
-from ftx.training.compiling import chosen
-from ftx.training.device_placement import resolve_precision
+from ftx.training.device_placement import computes_bf16, device
 from ftx.training.epoch_log import require_tensorboard
-from ftx.training.frozen_part import FrozenTrunk, faster_runtime
 from ftx.training.init_from import DATA_PATH, init_run, load_run_into, with_keys_of_run
-from ftx.training.optimizer import peak_lr
-from ftx.training.plan import Plan, plan, without_effect
-from ftx.training.ranks import Ranks
-
-# Keys that have no effect without steps.
-_STEPS = (
-    "epochs",
-    "batch_size",
-    "lr",
-    "weight_decay",
-    "warmup_share",
-    "loss",
-    "label_smoothing",
-    "balance",
-    "patience",
-)
+from ftx.training.machine_timer import MachineTimer
+from ftx.training.plan import Facts, Plan, resolve
+from ftx.training.ranks import ONE_PROCESS, Ranks
 
 
 @dataclass(frozen=True)
@@ -56,9 +37,13 @@ class ResolvedTraining:
 
     dataset: Dataset
     prepared: TrainableModel
-    recipe: Recipe
     plan: Plan
     init_from: InitialWeights | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the plan: every ``auto`` is decided."""
+        return self.plan.recipe
 
     @property
     def task(self) -> Task:
@@ -82,8 +67,8 @@ class ResolvedTraining:
         return [f"{image.path}: {image.reason}" for image in self.dataset.unreadable]
 
 
-def resolve(recipe: Recipe, strict: bool, progress: Progress) -> ResolvedTraining:
-    """Read the data, build the model, and decide every ``auto``.
+def open_training(recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks = ONE_PROCESS) -> ResolvedTraining:
+    """Read the data, build the model, time what no rule decides, and plan the training.
 
     Raises: DataError, ModelError or AdapterError for wrong input; RecipeError if ``strict`` and the data has another
     number of labels than the recipe; EnvironmentFault if memory runs out.
@@ -100,25 +85,25 @@ def resolve(recipe: Recipe, strict: bool, progress: Progress) -> ResolvedTrainin
     with memory_faults(lambda: SMALLER):
         prepared = prepare(recipe, len(dataset.labels))
         init_from = None if run is None else load_run_into(run, prepared, dataset.labels, progress)
-    planned = plan(prepared.backbone.module, recipe)
-    if planned.dropped and planned.kept_blocks is None:  # kept features are dropped when they are read
-        planned.dropped.put_into(prepared.backbone.module)
-    found = _decided(ResolvedTraining(dataset, prepared, recipe, planned, init_from), progress)
-    for note in without_effect(prepared.backbone.module, recipe.train, planned):
+        before = None if run is None else run.recipe().train
+        timer = MachineTimer(prepared, progress)
+        planned = resolve(recipe, prepared, machine_facts(dataset, ranks), timer, before)
+    for note in planned.notes:
         progress.note(note)
-    if planned.solves_all and (unused := _set_for_steps(recipe.train, run)):
-        progress.note(
-            f"{', '.join(unused)}: not used, as the head is solved in one go; train.head_init=random takes steps"
-        )
-    return found
+    return ResolvedTraining(dataset, prepared, planned, init_from)
 
 
-def _set_for_steps(train: TrainRecipe, run: Run | None) -> list[str]:
-    """The keys of steps that differ from the defaults, and from the run that training starts from."""
-    known = [TrainRecipe(), *([run.recipe().train] if run is not None else [])]
-    keys = [key for key in _STEPS if all(getattr(train, key) != getattr(one, key) for one in known)]
-    augments = run is None and train.augment == "light"
-    return [f"train.{key}" for key in (*keys, *(["augment"] if augments else []))]
+def machine_facts(dataset: Dataset, ranks: Ranks) -> Facts:
+    """The facts of a data set on this machine, for each of several processes."""
+    return Facts(
+        train_images=len(dataset.split("train")),
+        val_images=len(dataset.split("val")),
+        classes=len(dataset.labels),
+        device=device().type,
+        computes_bf16=computes_bf16(),
+        free_bytes=available_bytes() // ranks.local_world,
+        processes=ranks.world,
+    )
 
 
 def read_images(recipe: Recipe, run: Run | None, progress: Progress) -> Dataset:
@@ -144,21 +129,21 @@ def read_images(recipe: Recipe, run: Run | None, progress: Progress) -> Dataset:
         ).dataset
 
 
-def resolve_together(recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks) -> ResolvedTraining:
-    """As ``resolve``, in each of the processes of a training, with the decisions of the first.
+def open_together(recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks) -> ResolvedTraining:
+    """As ``open_training``, in each of the processes of a training, with the decisions of the first.
 
-    Raises: as ``resolve``; InputError if they have different versions, recipes, data or bases.
+    Raises: as ``open_training``; InputError if they have different versions, recipes, data or bases.
     """
     ranks.agree_on("versions", {"ftx": __version__, "torch": torch.__version__}, "install the same on each machine")
     keys = {key: value for key, value in recipe.by_key().items() if key != DATA_PATH}  # it may be mounted elsewhere
     ranks.agree_on("recipes", keys, "give all of them the same command line")
     with ranks.first_of_machine_first():
-        found = resolve(recipe, strict, progress)
+        found = open_training(recipe, strict, progress, ranks)
     data, base = entries_digest(found.dataset.entries), found.prepared.backbone.digest
     images = {"images": sum(found.images.values()), "their digest": data}
     ranks.agree_on("images", images, "give each machine the same data")
     ranks.agree_on("weights", {"their digest": base}, "give each machine the same weights")
-    return replace(found, recipe=ranks.of_first(found.recipe).replace(data={"path": found.recipe.data.path}))
+    return replace(found, plan=ranks.of_first(found.plan).for_data_at(found.recipe.data.path))
 
 
 def _check_classes(recipe: Recipe, found: int, strict: bool, progress: Progress) -> None:
@@ -172,47 +157,3 @@ def _check_classes(recipe: Recipe, found: int, strict: bool, progress: Progress)
             fix=f"--set data.classes={found}, or leave --strict out: the data decides",
         )
     progress.note(f"the recipe is for {expected} labels, the data has {found}: the data decides")
-
-
-def _decided(found: ResolvedTraining, progress: Progress) -> ResolvedTraining:
-    """With the recipe as it was decided: every ``auto``, and where the data or the model has less."""
-    recipe, planned, prepared = found.recipe, found.plan, found.prepared
-    module, images = prepared.backbone.module, len(found.dataset.split("train"))
-    precision = resolve_precision(recipe.train.precision)
-    runtime = recipe.train.frozen_runtime if planned.kept_blocks is not None else "torch"
-    if runtime == "auto" and planned.kept_blocks is not None:
-        trunk = FrozenTrunk(prepared.backbone, planned.kept_blocks, bf16=precision == "bf16")
-        runtime = faster_runtime(trunk, found.views, progress)
-    bounded = recipe.replace(train={"batch_size": min(recipe.train.batch_size, images)}).train
-    with memory_faults(lambda: SMALLER):
-        compiling = chosen(
-            prepared,
-            bounded,
-            planned.epochs * images,
-            dropped=planned.dropped,
-            bf16=precision == "bf16",
-            progress=progress,
-        )
-    decided = recipe.replace(
-        data={"image_size": prepared.backbone.preprocess.image_size, "classes": len(found.dataset.labels)},
-        train={
-            "precision": precision,
-            "lr": peak_lr(recipe.train, recipe.method),
-            "frozen_runtime": runtime,
-            "compile": compiling,
-            "batch_size": bounded.batch_size,
-            **planned.keys,
-        },
-    )
-    if prepared.spec is None:
-        decided = decided.without_adapter()
-    else:
-        keys: dict[str, object] = {"blocks": decided_blocks(recipe.adapter, module)}
-        reached: set[Role] = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
-        if "layer" not in reached:  # for the targets that the model has
-            keys["targets"] = tuple(target for target in recipe.adapter.targets if target in reached)
-            for key, each in (("rank", recipe.adapter.rank), ("alpha", recipe.adapter.alpha)):
-                if isinstance(each, Mapping):
-                    keys[key] = {target: value for target, value in each.items() if target in reached}
-        decided = decided.replace(adapter=keys)
-    return replace(found, recipe=decided)
