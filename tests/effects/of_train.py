@@ -202,6 +202,14 @@ def check_links(lab: Lab, flag: str, value: str) -> None:
     assert lab.call("data", "check", lab.linked(), flag).status == 0
 
 
+def check_more(lab: Lab, flag: str, value: str) -> None:
+    plain, measured = (lab.done("data", "check", "noise", *words, "--json").json for words in ((), (flag,)))
+    assert plain["learning_curve"] is None
+    curve = measured["learning_curve"]
+    assert curve["images"] == measured["images"]["train"]
+    assert curve["gain_low"] <= curve["gain"] <= curve["gain_high"]
+
+
 def links(lab: Lab, flag: str, value: str) -> None:
     words = ("train", "--config", "base.yaml", "--data", lab.linked(), "--dry-run")
     assert lab.call(*words, "--no-follow-links").status == 2

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tests.training.plans import planned
 
 from ftx.adapters.trainable_model import prepare
 from ftx.recipe.schema import Recipe
 from ftx.training.plan import Facts, resolve
-from tests.training.plans import planned
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora", "blocks": 2}
 

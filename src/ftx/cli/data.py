@@ -28,7 +28,7 @@ from ftx.data.sources.listing import FOLLOW_LINKS
 from ftx.tasks.task_names import TaskName
 
 if TYPE_CHECKING:
-    from ftx.data.check import DataReport
+    from ftx.data.check import DataReport, LearningCurve
     from ftx.data.near_duplicates import NearDuplicate
     from ftx.data.shards.write import ShardReport
     from ftx.tasks.labels import Labels
@@ -75,16 +75,26 @@ def check(
     task: DataTaskOption = None,
     form: DataFormatOption = "auto",
     follow_links: FollowLinksFlag = False,
+    more_images: Annotated[
+        bool,
+        typer.Option("--more-images", help="Also estimate how much more images would help, by probes; takes minutes."),
+    ] = False,
     json: JsonFlag = False,
 ) -> int:
     """Say what is understood of a data set and what is wrong with it: labels, counts, near-duplicates, bad files.
 
     Exit status 0 if `ftx train` would take it as it is, 4 if it would skip images, 2 if it would end with an error.
     """
-    from ftx.data.check import check
+    from ftx.data.check import open_and_check
 
-    named = None if task is None else parse_task(task)
-    report = check(path, named, form=form, follow_links=follow_links, progress=console.TerminalProgress())
+    named, progress = None if task is None else parse_task(task), console.TerminalProgress()
+    checked = open_and_check(path, named, form=form, follow_links=follow_links, progress=progress)
+    report = checked.report
+    if more_images and report.ok:
+        from ftx.curating.learning_curve import learning_curve
+        from ftx.recipe.schema import Recipe
+
+        report = report.model_copy(update={"learning_curve": learning_curve(Recipe(), checked, progress)})
     flags = [*([] if form == "auto" else [f"--set data.format={form}"]), *([FOLLOW_LINKS] if follow_links else [])]
     if console.show(report, partial(_print_check, flags=flags), json=json):
         return InputError.exit_code
@@ -169,12 +179,27 @@ def _print_check(report: DataReport, flags: Sequence[str]) -> None:
     else:
         _print_counts(report)
     _print_findings(report)
+    if report.learning_curve is not None:
+        _print_learning_curve(report.learning_curve)
     if not report.ok:
         console.print_note(f"ftx train would end with an error: {len(report.problems)} to fix", "bad")
         return
     balance = ["--set train.balance=sampling"] if report.imbalance >= _UNEVEN else []
     words = " ".join([shell_command("ftx train --data", report.path), "--task", report.task, *flags, *balance])
     console.print_note(f"next: {words}", "dim")
+
+
+def _print_learning_curve(curve: LearningCurve) -> None:
+    low, high = (f"{100 * end:+.1f}" for end in (curve.gain_low, curve.gain_high))
+    console.print_facts(
+        [
+            (
+                "more images",
+                f"{100 * curve.gain:+.1f} points from half of them to all (95 %: {low} to {high}), by a linear probe",
+            ),
+            ("", f"{curve.accuracy_half:.1%}, then {curve.accuracy_all:.1%} of images correct: {curve.summary}"),
+        ]
+    )
 
 
 def _print_counts(report: DataReport) -> None:

@@ -126,7 +126,7 @@ def _found(recipe: Recipe, checked: CheckedDataset, progress: Progress) -> _Foun
     targets_NC = task.targets(given)
     features = frozen_features(recipe, dataset.root, entries, task, progress)
     fold_N = stratified_folds(given, alike.subjects)
-    probed = out_of_fold(features.values_NW, targets_NC, dataset.labels, fold_N, progress)
+    probed = out_of_fold(features.values_NW, targets_NC, dataset.labels, fold_N, progress=progress)
     judgement = judge(probed.logits_NC, targets_NC, task, given, alike.subjects)
     metrics = {name: round(value, 4) for name, value in task.metrics(probed.logits_NC, targets_NC).items()}
     return _Found(alike, judgement, metrics, int(fold_N.max()) + 1, probed.strength, features.image_size)

@@ -133,11 +133,17 @@ def out_of_fold(
     targets_NC: Targets,
     labels: Labels,
     fold_N: NDArray[np.intp],
+    known_N: NDArray[np.bool_] | None = None,
+    *,
     progress: Progress = SILENT,
 ) -> OutOfFold:
-    """A probe for each fold, fitted on the others, with the penalty by which all fit best what they did not see."""
+    """A probe for each fold, fitted on the others, with the penalty by which all fit best what they did not see.
+
+    With ``known_N`` a probe is fitted only on those of the other images for which it is true.
+    """
     features, targets = torch.from_numpy(features_NW).double(), torch.from_numpy(targets_NC).double()
     fold = torch.from_numpy(fold_N)
+    known = torch.ones(len(fold), dtype=torch.bool) if known_N is None else torch.from_numpy(known_N)
     folds: list[int] = fold.unique().tolist()
     weights = {one: torch.zeros(features.shape[1] + 1, targets.shape[1], dtype=torch.float64) for one in folds}
     best: tuple[float, Tensor, float] | None = None
@@ -145,7 +151,7 @@ def out_of_fold(
         for strength in STRENGTHS:
             logits_NC = torch.zeros_like(targets)
             for one in folds:
-                own, others = fold == one, fold != one
+                own, others = fold == one, (fold != one) & known
                 scaled = Scale.of(features[others]).standardised(features)
                 weights[one] = fit(scaled[others], targets[others], labels, strength, weights[one])
                 logits_NC[own] = scaled[own] @ weights[one][1:] + weights[one][0]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from ftx.core.addresses import Location, typed
+from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import DataError, listed
 from ftx.core.progress import SILENT, Progress
@@ -29,6 +30,31 @@ _FEWEST_LETTERS = 4
 _MOST_LETTERS = 64
 # This many that differ in the same letter are a series, and no typing errors.
 _SERIES = 20
+# A doubling of the images that gains less than this fraction of them does not pay for labelling.
+_HARDLY = 0.01
+
+
+class LearningCurve(ClosedModel):
+    """The accuracy of linear probes trained on half of the training images and on all, on images of other folds.
+
+    An image counts as correct if all its labels are. ``gain`` is the difference, with its 95 % interval.
+    """
+
+    images: int
+    accuracy_half: float
+    accuracy_all: float
+    gain: float
+    gain_low: float
+    gain_high: float
+
+    @property
+    def summary(self) -> str:
+        """What the figures mean for the decision to collect more images."""
+        if self.gain_low > 0:
+            return "more images would help; twice as many usually gain less than this"
+        if self.gain_high < _HARDLY:
+            return "more images of the same kind would hardly help"
+        return "unproved: these images cannot show whether more would help"
 
 
 class DataReport(CommandReport):
@@ -38,7 +64,8 @@ class DataReport(CommandReport):
     label and split, ancestors counted with their children. ``imbalance`` is the largest ratio of training images
     between two labels of one group, or between those that have a single label and those that have not. ``copies``
     counts images that occur before under another name in the same split, ``ignored`` other files by ending. ``ok`` says
-    that ``ftx train`` would take it: no ``problems``. ``warnings`` are what is probably not meant.
+    that ``ftx train`` would take it: no ``problems``. ``warnings`` are what is probably not meant. ``learning_curve``
+    is measured only if it was requested.
     """
 
     verb: str = "data check"
@@ -57,6 +84,7 @@ class DataReport(CommandReport):
     ignored: dict[str, int]
     problems: list[str]
     warnings: list[str] = Field(default_factory=list[str])
+    learning_curve: LearningCurve | None = None
 
 
 @dataclass(frozen=True)

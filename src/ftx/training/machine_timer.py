@@ -26,7 +26,7 @@ class MachineTimer:
     def compiles(
         self, train: TrainRecipe, images: int, *, dropped: DroppedPatches, plain_attention: bool, bf16: bool
     ) -> Compile:
-        """Whether compiling the trained blocks saves more time than it takes, in steps on this number of images together.
+        """Whether compiling the trained blocks saves more time than it takes, for this number of images in all epochs.
 
         Raises: ModelError or EnvironmentFault if the recipe says blocks, and that is impossible.
         """
