@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 from tests.benchmarks.accuracy import right
 from tests.benchmarks.datasets import DEVELOPMENT, HELD_BACK, TASKS
 from tests.benchmarks.kept_results import listing_digest, refuse_others
@@ -84,12 +87,29 @@ def train(contestant: Contestant, data: Path, common: Sequence[str], seed: int) 
         )
 
 
+def with_few(data: Path, per_class: int, seed: int, out: Path) -> Path:
+    """A data set of class folders with only some training images of each class, drawn by the seed; all test images."""
+    folder = out / f"{data.name}-few-{per_class}-{seed}" / data.name
+    if folder.is_dir():
+        return folder
+    rng = np.random.default_rng(seed)
+    for source in sorted((data / "train").iterdir()):
+        images = sorted(source.iterdir())
+        for row in rng.permutation(len(images))[:per_class]:
+            image = folder / "train" / source.name / images[row].name
+            image.parent.mkdir(parents=True, exist_ok=True)
+            os.link(images[row], image)
+    shutil.copytree(data / "test", folder / "test", copy_function=os.link)
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="keys of the recipe that all share")
     parser.add_argument("--half", choices=HALVES, default="development")
+    parser.add_argument("--per-class", type=int, help="only this many training images of each class, drawn by the seed")
     parser.add_argument("--sets", nargs="+", metavar="NAME", help="only these data sets")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--also", nargs="+", default=[], type=Contestant.parse, metavar="NAME: KEY=VALUE ...")
@@ -101,12 +121,16 @@ def main() -> None:
     found = [Trained(**json.loads(line)) for line in log.read_text().splitlines()] if log.is_file() else []
     done = {(one.data, one.contestant, one.seed) for one in found}
     for name in names:
-        refuse_others(given.out / name, {"data": listing_digest(given.data / name), "keys": given.keys})
+        settings = {"data": listing_digest(given.data / name), "keys": given.keys, "per_class": given.per_class}
+        refuse_others(given.out / name, settings)
         for seed in given.seeds:
             for contestant in contestants:
                 if (name, contestant.name, seed) in done or contestant.name not in (given.only or [contestant.name]):
                     continue
-                one = train(contestant, given.data / name, given.keys, seed)
+                data = given.data / name
+                if given.per_class is not None:
+                    data = with_few(data, given.per_class, seed, given.out)
+                one = train(contestant, data, given.keys, seed)
                 found.append(one)
                 with log.open("a") as stream:
                     stream.write(json.dumps(asdict(one)) + "\n")
