@@ -204,10 +204,8 @@ def check_links(lab: Lab, flag: str, value: str) -> None:
 
 def check_more(lab: Lab, flag: str, value: str) -> None:
     plain, measured = (lab.done("data", "check", "noise", *words, "--json").json for words in ((), (flag,)))
-    assert plain["learning_curve"] is None
-    curve = measured["learning_curve"]
-    assert curve["images"] == measured["images"]["train"]
-    assert curve["gain_low"] <= curve["gain"] <= curve["gain_high"]
+    assert not any("learning curve" in warning for warning in plain["warnings"])
+    assert any("no learning curve: " in warning for warning in measured["warnings"])  # of so few images
 
 
 def links(lab: Lab, flag: str, value: str) -> None:

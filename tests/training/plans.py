@@ -10,6 +10,7 @@ from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Compile, FrozenRuntime
 from ftx.training.opening import ResolvedTraining
 from ftx.training.plan import Facts, Plan, resolve
+from ftx.training.ranks import ONE_PROCESS
 
 
 class Untimed:
@@ -18,14 +19,18 @@ class Untimed:
     def frozen_runtime(self, *_: object, **__: object) -> FrozenRuntime:
         return "torch"
 
-    def compiles(self, *_: object, **__: object) -> Compile:
+    def compiles(self, *_: object) -> Compile:
         return "none"
 
 
-def planned(prepared: TrainableModel, recipe: Recipe, images: int = 1000, **facts: Any) -> Plan:
-    return resolve(
-        recipe, prepared, Facts(**{"train_images": images, "val_images": 0, "classes": 2, **facts}), Untimed()
-    )
+def facts(images: int = 1000, **more: Any) -> Facts:
+    """Facts of a CPU with much memory and without bf16."""
+    usual = {"val_images": 0, "classes": 2, "device": "cpu", "computes_bf16": False, "free_bytes": 1 << 60}
+    return Facts(**{"train_images": images, **usual, "ranks": ONE_PROCESS, **more})
+
+
+def planned(prepared: TrainableModel, recipe: Recipe, images: int = 1000, **more: Any) -> Plan:
+    return resolve(recipe, prepared, facts(images, **more), Untimed())
 
 
 def with_recipe(found: ResolvedTraining, recipe: Recipe) -> ResolvedTraining:

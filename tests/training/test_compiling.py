@@ -16,17 +16,17 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import Listener
+from tests.training.plans import planned
 from tests.training.test_resume import begun, written
 from torch import Tensor
 
 from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
-from ftx.backbones.trained_blocks import blocks_to_compile
 from ftx.core.errors import ModelError
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Compile
 from ftx.training import resume, train
-from ftx.training.compiling import Gain, _Block, chosen
+from ftx.training.compiling import Gain, StepShape, _Block, compiling_pays, may_compile, try_to_compile
 from ftx.training.opening import open_training
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "dora", "blocks": "all", "batch_size": 5}
@@ -60,17 +60,14 @@ def prepared(**more: object) -> tuple[TrainableModel, Recipe]:
     return prepare(recipe, 2), recipe
 
 
-def choice(
-    prepared: TrainableModel,
-    recipe: Recipe,
-    images: int,
-    listener: Listener,
-    *,
-    dropped: DroppedPatches = ALL_PATCHES,
-    bf16: bool = False,
-) -> Compile:
-    module = prepared.backbone.module
-    return chosen(module, recipe.train, images, dropped=dropped, plain_attention=True, bf16=bf16, progress=listener)
+def steps(
+    recipe: Recipe, dropped: DroppedPatches = ALL_PATCHES, *, plain: bool = True, bf16: bool = False
+) -> StepShape:
+    return StepShape(recipe.train.at_once(recipe.train.batch_size), dropped, plain, bf16)
+
+
+def choice(prepared: TrainableModel, recipe: Recipe, images: int, listener: Listener, *, bf16: bool = False) -> Compile:
+    return compiling_pays(prepared.backbone.module, images, steps(recipe, bf16=bf16), listener)
 
 
 def kept(cache: Path) -> list[Path]:
@@ -111,10 +108,18 @@ def test_where_nothing_can_be_compiled_that_is_said() -> None:
         settings: dict[str, object] = {"peft": "none", "blocks": None, **given}
         module, recipe = prepared(compile="blocks", **settings)
         with pytest.raises(ModelError, match="no blocks that could be compiled") as caught:
-            choice(module, recipe, 10, Listener())
+            planned(module, recipe)
         assert caught.value.where == "train.compile"
         module, recipe = prepared(**settings)
-        assert choice(module, recipe, LONG, Listener()) == "none"
+        assert may_compile(module.backbone.module, "auto", "cpu") == "none"
+
+
+def test_only_a_cpu_is_timed_and_only_if_the_recipe_leaves_it_open() -> None:
+    module = prepared()[0].backbone.module
+    assert may_compile(module, "auto", "cpu") == "auto"
+    assert may_compile(module, "auto", "cuda") == "none"
+    assert may_compile(module, "none", "cpu") == "none"
+    assert may_compile(module, "blocks", "cuda") == "blocks"
 
 
 @pytest.mark.slow
@@ -160,15 +165,19 @@ def test_a_compiled_training_is_the_plain_one_and_goes_on_to_the_same_bytes(
 
 
 def test_a_block_is_measured_on_the_tokens_that_steps_have() -> None:
-    module, _ = prepared()
-    blocks = blocks_to_compile(module.backbone.module)
+    module, recipe = prepared()
     sizes = {
-        share: _Block(
-            module.backbone.module, blocks, images=2, dropped=DroppedPatches(share), plain_attention=True, bf16=False
-        ).tokens_NTD.shape[1]
+        share: _Block(module.backbone.module, steps(recipe, DroppedPatches(share))).tokens_NTD.shape[1]
         for share in (0.0, 0.5)
     }
     assert sizes[0.5] == 1 + (sizes[0.0] - 1) // 2
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_block_is_measured_with_the_attention_of_the_training(plain: bool) -> None:
+    module, recipe = prepared()
+    block = _Block(module.backbone.module, steps(recipe, plain=plain)).block
+    assert {layer.fused_attn for layer in block.modules() if hasattr(layer, "fused_attn")} == {not plain}
 
 
 @pytest.fixture
@@ -210,9 +219,8 @@ def test_the_block_that_is_tried_has_the_images_and_tokens_of_a_step(passes: lis
         ({"batch_size": 40}, 16, 5),
         ({"batch_size": 5, "patch_dropout": 0.5}, 5, 3),
     ):
-        module, recipe = prepared(compile="blocks", **settings)
-        dropped = DroppedPatches(settings.get("patch_dropout", 0.0))
-        choice(module, recipe, 20, Listener(), dropped=dropped)
+        module, recipe = prepared(**{"compile": "blocks", "patch_dropout": 0, **settings})
+        try_to_compile(module.backbone.module, planned(module, recipe).steps, Listener())
         assert passes.pop() == (images, tokens, 64)
 
 
@@ -250,7 +258,8 @@ def test_what_compiling_gains_is_found_for_each_step_and_machine(
         """How many were found by now."""
         module, recipe = prepared(**settings)
         passes.clear()
-        choice(module, recipe, LONG, Listener(), dropped=DroppedPatches(patch_dropout), bf16=bf16)
+        shape = steps(recipe, DroppedPatches(patch_dropout), bf16=bf16)
+        compiling_pays(module.backbone.module, LONG, shape, Listener())
         return len(kept(tmp_path / "cache"))
 
     assert find() == 1

@@ -38,6 +38,7 @@ from ftx.training import train
 from ftx.training.device_placement import place, within_quota
 from ftx.training.estimate import adapted_layers, memory_mb, rehearse
 from ftx.training.opening import ResolvedTraining
+from ftx.training.ranks import Ranks
 
 TINY = {"name": "vit_tiny_patch16_224", "weights": "none", "precision": "f32", "augment": "light", "patch_dropout": 0}
 # 5,717,416 of timm's model with its head of 1,000 classes of 193 numbers each.
@@ -257,8 +258,8 @@ def test_both_ways_of_attention_give_the_same_numbers() -> None:
     [
         (4 * 40 * ATTENTION_BYTES, {}, True),
         (4 * 40 * ATTENTION_BYTES - 1, {}, False),
-        (4 * 20 * ATTENTION_BYTES, {"processes": 2}, True),  # each computes half of the batch
-        (4 * 20 * ATTENTION_BYTES - 1, {"processes": 2}, False),
+        (4 * 20 * ATTENTION_BYTES, {"ranks": Ranks(world=2)}, True),  # each computes half of the batch
+        (4 * 20 * ATTENTION_BYTES - 1, {"ranks": Ranks(world=2)}, False),
         (4 * 32 * ATTENTION_BYTES // 12, {"images": 2}, True),  # 32 images are evaluated at once, layer by layer
         (4 * 32 * ATTENTION_BYTES // 12 - 1, {"images": 2}, False),
         (1 << 60, {"device": "cuda"}, False),

@@ -186,7 +186,7 @@ def test_the_rows_of_a_head_that_were_kept_are_not_solved_anew(few: Path, many: 
     listener = Listener()
     with chdir(tmp_path):
         train(recipe, out=tmp_path / "second", progress=listener)
-    assert "the head starts from the run's: train.head_init=probe is not used" in listener.said
+    assert "train.head_init=probe is not used: the head starts from the run's" in listener.said
     names = Run.open(tmp_path / "second").manifest.labels.names
     before, after = (
         load_trained(Run.open(tmp_path / name)).get_submodule("head").weight for name in ("first", "second")

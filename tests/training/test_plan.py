@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from tests.training.plans import planned
+from tests.training.plans import facts, planned
 
 from ftx.adapters.trainable_model import prepare
+from ftx.backbones.dropped_patches import DroppedPatches
+from ftx.core.progress import SILENT
 from ftx.recipe.schema import Recipe
-from ftx.training.plan import Facts, resolve
+from ftx.recipe.sections import Compile, FrozenRuntime
+from ftx.training.compiling import StepShape
+from ftx.training.machine_timer import MachineTimer
+from ftx.training.plan import resolve
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32, "peft": "lora", "blocks": 2}
 
@@ -18,29 +21,72 @@ class Noting:
     """A timer that notes what it is to time, and finds what nobody would expect."""
 
     def __init__(self) -> None:
-        self.noted: list[tuple[Any, ...]] = []
+        self.noted: list[tuple[object, ...]] = []
 
-    def frozen_runtime(self, kept_blocks: int, views: int, *, bf16: bool) -> Any:
-        self.noted.append((kept_blocks, views, bf16))
+    def frozen_runtime(self, kept_blocks: int, *, bf16: bool) -> FrozenRuntime:
+        self.noted.append((kept_blocks, bf16))
         return "openvino"
 
-    def compiles(self, train: Any, images: int, **how: Any) -> Any:
-        self.noted.append((train.batch_size, images, how["dropped"].fraction, how["plain_attention"], how["bf16"]))
+    def compiles(self, images: int, steps: StepShape) -> Compile:
+        self.noted.append((images, steps))
         return "blocks"
+
+
+def timed(recipe: Recipe, images: int, **more: object) -> tuple[Recipe, list[tuple[object, ...]]]:
+    timer = Noting()
+    plan = resolve(recipe, prepare(recipe, 2), facts(images, **more), timer)
+    return plan.recipe, timer.noted
 
 
 def test_what_is_timed_is_what_will_be_computed() -> None:
     recipe = Recipe.named({**TINY, "epochs": 3, "augment": "light", "cache_views": 2, "patch_dropout": 0.25})
-    timer = Noting()
-    facts = Facts(train_images=7, val_images=4, classes=2, computes_bf16=True, free_bytes=0)
-    train = resolve(recipe, prepare(recipe, 2), facts, timer).recipe.train
-    # Four blocks are kept: two views of seven images and one of four. Three epochs of seven images.
-    assert timer.noted == [(4, 18, True), (7, 21, 0.25, False, True)]
-    assert (train.frozen_runtime, train.compile, train.precision, train.batch_size) == ("openvino", "blocks", "bf16", 7)
+    recipe = recipe.replace(train={"batch_size": 700, "accumulation_steps": 100})
+    found, noted = timed(recipe, 2000, computes_bf16=True, free_bytes=0)
+    # Four blocks are kept. Three epochs of 2,000 images, in parts of seven.
+    assert noted == [(4, True), (6000, StepShape(7, DroppedPatches(0.25), plain_attention=False, bf16=True))]
+    train = found.train
+    assert (train.frozen_runtime, train.compile, train.precision) == ("openvino", "blocks", "bf16")
+    assert timed(recipe, 3)[0].train.batch_size == 3
+
+
+def test_what_a_rule_decides_is_not_timed() -> None:
+    recipe = Recipe.named({**TINY, "augment": "light", "cache_views": 2})
+    # Converting pays from 2,000 views on: two of each training image, one of each validation image.
+    for images, val_images, converts in ((999, 1, False), (999, 2, True), (1000, 0, True)):
+        found, noted = timed(recipe, images, val_images=val_images)
+        assert (len(noted), found.train.frozen_runtime) == ((2, "openvino") if converts else (1, "torch"))
+    found, noted = timed(recipe, 5000, device="cuda")
+    assert (noted, found.train.frozen_runtime, found.train.compile) == ([], "torch", "none")
+    found, noted = timed(recipe.replace(train={"compile": "none", "frozen_runtime": "torch"}), 5000)
+    assert (noted, found.train.frozen_runtime, found.train.compile) == ([], "torch", "none")
+
+
+def test_a_training_that_is_resumed_computes_attention_as_before() -> None:
+    recipe = Recipe.named(TINY)
+    for free_bytes in (0, 1 << 60):
+        plans = [
+            planned(prepare(recipe, 2), recipe, free_bytes=free_bytes, plain_attention=one) for one in (True, False)
+        ]
+        assert [plan.plain_attention for plan in plans] == [True, False]
+
+
+def test_a_head_that_is_not_fitted_is_noted() -> None:
+    for settings, noted in (
+        ({"head_init": "probe", "from_run": "runs/1"}, "the head starts from the run's"),
+        ({"head_init": "probe"}, None),
+        ({}, None),
+    ):
+        recipe = Recipe.named({**TINY, **settings})
+        prepared = prepare(Recipe.named(TINY), 2)
+        notes = planned(prepared, recipe).notes
+        assert notes == (() if noted is None else (f"train.head_init=probe is not used: {noted}",))
+    prepared.backbone.module.set_submodule("head", torch.nn.Linear(64, 2, bias=False))
+    (note,) = planned(prepared, Recipe.named({**TINY, "head_init": "probe"})).notes
+    assert note.endswith("the classifier is not a linear layer, and starts at random")
 
 
 def test_planning_changes_neither_the_model_nor_the_recipe() -> None:
-    recipe = Recipe.named({**TINY, "blocks": "all", "patch_dropout": 0.5})
+    recipe = Recipe.named({**TINY, "patch_dropout": 0.5, "dropout": 0.1})
     prepared = prepare(recipe, 2)
     module, before = prepared.backbone.module, recipe.model_copy(deep=True)
 
@@ -51,6 +97,13 @@ def test_planning_changes_neither_the_model_nor_the_recipe() -> None:
     state_before, weights = state(), {name: tensor.clone() for name, tensor in module.state_dict().items()}
     generator = torch.get_rng_state()
     assert planned(prepared, recipe).plain_attention
+    timer = MachineTimer(prepared, SILENT)
+    module.train()
+    modes = [layer.training for layer in module.modules()]
+    timer.compiles(1, planned(prepared, recipe).steps)
+    timer.frozen_runtime(4, bf16=False)
+    assert modes == [layer.training for layer in module.modules()]
+    module.eval()
     assert state() == state_before
     assert all(torch.equal(tensor, weights[name]) for name, tensor in module.state_dict().items())
     assert torch.equal(torch.get_rng_state(), generator)

@@ -383,7 +383,7 @@ def test_attention_is_computed_as_the_first_process_has_chosen(fresh_ftx: Zygote
         "loop.prove_reach = tell\n"
         "words += ['--epochs', '1', '--blocks', 'all']"
     )
-    no_memory = "import ftx.training.device_placement as it; it.available_bytes = lambda: 0"
+    no_memory = "import ftx.training.opening as it; it.available_bytes = lambda: 0"
     process = fresh_ftx(cwd=here, ranks=2, program=program(tmp_path, no_memory, of_all=told))
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("fused: {False}\n") == 2, process.stdout

@@ -30,7 +30,7 @@ from ftx.recipe.schema import Recipe
 from ftx.tasks.base import Targets, Task
 from ftx.tasks.labels import Labels
 from ftx.training.device_placement import EVAL_BATCH, place, within_quota
-from ftx.training.frozen_part import FrozenTrunk, faster_runtime, frozen_part
+from ftx.training.frozen_part import FrozenTrunk, faster_runtime, frozen_part, may_convert
 from ftx.training.head_start import STRENGTHS, Scale, fit, mean_loss
 from ftx.training.inputs import inputs_of, training_images
 
@@ -63,10 +63,11 @@ def frozen_features(
                 f"{recipe.model.name} has no features that one layer reads", fix="another --model, as dinov2-small"
             )
         within_quota()
-        place(prepared)
+        where = place(prepared)
         pre, limit_bytes = prepared.backbone.preprocess, probing.train.cache_gb * 1e9
         head_input = FrozenTrunk(prepared.backbone, kept_blocks=0, bf16=False)
-        runtime = faster_runtime(head_input, len(entries), progress)
+        worth = may_convert(len(entries), where.type)
+        runtime = faster_runtime(head_input, progress) if worth else "torch"
         with (
             pixel_store(probing.data, len(entries), pre, probing.train, progress) as pixels,
             frozen_part(replace(head_input, runtime=runtime), limit_bytes, progress=progress) as frozen,

@@ -14,7 +14,6 @@ from ftx.training.class_balance import balance_of
 from ftx.training.frozen_part import FrozenPart, FrozenTrunk, frozen_part
 from ftx.training.inputs import FeatureInputs, Inputs, inputs_of, training_images
 from ftx.training.opening import ResolvedTraining
-from ftx.training.optimizer import peak_lr
 from ftx.training.ranks import ONE_PROCESS, Ranks
 from ftx.training.step import Training
 
@@ -60,7 +59,10 @@ def inputs_for(
 def build_training(
     found: ResolvedTraining, pixels: PixelStore, frozen: FrozenPart | None, ranks: Ranks = ONE_PROCESS
 ) -> Training:
-    """Join the model, its inputs and the settings of the recipe."""
+    """Join the model, its inputs and the settings of the recipe.
+
+    From now on the model leaves out the planned patches in training.
+    """
     recipe, dataset, task = found.recipe, found.dataset, found.task
     entries, module = dataset.split("train"), found.prepared.backbone.module
     if found.plan.dropped and found.plan.kept_blocks is None:  # of kept features they are dropped when these are read
@@ -73,7 +75,7 @@ def build_training(
         held_out=inputs_for(found, pixels, frozen, dataset.split("val"), trains=False),
         recipe=recipe.train,
         balance=balance.on(next(module.parameters()).device),
-        lr=peak_lr(recipe.train, recipe.method),
+        lr=float(recipe.train.lr),
         bf16=recipe.train.precision == "bf16",
         seed=recipe.seed,
         ranks=ranks,

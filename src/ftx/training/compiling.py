@@ -25,7 +25,7 @@ from ftx.backbones.trained_blocks import blocks_to_compile, compiled, compiling,
 from ftx.core.errors import EnvironmentFault, ModelError
 from ftx.core.progress import Progress
 from ftx.core.version import __version__
-from ftx.recipe.sections import Compile, TrainRecipe
+from ftx.recipe.sections import Compile
 from ftx.runs.machine import this_machine
 from ftx.training.device_placement import device
 
@@ -47,40 +47,51 @@ class Gain:
     takes_s: float
 
 
-def chosen(
-    module: nn.Module,
-    train: TrainRecipe,
-    images: int,
-    *,
-    dropped: DroppedPatches,
-    plain_attention: bool,
-    bf16: bool,
-    progress: Progress,
-) -> Compile:
-    """``train.compile`` as decided for a training whose epochs have ``images`` images together.
+@dataclass(frozen=True)
+class StepShape:
+    """What decides how long a step takes, apart from the network.
 
-    Raises: ModelError or EnvironmentFault if the recipe says blocks, and there are none or torch cannot compile them.
+    It computes ``images`` at once without the ``dropped`` patches, in ``bf16`` or f32, and attention as plain products
+    or by torch's fused kernel.
+    """
+
+    images: int
+    dropped: DroppedPatches
+    plain_attention: bool
+    bf16: bool
+
+
+def may_compile(module: nn.Module, requested: Compile, device: str) -> Compile:
+    """``train.compile``, with auto only if there is something to time.
+
+    Raises: ModelError if blocks are requested, and there are none.
     """
     blocks = blocks_to_compile(module)
-    if train.compile == "none" or (train.compile == "auto" and (not blocks or device().type != "cpu")):
-        return "none"
-    if not blocks:
+    if requested == "blocks" and not blocks:
         raise ModelError(
             "this training has no blocks that could be compiled",
             where="train.compile",
             found=f"{type(module).__name__}, as it trains here",
             fix="leave the key out; blocks of plain Vision Transformers can be compiled, if they train",
         )
-    at_once = train.at_once(train.batch_size)
-    images_at_once = min(at_once, _AT_ONCE)
-    block = _Block(module, blocks, images_at_once, dropped=dropped, plain_attention=plain_attention, bf16=bf16)
-    if train.compile == "blocks":
-        with compiling(), progress.track("Compiling a block", None):
-            block.compiled()
-        return "blocks"
-    blocks_of_images = images / block.images * len(blocks)
+    return "none" if requested == "auto" and (not blocks or device != "cpu") else requested
+
+
+def try_to_compile(module: nn.Module, steps: StepShape, progress: Progress) -> None:
+    """Compile a copy of one block, before a training is written that would end there.
+
+    Raises: EnvironmentFault if torch cannot.
+    """
+    with compiling(), progress.track("Compiling a block", None):
+        _Block(module, steps).compiled()
+
+
+def compiling_pays(module: nn.Module, images: int, steps: StepShape, progress: Progress) -> Compile:
+    """Whether compiling the trained blocks saves more time than it takes, for this number of images in all epochs."""
+    block, blocks = _Block(module, steps), len(blocks_to_compile(module))
+    blocks_of_images = images / block.images * blocks
     plain_s = block.plain_s() * blocks_of_images
-    if plain_s * _HOPED[bf16] < _TAKES_S:
+    if plain_s * _HOPED[steps.bf16] < _TAKES_S:
         return "none"
     try:
         gain = block.gain(progress)
@@ -98,29 +109,20 @@ def chosen(
 
 
 class _Block:
-    """A copy of the last of the blocks, and random tokens of ``images`` images for it."""
+    """A copy of the last trained block, and random tokens of ``images`` images for it."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        blocks: list[nn.Module],
-        images: int,
-        *,
-        dropped: DroppedPatches,
-        plain_attention: bool,
-        bf16: bool,
-    ) -> None:
-        vit = plain_vit(module)
+    def __init__(self, module: nn.Module, steps: StepShape) -> None:
+        vit, last = plain_vit(module), blocks_to_compile(module)[-1]
         assert vit is not None
-        before = vit_blocks(vit).index(blocks[-1])
         _, width = token_shape(vit)
-        self.block = copy.deepcopy(blocks[-1]).to(device()).train()
-        set_attention(self.block.modules(), plain=plain_attention)
+        self.block = copy.deepcopy(last).to(device()).train()
+        if device().type == "cpu":
+            set_attention(self.block.modules(), plain=steps.plain_attention)
         like = next(self.block.parameters())
         rng = torch.Generator().manual_seed(0)
-        tokens_NTD = torch.randn(images, dropped.step_tokens(vit, before), width, generator=rng)
-        self.images, self.bf16 = images, bf16
-        self.tokens_NTD = tokens_NTD.to(like).requires_grad_()
+        self.images, self.bf16 = min(steps.images, _AT_ONCE), steps.bf16
+        tokens = steps.dropped.step_tokens(vit, vit_blocks(vit).index(last))
+        self.tokens_NTD = torch.randn(self.images, tokens, width, generator=rng).to(like).requires_grad_()
 
     def plain_s(self) -> float:
         """Seconds of a step that is not compiled."""

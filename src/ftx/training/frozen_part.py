@@ -185,19 +185,22 @@ def _own_folder(folder: Path, ranks: Ranks) -> Path:
     return folder / f"{_RANK}{ranks.local}" if ranks.local else folder
 
 
-def faster_runtime(frozen: FrozenTrunk, views: int, progress: Progress) -> FrozenRuntime:
-    """OpenVINO on a CPU, if it is faster, as close to f32, and converting pays for ``views`` views; else torch.
+def may_convert(views: int, device: str) -> bool:
+    """Whether OpenVINO might compute ``views`` views so much faster that converting pays."""
+    return views >= _WORTH_CONVERTING and device == "cpu"
+
+
+def faster_runtime(frozen: FrozenTrunk, progress: Progress) -> FrozenRuntime:
+    """OpenVINO, if it is faster than torch, and as close to f32.
 
     The result is kept next to the features: it depends on the versions, weights and sizes that name them, and on the
     machine.
     """
-    if views < _WORTH_CONVERTING or torch.cuda.is_available():
-        return "torch"
     here = sha256(repr((this_machine(), torch.get_num_threads())).encode()).hexdigest()[:16]
     found = None if frozen.folder is None else frozen.folder / f"faster_runtime-{here}"
     if found is not None and found.is_file():
         return "openvino" if found.read_text() == "openvino" else "torch"
-    with progress.track("Converting the frozen part for OpenVINO", None):
+    with progress.track("Converting the frozen part for OpenVINO", None), _evaluating(frozen.backbone.module):
         holds = _openvino_holds(replace(frozen, runtime="openvino"), progress)
     runtime: FrozenRuntime = "openvino" if holds else "torch"
     if found is not None:

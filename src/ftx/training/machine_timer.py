@@ -4,38 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from ftx.adapters.trainable_model import TrainableModel
-from ftx.backbones.dropped_patches import DroppedPatches
+from ftx.core.memory import keep_freed_memory
 from ftx.core.progress import Progress
-from ftx.recipe.sections import Compile, FrozenRuntime, TrainRecipe
-from ftx.training.compiling import chosen
+from ftx.recipe.sections import Compile, FrozenRuntime
+from ftx.training.compiling import StepShape, compiling_pays
 from ftx.training.frozen_part import FrozenTrunk, faster_runtime
 
 
 @dataclass(frozen=True)
 class MachineTimer:
-    """Times parts of a model here; what it finds is kept in the user's cache. It keeps the model as it is."""
+    """Times parts of a model here, on the CPU. Results are kept in the user's cache; the model stays as it is."""
 
     prepared: TrainableModel
     progress: Progress
 
-    def frozen_runtime(self, kept_blocks: int, views: int, *, bf16: bool) -> FrozenRuntime:
-        """OpenVINO if it is faster than torch, as close, and converting pays for this number of views."""
-        return faster_runtime(FrozenTrunk(self.prepared.backbone, kept_blocks, bf16=bf16), views, self.progress)
+    def frozen_runtime(self, kept_blocks: int, *, bf16: bool) -> FrozenRuntime:
+        """OpenVINO if it is faster than torch, and as close to f32."""
+        return faster_runtime(FrozenTrunk(self.prepared.backbone, kept_blocks, bf16=bf16), self.progress)
 
-    def compiles(
-        self, train: TrainRecipe, images: int, *, dropped: DroppedPatches, plain_attention: bool, bf16: bool
-    ) -> Compile:
-        """Whether compiling the trained blocks saves more time than it takes, for this number of images in all epochs.
-
-        Raises: ModelError or EnvironmentFault if the recipe says blocks, and that is impossible.
-        """
-        return chosen(
-            self.prepared.backbone.module,
-            train,
-            images,
-            dropped=dropped,
-            plain_attention=plain_attention,
-            bf16=bf16,
-            progress=self.progress,
-        )
+    def compiles(self, images: int, steps: StepShape) -> Compile:
+        """Whether compiling the trained blocks pays, for this number of images in all epochs together."""
+        keep_freed_memory()  # as in training
+        with torch.random.fork_rng(devices=[]):
+            return compiling_pays(self.prepared.backbone.module, images, steps, self.progress)

@@ -23,6 +23,7 @@ from ftx.runs.run_json import InitialWeights
 from ftx.tasks.base import Task
 from ftx.tasks.output_meaning import TASKS
 from ftx.tasks.thresholds import Thresholds
+from ftx.training.compiling import try_to_compile
 from ftx.training.device_placement import computes_bf16, device
 from ftx.training.epoch_log import require_tensorboard
 from ftx.training.init_from import DATA_PATH, init_run, load_run_into, with_keys_of_run
@@ -67,9 +68,16 @@ class ResolvedTraining:
         return [f"{image.path}: {image.reason}" for image in self.dataset.unreadable]
 
 
-def open_training(recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks = ONE_PROCESS) -> ResolvedTraining:
+def open_training(
+    recipe: Recipe,
+    strict: bool,
+    progress: Progress,
+    ranks: Ranks = ONE_PROCESS,
+    plain_attention: bool | None = None,
+) -> ResolvedTraining:
     """Read the data, build the model, time what no rule decides, and plan the training.
 
+    ``plain_attention`` is how a training that is resumed computed attention.
     Raises: DataError, ModelError or AdapterError for wrong input; RecipeError if ``strict`` and the data has another
     number of labels than the recipe; EnvironmentFault if memory runs out.
     """
@@ -87,22 +95,31 @@ def open_training(recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks
         init_from = None if run is None else load_run_into(run, prepared, dataset.labels, progress)
         before = None if run is None else run.recipe().train
         timer = MachineTimer(prepared, progress)
-        planned = resolve(recipe, prepared, machine_facts(dataset, ranks), timer, before)
+        weights_bytes = sum(tensor.nbytes for tensor in prepared.backbone.module.state_dict().values())
+        facts = machine_facts(dataset, ranks, weights_bytes, plain_attention)
+        planned = resolve(recipe, prepared, facts, timer, before)
+        if recipe.train.compile == "blocks":
+            try_to_compile(prepared.backbone.module, planned.steps, progress)
     for note in planned.notes:
         progress.note(note)
     return ResolvedTraining(dataset, prepared, planned, init_from)
 
 
-def machine_facts(dataset: Dataset, ranks: Ranks) -> Facts:
-    """The facts of a data set on this machine, for each of several processes."""
+def machine_facts(dataset: Dataset, ranks: Ranks, weights_bytes: int, plain_attention: bool | None) -> Facts:
+    """The facts of a data set on this machine, for each of several processes.
+
+    The first of a machine plans before the others have built the model, which takes ``weights_bytes`` in each.
+    """
+    free_bytes = available_bytes() - (ranks.local_world - 1) * weights_bytes
     return Facts(
         train_images=len(dataset.split("train")),
         val_images=len(dataset.split("val")),
         classes=len(dataset.labels),
         device=device().type,
         computes_bf16=computes_bf16(),
-        free_bytes=available_bytes() // ranks.local_world,
-        processes=ranks.world,
+        free_bytes=max(free_bytes, 0) // ranks.local_world,
+        ranks=ranks,
+        plain_attention=plain_attention,
     )
 
 
@@ -129,7 +146,9 @@ def read_images(recipe: Recipe, run: Run | None, progress: Progress) -> Dataset:
         ).dataset
 
 
-def open_together(recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks) -> ResolvedTraining:
+def open_together(
+    recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks, plain_attention: bool | None = None
+) -> ResolvedTraining:
     """As ``open_training``, in each of the processes of a training, with the decisions of the first.
 
     Raises: as ``open_training``; InputError if they have different versions, recipes, data or bases.
@@ -138,7 +157,7 @@ def open_together(recipe: Recipe, strict: bool, progress: Progress, ranks: Ranks
     keys = {key: value for key, value in recipe.by_key().items() if key != DATA_PATH}  # it may be mounted elsewhere
     ranks.agree_on("recipes", keys, "give all of them the same command line")
     with ranks.first_of_machine_first():
-        found = open_training(recipe, strict, progress, ranks)
+        found = open_training(recipe, strict, progress, ranks, plain_attention)
     data, base = entries_digest(found.dataset.entries), found.prepared.backbone.digest
     images = {"images": sum(found.images.values()), "their digest": data}
     ranks.agree_on("images", images, "give each machine the same data")

@@ -22,9 +22,12 @@ from ftx.core.errors import ModelError
 from ftx.recipe.adapter_targets import Role
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Augment, Compile, FrozenRuntime, TrainRecipe
+from ftx.training.compiling import StepShape, may_compile
 from ftx.training.device_placement import EVAL_BATCH
+from ftx.training.frozen_part import may_convert
 from ftx.training.head_start import linear_heads
 from ftx.training.optimizer import peak_lr
+from ftx.training.ranks import Ranks
 
 # train.patch_dropout auto, if blocks are kept; docs/decisions/0018.
 _LEFT_OUT = 0.6
@@ -46,33 +49,29 @@ _OF_STEPS = (
 class Facts:
     """What a plan depends on in addition to the recipe and the model: images, labels, and this machine.
 
-    ``processes`` train together; each has ``free_bytes`` of memory. ``device`` is torch's name of its kind.
+    ``device`` is torch's name of its kind. Each of the ``ranks`` has ``free_bytes`` of memory. ``plain_attention`` is
+    how a training that is resumed computed attention; None for a new one.
     """
 
     train_images: int
     val_images: int
     classes: int
-    device: str = "cpu"
-    computes_bf16: bool = False
-    free_bytes: int = 1 << 40
-    processes: int = 1
-
-    def part(self, batch_size: int) -> int:
-        """How many images of a batch one process has at most."""
-        return -(-batch_size // self.processes)
+    device: str
+    computes_bf16: bool
+    free_bytes: int
+    ranks: Ranks
+    plain_attention: bool | None = None
 
 
 class Timer(Protocol):
     """Times what no rule can decide. Its results are inputs of a plan, as the draws of a generator are."""
 
-    def frozen_runtime(self, kept_blocks: int, views: int, *, bf16: bool) -> FrozenRuntime:
-        """What computes the frozen trunk fastest for this number of views."""
+    def frozen_runtime(self, kept_blocks: int, *, bf16: bool) -> FrozenRuntime:
+        """What computes the frozen trunk faster."""
         ...
 
-    def compiles(
-        self, train: TrainRecipe, images: int, *, dropped: DroppedPatches, plain_attention: bool, bf16: bool
-    ) -> Compile:
-        """Whether compiling the trained blocks pays for steps on this number of images together."""
+    def compiles(self, images: int, steps: StepShape) -> Compile:
+        """Whether compiling the trained blocks pays, for this number of images in all epochs together."""
         ...
 
 
@@ -83,7 +82,8 @@ class Plan:
     ``recipe`` has no ``auto`` among the keys that training reads. ``kept_blocks`` leading blocks are computed once for
     each of ``views`` of an image, with 0 blocks the input of the head; with None nothing is. ``fits_head``: the head is
     fitted before the first step, to unaugmented images. ``solves_all``: only the head trains, and needs no steps;
-    ``epochs`` is then one. ``dropped`` are the patches that a step leaves out. ``notes`` are for the user.
+    ``epochs`` is then one. ``dropped`` are the patches that a step leaves out. ``plain_attention``: attention that has
+    a backward is computed as plain products, else by torch's fused kernel. ``notes`` are for the user.
     """
 
     recipe: Recipe
@@ -97,6 +97,13 @@ class Plan:
     epochs: int
     plain_attention: bool
     notes: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> StepShape:
+        """What decides how long a step takes in one process."""
+        train = self.recipe.train
+        at_once = train.at_once(train.batch_size)
+        return StepShape(at_once, self.dropped, self.plain_attention, train.precision == "bf16")
 
     @property
     def kept_views(self) -> int:
@@ -129,8 +136,8 @@ def resolve(
     """Decide everything that a training of ``prepared`` by ``recipe`` will do; changes nothing.
 
     ``before`` are the keys of the run that training starts from.
-    Raises: ModelError if patches must be left out of another family, which needs all of them, or if blocks must be
-    compiled that cannot be.
+    Raises: ModelError if patches must be left out of another family, which needs all of them, or if there are no blocks
+    to compile.
     """
     module, train, linear = prepared.backbone.module, recipe.train, recipe.method == "linear"
     head_init = train.head_init
@@ -148,7 +155,12 @@ def resolve(
     views = 1 if augment == "none" else min(train.cache_views, train.epochs)
     kept_blocks, views = (kept_blocks, views) if keeps else (None, 0)
     batch_size = min(train.batch_size, facts.train_images)
-    matrices_bytes = plain_attention_bytes(module, facts.part(batch_size), dropped, evaluated=EVAL_BATCH)
+    plain_attention = facts.plain_attention
+    if plain_attention is None:
+        part = facts.ranks.largest_part(batch_size)
+        matrices_bytes = plain_attention_bytes(module, part, dropped, evaluated=EVAL_BATCH)
+        fits = matrices_bytes is not None and matrices_bytes <= facts.free_bytes / 4
+        plain_attention = facts.device == "cpu" and fits
     planned = Plan(
         recipe=recipe,
         head_init=head_init,
@@ -159,10 +171,14 @@ def resolve(
         kept_blocks=kept_blocks,
         views=views,
         epochs=1 if solves_all else train.epochs,
-        plain_attention=facts.device == "cpu" and matrices_bytes is not None and matrices_bytes <= facts.free_bytes / 4,
+        plain_attention=plain_attention,
     )
     notes = _notes(planned, module, facts, before)
-    return replace(planned, recipe=_decided(planned, prepared, facts, timer), notes=notes)
+    planned = replace(planned, recipe=_decided(planned, prepared, facts, timer), notes=notes)
+    if planned.recipe.train.compile == "auto":
+        compiling = timer.compiles(planned.epochs * facts.train_images, planned.steps)
+        planned = replace(planned, recipe=planned.recipe.replace(train={"compile": compiling}))
+    return planned
 
 
 def _dropped_patches(module: nn.Module, train: TrainRecipe, *, keeps: bool) -> DroppedPatches:
@@ -190,15 +206,9 @@ def _decided(planned: Plan, prepared: TrainableModel, facts: Facts, timer: Timer
     if runtime == "auto":
         assert planned.kept_blocks is not None
         views = planned.views_of(facts.train_images, facts.val_images)
-        runtime = timer.frozen_runtime(planned.kept_blocks, views, bf16=bf16)
-    train = recipe.replace(train={"batch_size": min(recipe.train.batch_size, facts.train_images)}).train
-    compiling = timer.compiles(
-        train,
-        planned.epochs * facts.train_images,
-        dropped=planned.dropped,
-        plain_attention=planned.plain_attention,
-        bf16=bf16,
-    )
+        worth = may_convert(views, facts.device)
+        runtime = timer.frozen_runtime(planned.kept_blocks, bf16=bf16) if worth else "torch"
+    compiling = may_compile(module, recipe.train.compile, facts.device)
     decided = recipe.replace(
         data={"image_size": prepared.backbone.preprocess.image_size, "classes": facts.classes},
         train={
@@ -206,7 +216,7 @@ def _decided(planned: Plan, prepared: TrainableModel, facts: Facts, timer: Timer
             "lr": peak_lr(recipe.train, recipe.method),
             "frozen_runtime": runtime,
             "compile": compiling,
-            "batch_size": train.batch_size,
+            "batch_size": min(recipe.train.batch_size, facts.train_images),
             "augment": planned.augment,
             "cache_views": planned.views,
             "head_init": planned.head_init,
@@ -238,6 +248,12 @@ def _notes(planned: Plan, module: nn.Module, facts: Facts, before: TrainRecipe |
         found.append(
             f"{', '.join(unused)}: not used, as the head is solved in one go; train.head_init=random takes steps"
         )
+    if planned.head_init == "probe" and not planned.fits_head:
+        linear = bool(linear_heads(module))
+        why = (
+            "the head starts from the run's" if linear else "the classifier is not a linear layer, and starts at random"
+        )
+        found.append(f"train.head_init=probe is not used: {why}")
     fused = facts.device == "cpu" and not planned.plain_attention and plain_vit(module) is not None
     if fused and not only_head_trains(module):
         found.append(

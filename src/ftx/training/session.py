@@ -122,10 +122,13 @@ def resume(
                 recipe = recipe.replace(data={"path": path})
             before, position = checkpoint.origin.circumstances, checkpoint.record.position
             as_before = before.processes == ranks.world
+            attention = before.plain_attention if as_before else None
             if not as_before:
                 progress.note(f"started by {before.processes} processes: with {ranks.world} the last bits may differ")
             with in_threads_as(before) if as_before else nullcontext():
-                resolved = open_together(recipe, False, SILENT, ranks)
+                resolved = open_together(recipe, False, SILENT, ranks, attention)
+                for note in () if as_before else resolved.plan.notes:
+                    progress.note(note)
                 if unfinished is not None:
                     check_same_inputs(run, checkpoint.origin, resolved)
                 epochs = checkpoint.origin.recipe.train.epochs
@@ -263,15 +266,12 @@ class _Session:
         )
 
     def _start_head(self, training: Training) -> HeadStart | None:
-        """Fit the head, if the plan says so and the classifier is linear."""
-        if self.found.plan.head_init != "probe":
-            return None
-        if self.found.init_from is not None and not self.found.plan.fits_head:
-            self.progress.note("the head starts from the run's: train.head_init=probe is not used")
+        """Fit the head, if the plan contains that and the classifier reads one row of features."""
+        if not self.found.plan.fits_head:
             return None
         started = start_head(training, self.progress)
         if started is None:
-            self.progress.note("the classifier is not a linear layer: it starts at random, and trains")
+            self.progress.note("the classifier reads several rows of features: it starts at random, and trains")
         return started
 
     def _fit(
