@@ -27,10 +27,10 @@ LOWEST := .venv-lowest
 LOWEST_WHOLE := tests/test_pipeline.py tests/runtimes tests/exporting tests/interop tests/strangers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint type test test-slow test-changed test-all test-lowest durations mutants fuzz bench families docs terminal quickstart clean
+.PHONY: help setup fmt lint type test test-slow test-changed test-all test-lowest durations mutants fuzz bench bench-presets families docs terminal quickstart clean
 
 help: ## Show what there is
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## Make .venv and install ftx with its extras `train` and `serve`, and the development tools
 
@@ -80,6 +80,11 @@ bench: $(VENV)/.installed ## Compare speed and accuracy of training with other t
 	$(BIN)/python -m tests.benchmarks.first_step $(BENCH_DATA) --size $(BENCH_SIZE) --to build/bench/first_step.json
 	$(BIN)/python -m tests.benchmarks.peers $(BENCH_DATA) build/bench --size $(BENCH_SIZE) --seeds $(BENCH_SEEDS)
 	$(BIN)/python -m tests.benchmarks.bench build/bench
+
+bench-presets: $(VENV)/.installed ## Compare the presets on sixteen data sets, into build/presets (a day; resumes if interrupted)
+	test -d build/data-sets || $(BIN)/python -m tests.benchmarks.datasets all build/data-sets
+	$(BIN)/python -m tests.benchmarks.presets build/data-sets build/presets/development data.image_size=$(BENCH_SIZE)
+	$(BIN)/python -m tests.benchmarks.presets build/data-sets build/presets/held-back data.image_size=$(BENCH_SIZE) --half held-back
 
 families: $(VENV)/.installed ## Print the table of families: adapted, merged, read by peft and exported
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.families
