@@ -45,9 +45,7 @@ FLAGS = (
     Flag("data check --task", "multilabel", "the task, as it was named", of_train.check_task),
     Flag("data check --format", "voc", "datumaro is asked, exit status 3 or 2", of_train.check_format),
     Flag("data check --follow-links", "", "the images behind links; else status 2", of_train.check_links),
-    Flag(
-        "data check --more-images", "", "why few images have no curve", of_train.check_more, takes=A_WHILE
-    ),
+    Flag("data check --more-images", "", "why few images have no curve", of_train.check_more, takes=A_WHILE),
     Flag("data check --json", "", "one object", as_json("data", "check", "noise", verb="data check")),
     Flag(
         "data sample --task",
