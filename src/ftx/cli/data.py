@@ -90,13 +90,14 @@ def check(
     from ftx.data.check import open_and_check
 
     named, progress = None if task is None else parse_task(task), console.TerminalProgress()
-    checked = open_and_check(path, named, form=form, follow_links=follow_links, progress=progress)
-    report = checked.report
-    if more_images:
+    if more_images:  # first, as a missing extra must not cost the reading of all images
         from ftx.curating.learning_curve import with_learning_curve
         from ftx.recipe.schema import Recipe
 
+        checked = open_and_check(path, named, form=form, follow_links=follow_links, progress=progress)
         report = with_learning_curve(Recipe(), checked, progress)
+    else:
+        report = open_and_check(path, named, form=form, follow_links=follow_links, progress=progress).report
     flags = [*([] if form == "auto" else [f"--set data.format={form}"]), *([FOLLOW_LINKS] if follow_links else [])]
     if console.show(report, partial(_print_check, flags=flags), json=json):
         return InputError.exit_code
