@@ -169,3 +169,24 @@ def test_openvino_is_tried_where_there_are_enough_views(
     asked = Recipe.named({**TINY, **KEPT, "path": data, "head_init": "random", "frozen_runtime": "auto"})
     assert open_training(asked, False, listener).recipe.train.frozen_runtime == "torch"
     assert any(said.startswith("torch computes the frozen trunk") for said in listener.said) == asks
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    # 32 px are 2 x 2 patches, with a class token: half of the patches are left out of a step, and none of evaluation.
+    [({**WHOLE, "patch_dropout": 0.5}, (3, 5)), ({**WHOLE, "patch_dropout": 0.0}, (5, 5))],
+    ids=["half", "all"],
+)
+def test_blocks_that_are_not_kept_leave_patches_out_of_a_step(
+    settings: dict[str, object], tokens: tuple[int, int], data: Path
+) -> None:
+    seen: list[int] = []
+    with assembled(resolved(data, **settings)) as training:
+        module = training.module
+        block = module.get_submodule("blocks.0")
+        hook = block.register_forward_pre_hook(lambda _block, given: seen.append(given[0].shape[1]))
+        for mode in (True, False):
+            module.train(mode)
+            module(torch.zeros(1, 3, 32, 32))
+        hook.remove()
+    assert tuple(seen) == tokens

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import chdir
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ from ftx.training import step as training_step
 from ftx.training.checkpoints import Checkpoints, _digest, newest
 from ftx.training.inputs import Batch
 from ftx.training.loop import Diverged
-from ftx.training.opening import open_together
+from ftx.training.opening import ResolvedTraining, open_together
 from ftx.training.signals import stoppable
 from ftx.training.state import EpochEnd, TrainingState
 from ftx.training.step import Training
@@ -688,14 +689,19 @@ def test_it_computes_as_where_it_began(here: Path, tmp_path: Path, monkeypatch: 
     with chdir(here):
         train(asked("dora"), tmp_path / "whole")
         monkeypatch.setattr("ftx.training.opening.available_bytes", lambda: 0)
-        used: list[int] = []
-        monkeypatch.setattr(
-            session, "open_together", lambda *given: used.append(torch.get_num_threads()) or open_together(*given)
-        )
+        used: list[tuple[int, bool]] = []
+
+        def opened(*given: Any) -> ResolvedTraining:
+            threads = torch.get_num_threads()
+            found = open_together(*given)
+            used.append((threads, found.plan.plain_attention))
+            return found
+
+        monkeypatch.setattr(session, "open_together", opened)
         torch.set_num_threads(2)
         try:
             resume(run)
-            assert (used, torch.get_num_threads()) == ([1], 2)  # PiSSA's factors are summed there
+            assert (used, torch.get_num_threads()) == ([(1, True)], 2)  # PiSSA's factors are summed there
         finally:
             torch.set_num_threads(1)
     assert written(run) == written(tmp_path / "whole")
