@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import timm
+from tests.training.plans import planned
+from torch import nn
 
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.trainable_model import decided_blocks, prepare
@@ -15,7 +17,7 @@ from ftx.core.errors import InputError, RecipeError
 from ftx.core.shipped_files import recipe_file
 from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import PRESETS, AdapterRecipe, TrainRecipe
+from ftx.recipe.sections import PRESETS, TrainRecipe
 from ftx.tasks.output_meaning import TASKS
 from ftx.training.report import TrainReport
 
@@ -98,18 +100,34 @@ def test_fast_is_a_probe_that_is_solved() -> None:
     assert Recipe.build(preset="fast").train.head_init == "auto"
 
 
+def blocks_of(module: nn.Module, task: str = "multiclass", blocks: object = "auto") -> object:
+    return decided_blocks(Recipe.named({"task": task, "blocks": blocks}), module)
+
+
 @pytest.mark.parametrize(("name", "depth", "blocks"), [("test_vit", 6, 3), ("vit_tiny_patch16_224", 12, 5)])
-def test_auto_is_the_last_two_fifths_of_a_plain_vision_transformer(name: str, depth: int, blocks: int) -> None:
-    assert decided_blocks(AdapterRecipe(blocks="auto"), timm.create_model(name)) == blocks
-    recipe = Recipe.named({"name": name, "weights": "none", "image_size": 32, "peft": "lora", "blocks": "auto"})
-    module = prepare(recipe, 2).backbone.module
+@pytest.mark.parametrize("task", ["multiclass", "hierarchical"])
+def test_auto_is_the_last_two_fifths_of_a_plain_vision_transformer(
+    task: str, name: str, depth: int, blocks: int
+) -> None:
+    assert blocks_of(timm.create_model(name), task) == blocks
+    settings = {"name": name, "weights": "none", "image_size": 32, "peft": "lora", "task": task}
+    module = prepare(Recipe.named({**settings, "blocks": "auto"}), 2).backbone.module
     assert frozen_blocks(module) == depth - blocks
     assert len(list(adapter_layers(module))) == 4 * blocks
 
 
+def test_auto_is_all_blocks_of_several_labels_an_image_which_are_then_augmented() -> None:
+    recipe = Recipe.named({"name": "test_vit", "weights": "none", "image_size": 32, "task": "multilabel"})
+    prepared = prepare(recipe, 2)
+    assert len(list(adapter_layers(prepared.backbone.module))) == 4 * 6
+    decided = planned(prepared, recipe).recipe
+    assert (decided.adapter.blocks, decided.train.augment, decided.train.patch_dropout) == ("all", "light", 0.0)
+    assert blocks_of(prepared.backbone.module, "multilabel", 2) == 2
+
+
 def test_auto_is_all_blocks_where_frozen_ones_are_not_kept_and_of_one_block_that_one() -> None:
     swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1), embed_dim=12, num_heads=(1, 1))
-    assert decided_blocks(AdapterRecipe(blocks="auto"), swin) == "all"
-    assert decided_blocks(AdapterRecipe(blocks="auto"), timm.create_model("test_vit", depth=1)) == 1
+    assert blocks_of(swin) == "all"
+    assert blocks_of(timm.create_model("test_vit", depth=1)) == 1
     for choice in ("all", 3, "first:2", (0, 2)):
-        assert decided_blocks(AdapterRecipe(blocks=choice), swin) == choice
+        assert blocks_of(swin, blocks=choice) == choice

@@ -60,7 +60,7 @@ def command(
             "--preset",
             metavar="|".join(PRESET_NAMES),
             help="Keys that a recipe, flags and --set do not give: only the head; an adapter in the last two fifths "
-            "of the blocks, on two fifths of the patches; in all.  [default: balanced, which is the recipe's defaults]",
+            "of the blocks (multi-label: in all), on two fifths of the patches; in all.  [default: balanced]",
             show_default=False,
         ),
     ] = None,

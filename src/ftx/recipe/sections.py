@@ -122,9 +122,9 @@ class AdapterRecipe(Section):
 
     ``targets`` are q, k, v, proj, fc1, fc2, or attn, mlp, all; ``rank`` and ``alpha`` are one number, or one for each
     target (``{attn: 4, mlp: 16}``). ``blocks`` is all, N for the last N, ``first:N``, or a list counted from 0;
-    auto is the last two fifths of a plain Vision Transformer's, rounded up (the others are then computed once), and all
-    blocks of other models. ``layers`` selects linear layers by a regular expression of their whole name, for families
-    that ftx does not support; targets and blocks then have no effect. ``init`` pissa starts from the principal
+    auto is the last two fifths of a plain Vision Transformer's, rounded up (the others are then computed once); for
+    multi-label data and other models all. ``layers`` selects linear layers by a regular expression of their whole name,
+    for families that ftx does not support; targets and blocks then have no effect. ``init`` pissa starts from principal
     singular vectors of each weight (arXiv:2404.02948), zero from B = 0, which changes nothing at first.
     """
 

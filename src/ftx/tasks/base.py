@@ -61,6 +61,8 @@ class Task(Protocol):
     balanced_metric: ClassVar[str]
     # Whether folders inside class folders are labels below labels.
     nested_folders: ClassVar[bool] = False
+    # Whether an adapter goes into all blocks if the recipe leaves it open; docs/decisions/0018.
+    adapts_all_blocks: ClassVar[bool] = False
     labels: Labels
     thresholds: Thresholds
 

@@ -130,7 +130,9 @@ def read_images(recipe: Recipe, run: Run | None, progress: Progress) -> Dataset:
     Raises: DataError if the data is invalid; ModelError for an unknown model, before any image is read.
     """
     pre, data, train = preprocess_before(recipe.model.name, recipe.data.image_size), recipe.data, recipe.train
-    if train.augment == "auto" and (recipe.method == "full" or recipe.adapter.blocks == "all"):
+    blocks, all_by_default = recipe.adapter.blocks, TASKS[recipe.task].adapts_all_blocks
+    all_blocks = recipe.method == "full" or blocks == "all" or (blocks == "auto" and all_by_default)
+    if train.augment == "auto" and all_blocks:
         # What the plan will decide if no block is frozen. Here it only decides in which form pixels are kept.
         train = train.model_copy(update={"augment": "light"})
     with pixel_store(data, 0, pre, train, SILENT) as pixels:  # training prints if it is too small

@@ -225,7 +225,7 @@ def _decided(planned: Plan, prepared: TrainableModel, facts: Facts, timer: Timer
     )
     if prepared.spec is None:
         return decided.without_adapter()
-    keys: dict[str, object] = {"blocks": decided_blocks(recipe.adapter, module)}
+    keys: dict[str, object] = {"blocks": decided_blocks(recipe, module)}
     reached: set[Role] = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
     if "layer" not in reached:  # for the targets that the model has
         keys["targets"] = tuple(target for target in recipe.adapter.targets if target in reached)
