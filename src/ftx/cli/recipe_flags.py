@@ -98,7 +98,7 @@ FLAGS = (
         "adapter.blocks",
         "auto|all|N|first:N|LIST",
         "All transformer blocks, the last N, the first N, or those listed, counted from 0, as 0,3,6-8; auto: the last "
-        "two fifths of a plain Vision Transformer's, all for multi-label data.",
+        "two fifths of a plain Vision Transformer's; all for several labels per image.",
     ),
     RecipeFlag(
         "--layers",
