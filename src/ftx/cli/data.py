@@ -87,7 +87,7 @@ def check(
 
     Exit status 0 if `ftx train` would take it as it is, 4 if it would skip images, 2 if it would end with an error.
     """
-    from ftx.data.check import open_and_check
+    from ftx.data.check import check, open_and_check
 
     named, progress = None if task is None else parse_task(task), console.TerminalProgress()
     if more_images:  # first, as a missing extra must not cost the reading of all images
@@ -97,7 +97,7 @@ def check(
         checked = open_and_check(path, named, form=form, follow_links=follow_links, progress=progress)
         report = with_learning_curve(Recipe(), checked, progress)
     else:
-        report = open_and_check(path, named, form=form, follow_links=follow_links, progress=progress).report
+        report = check(path, named, form=form, follow_links=follow_links, progress=progress)
     flags = [*([] if form == "auto" else [f"--set data.format={form}"]), *([FOLLOW_LINKS] if follow_links else [])]
     if console.show(report, partial(_print_check, flags=flags), json=json):
         return InputError.exit_code
