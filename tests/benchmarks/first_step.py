@@ -1,6 +1,6 @@
 """Time to the first step and peak memory of a DoRA run: ``python -m tests.benchmarks.first_step DATA [--size 112]``.
 
-Each in a process of its own, in turn: ``ftx train`` by its default preset and with all blocks, from an empty cache
+Each in a process of its own, in turn: ``ftx train`` by default and with the last four blocks, from an empty cache
 and once more; the field's trainer rebuilt (``tests.benchmarks.peers``). Seconds are counted from before the process
 began to the end of its first optimizer step (the trainer's without those in which ftx lists its images for it);
 memory is the peak of the process that trains (of the trainer, whose two workers read, without them) after one epoch,
@@ -24,11 +24,9 @@ from pathlib import Path
 
 from tests.benchmarks.machine_features import features
 
-from ftx.recipe.sections import PRESETS
-
 OURS = {
-    "ftx, balanced": (),
-    "ftx, all blocks": tuple(f"{key}={value}" for key, value in PRESETS["best"].items()),
+    "ftx, auto": (),
+    "ftx, the last four blocks": ("adapter.blocks=4",),
 }
 TRAINER = "the field's trainer"
 

@@ -57,14 +57,13 @@ from ftx.core.statistics import wilson_interval
 from ftx.data.loader import load_pixels_many
 from ftx.data.open_dataset import survey
 from ftx.data.preprocess import Preprocess, normalise
-from ftx.recipe.sections import PRESETS
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 from ftx.training.device_placement import computes_bf16
 
 MODEL = "dinov2-small"
 LAYERS = {"q, v": r"blocks\.\d+\.attn\.qkv", "all": r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"}
-OURS = (1, 2, 3, 4, 5, 10)
+OURS = (1, 2, 3, 4, 5, 7, 10)
 MINUTES = 60
 
 
@@ -270,14 +269,12 @@ def ours(name: str, keys: Sequence[str], data: Path, size: int, seed: int, epoch
 
 
 _LAST = ("adapter.blocks=4", "train.augment=none", "train.patch_dropout=0")
-_BEST = tuple(f"{key}={value}" for key, value in PRESETS["best"].items())
 OUR_KEYS: dict[str, tuple[str, ...]] = {
     "ftx linear": ("model.peft=none", "model.freeze_backbone=true"),
     "ftx lora, last 4 blocks": ("model.peft=lora", *_LAST),
     "ftx dora, last 4 blocks": ("model.peft=dora", *_LAST),
-    "ftx lora, balanced": ("model.peft=lora",),  # of twelve blocks the last five
-    "ftx dora, balanced": ("model.peft=dora",),
-    "ftx dora, all blocks": ("model.peft=dora", *_BEST),
+    "ftx lora, auto": ("model.peft=lora",),
+    "ftx dora, auto": ("model.peft=dora",),
 }
 
 

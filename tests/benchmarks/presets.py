@@ -38,7 +38,14 @@ from ftx.recipe.sections import PRESETS
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 
-MAY_BE_AUTO = ("model.peft", "adapter.blocks", "train.augment", "train.patch_dropout")
+MAY_BE_AUTO = (
+    "model.peft",
+    "adapter.blocks",
+    "train.augment",
+    "train.patch_dropout",
+    "train.head_init",
+    "train.epochs",
+)
 HALVES = {"development": tuple(DEVELOPMENT), "held-back": tuple(HELD_BACK)}
 
 

@@ -26,10 +26,10 @@ model:   {name: dinov2-small, weights: auto, peft: dora, freeze_backbone: false,
   from_run: none}
 adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: auto, layers: auto, init: zero, dropout: 0.0,
   rslora: false}
-train:   {epochs: 10, batch_size: 16, accumulation_steps: 1, activation_checkpointing: false,
+train:   {epochs: auto, batch_size: 16, accumulation_steps: 1, activation_checkpointing: false,
   lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
   loss: asymmetric, label_smoothing: 0.1, balance: none, augment: auto, patch_dropout: auto, cache_views: 4,
-  cache_gb: 10.0, frozen_runtime: auto, compile: auto, patience: 5, head_init: auto, checkpoint_minutes: 5.0,
+  cache_gb: 10.0, frozen_runtime: auto, compile: auto, patience: auto, head_init: auto, checkpoint_minutes: 5.0,
   tensorboard: false}
 validate: {max_drop: 0.02}
 """
@@ -127,7 +127,7 @@ recipes = st.builds(
     adapter=chosen.flatmap(by_targets) | named_layers,
     train=st.builds(
         TrainRecipe,
-        epochs=st.integers(1, 10_000),
+        epochs=st.just("auto") | st.integers(1, 10_000),
         batch_size=st.integers(1, 10_000),
         lr=st.just("auto") | positive,
         lora_plus=positive,
@@ -143,7 +143,7 @@ recipes = st.builds(
         cache_gb=st.floats(0, 1e6),
         frozen_runtime=st.sampled_from(["auto", "torch", "openvino"]),
         compile=st.sampled_from(["auto", "blocks", "none"]),
-        patience=st.integers(1, 10_000),
+        patience=st.just("auto") | st.integers(1, 10_000),
         head_init=st.sampled_from(["auto", "random", "probe"]),
         checkpoint_minutes=st.floats(0, 1e6),
         accumulation_steps=st.integers(1, 8),
@@ -217,7 +217,7 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
         ("train: {lr: .nan}", "train.lr: must be 'auto' or a number above 0"),
         ("train: {lr: true}", "train.lr: must be 'auto' or a number above 0; found true"),
         ("train: {lr: }", "train.lr: must be 'auto' or a number above 0; found nothing"),
-        ("train: {epochs: 1.5}", "train.epochs: must be a whole number; found 1.5"),
+        ("train: {epochs: 1.5}", "train.epochs: must be 'auto' or a whole number of 1 or more; found 1.5"),
         ("train: {batch_size: 0}", "train.batch_size: must be greater than or equal to 1"),
         ("adapter: {rank: yes}", "adapter.rank: must be a whole number; found 'yes'"),
         ("adapter: {rank: true}", "adapter.rank: must be a number; found true"),
@@ -457,7 +457,7 @@ def test_wrong_overrides_are_reported_together() -> None:
             "trane.lr: unknown key, did you mean 'train.lr'?",
             "rank: unknown key, did you mean 'adapter.rank'?",
             "adapter.rnk: unknown key, did you mean 'rank'?",
-            "train.epochs: must be greater than or equal to 1; found 0",
+            "train.epochs: must be 'auto' or a whole number of 1 or more; found 0",
         ]
     )
 

@@ -134,7 +134,7 @@ def test_on_the_command_line(data: Path, tmp_path: Path, fresh_ftx: Zygote) -> N
     assert said.returncode == 0, said.stderr
     recipe = Recipe.load(tmp_path / "run" / "recipe.yaml")
     assert 0 < recipe.train.epochs < 100_000
-    assert recipe.adapter.blocks == 3  # balanced, of six
+    assert (recipe.adapter.blocks, recipe.train.patch_dropout) == ("all", 0.5)
     for bad in (("--budget", "soon"), ("--budget", "1s", "--resume", tmp_path / "run"), ("--preset", "fastt")):
         said = fresh_ftx(*words, *bad)
         assert said.returncode == 2, bad

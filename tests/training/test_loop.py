@@ -217,7 +217,7 @@ def test_a_signal_that_meets_an_error_does_not_hide_it() -> None:
     read = iter(range(9))
     feed, held_out, module = Given((ROWS, SIDES), before=lose), Given((ROWS, SIDES)), Wrong()
     feed.network = held_out.network = module
-    recipe = TrainRecipe.model_validate({"epochs": 6, "batch_size": 4})
+    recipe = TrainRecipe.model_validate({"epochs": 6, "batch_size": 4, "patience": 6})
     training = Training(module, TWO, feed, held_out, recipe, Balance(len(feed)), lr=0.1, bf16=False, seed=0)
     with pytest.raises(Termination) as caught:
         fit(training, training.begin(), progress=SILENT, on_epoch=lambda _end: None, stop=Ending())
@@ -354,7 +354,7 @@ def test_a_training_that_goes_on_shows_all_of_it(monkeypatch: pytest.MonkeyPatch
     feed = Given((ROWS[:3], SIDES[:3]), (ROWS[3:], SIDES[3:]), before=ask)
     held_out = Given((ROWS, SIDES))
     feed.network = held_out.network = module
-    recipe = TrainRecipe.model_validate({"epochs": 3, "batch_size": 3, "weight_decay": 0.0})
+    recipe = TrainRecipe.model_validate({"epochs": 3, "batch_size": 3, "weight_decay": 0.0, "patience": 3})
     training = Training(module, TWO, feed, held_out, recipe, Balance(4), lr=0.1, bf16=False, seed=0)
     state, ends = training.begin(), list[EpochEnd]()
     made = fit(training, state, progress=listener, on_epoch=ends.append, stop=stop)

@@ -70,6 +70,12 @@ def test_a_training_that_is_resumed_computes_attention_as_before() -> None:
         assert [plan.plain_attention for plan in plans] == [True, False]
 
 
+def test_training_ends_early_only_if_the_recipe_says_so() -> None:
+    for settings, patience in (({"epochs": 3}, 3), ({"epochs": 30}, 30), ({"epochs": 30, "patience": 4}, 4)):
+        recipe = Recipe.named(TINY | settings)
+        assert planned(prepare(recipe, 2), recipe).recipe.train.patience == patience
+
+
 def test_a_head_that_is_not_fitted_is_noted() -> None:
     for settings, noted in (
         ({"head_init": "probe", "from_run": "runs/1"}, "the head starts from the run's"),

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import nn
 
 from ftx.adapters.adapter_spec import AdapterSpec
 from ftx.adapters.attach import adapter_layers, attach, attach_saved, unfreeze_head
 from ftx.backbones.build import Backbone, build
-from ftx.backbones.layer_roles import depth, plain_vit
 from ftx.recipe.adapter_targets import Blocks, Role, Target
 from ftx.recipe.method_defaults import Method
 from ftx.recipe.schema import Recipe
-from ftx.tasks.output_meaning import TASKS
 
 _Number = TypeVar("_Number", int, float)
 
@@ -72,17 +69,10 @@ def adapter_spec(recipe: Recipe) -> AdapterSpec | None:
     )
 
 
-def decided_blocks(recipe: Recipe, module: nn.Module) -> Blocks:
-    """What ``auto`` means for a task and a model; "all" if layers are named."""
+def decided_blocks(recipe: Recipe) -> Blocks:
+    """The blocks of the recipe; ``auto`` is all, and so is what is written if layers are named."""
     adapter = recipe.adapter
-    if adapter.layers != "auto":
-        return "all"
-    if adapter.blocks != "auto":
-        return adapter.blocks
-    vit = plain_vit(module)
-    if vit is None or TASKS[recipe.task].adapts_all_blocks:
-        return "all"
-    return -(-2 * depth(vit) // 5)  # two fifths: docs/decisions/0018
+    return "all" if adapter.layers != "auto" or adapter.blocks == "auto" else adapter.blocks
 
 
 def _each(roles: tuple[Role, ...], given: _Number | Mapping[Target, _Number]) -> dict[Role, _Number]:
@@ -96,7 +86,7 @@ def prepare(recipe: Recipe, num_classes: int, *, saved: bool = False) -> Trainab
     """
     backbone = base_of(recipe, num_classes)
     module, method = backbone.module, recipe.method
-    spec = adapter_spec(recipe.replace(adapter={"blocks": decided_blocks(recipe, module)}))
+    spec = adapter_spec(recipe.replace(adapter={"blocks": decided_blocks(recipe)}))
     layers: list[str] = []
     if spec is not None:
         generator = torch.Generator().manual_seed(recipe.seed)

@@ -97,8 +97,8 @@ FLAGS = (
         "--blocks",
         "adapter.blocks",
         "auto|all|N|first:N|LIST",
-        "All transformer blocks, the last N, the first N, or those listed, counted from 0, as 0,3,6-8; auto: the last "
-        "two fifths of a plain Vision Transformer's; all for several labels per image.",
+        "All transformer blocks, the last N, the first N, or those listed, counted from 0, as 0,3,6-8; auto: all. "
+        "Training only the last N is faster: the blocks before them are computed once.",
     ),
     RecipeFlag(
         "--layers",
@@ -114,7 +114,12 @@ FLAGS = (
         "Dropout on the adapter's input, with peft's meaning; above 0 the layer cannot compute with the merged weight "
         "while it trains, which is slower.",
     ),
-    RecipeFlag("--epochs", "train.epochs", "N", "Epochs at most."),
+    RecipeFlag(
+        "--epochs",
+        "train.epochs",
+        "auto|N",
+        "Epochs at most; auto: for an adapter in all blocks 7 with multiclass data, 15 with other data; otherwise 10.",
+    ),
     RecipeFlag("--lr", "train.lr", "LR", "Peak learning rate."),
     RecipeFlag("--batch-size", "train.batch_size", "N", "Images in a step."),
     RecipeFlag(

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import cast
 
 from ftx.core.errors import nearest
-from ftx.recipe.sections import PRESETS
 from ftx.tasks.task_names import TASK_FACTS
 
 Keys = Mapping[str, object]
@@ -137,6 +136,15 @@ _TABLE = {
 _SECTIONS = {"", *(path[: dot.start()] for path in _TABLE for dot in re.finditer(r"\.", path))}
 
 
+# How OTX trains, where its recipe has no key for it.
+_USUAL: Keys = {
+    "adapter.blocks": "all",
+    "train.augment": "light",
+    "train.patch_dropout": 0.0,
+    "train.head_init": "random",
+}
+
+
 @dataclass(frozen=True)
 class Translation:
     """Our keys, dotted; a line for each of theirs without a counterpart; a note for each that differs a little.
@@ -151,9 +159,9 @@ class Translation:
     @property
     def usual(self) -> Keys:
         has_adapter = self.ours["model.peft"] != "none"
-        is_solved = self.ours.get("model.freeze_backbone") is True  # in one go, from unaugmented images
-        unused = ("" if has_adapter else "adapter.", "train.augment" if is_solved else "")
-        return {key: value for key, value in PRESETS["best"].items() if not key.startswith(tuple(filter(None, unused)))}
+        if self.ours.get("model.freeze_backbone") is True:  # a head that is solved in one go, from unaugmented images
+            return {}
+        return {key: value for key, value in _USUAL.items() if has_adapter or not key.startswith("adapter.")}
 
 
 def is_otx(recipe: Keys) -> bool:

@@ -20,6 +20,7 @@ from ftx.recipe.value_types import (
     FolderPath,
     FractionOrAuto,
     KeepTokens,
+    LabelsOrAuto,
     LayerExpression,
     PositiveOrAuto,
     SizeOrAuto,
@@ -70,7 +71,7 @@ class DataRecipe(Section):
     follow_links: Switch = False
     image_size: SizeOrAuto = "auto"
     val_fraction: Annotated[FiniteFloat, Field(gt=0, le=0.5)] = 0.2
-    classes: CountOrAuto = "auto"
+    classes: LabelsOrAuto = "auto"
 
 
 class ModelRecipe(Section):
@@ -122,10 +123,10 @@ class AdapterRecipe(Section):
 
     ``targets`` are q, k, v, proj, fc1, fc2, or attn, mlp, all; ``rank`` and ``alpha`` are one number, or one for each
     target (``{attn: 4, mlp: 16}``). ``blocks`` is all, N for the last N, ``first:N``, or a list counted from 0;
-    auto is the last two fifths of a plain Vision Transformer's, rounded up (the others are then computed once); for
-    multi-label data and other models all. ``layers`` selects linear layers by a regular expression of their whole name,
-    for families that ftx does not support; targets and blocks then have no effect. ``init`` pissa starts from principal
-    singular vectors of each weight (arXiv:2404.02948), zero from B = 0, which changes nothing at first.
+    auto is all. Blocks of a plain Vision Transformer that come before all adapters are computed only once. ``layers``
+    selects linear layers by a regular expression of their whole name, for families that ftx does not support; targets
+    and blocks then have no effect. ``init`` pissa starts from principal singular vectors of each weight
+    (arXiv:2404.02948), zero from B = 0, which changes nothing at first.
     """
 
     rank: RankPerTarget = 8
@@ -171,6 +172,8 @@ class AdapterRecipe(Section):
 class TrainRecipe(Section):
     """How the model is trained: AdamW, a linear warm-up and a cosine down to zero.
 
+    ``epochs`` auto is, for an adapter in all blocks, 7 with multiclass data, whose head starts as a probe, and 15 with
+    other data; otherwise 10.
     ``lr`` auto is the default of the method: 1e-3 for lora and dora, 5e-3 for lokr and linear probing, 2e-5 for full
     fine-tuning. ``lora_plus`` is the learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, which
     recommends 16). ``warmup_share`` is the fraction of all steps that warm up.
@@ -184,23 +187,24 @@ class TrainRecipe(Section):
     views no features are kept.
     ``patch_dropout`` is the fraction of an image's patches that a step leaves out, drawn again each time (PatchDropout,
     arXiv:2208.07220): behind blocks that are kept, else before the first one. It is less work, and no image is seen
-    twice in the same way; a trained model gets all patches. auto is 0.6 if such blocks are kept, otherwise 0.
+    twice in the same way; a trained model gets all patches. auto is 0.6 if such blocks are kept; 0.5 for an adapter in
+    all blocks of a plain Vision Transformer, for multiclass data; otherwise 0.
     ``frozen_runtime`` computes these blocks; auto is OpenVINO if it is as close to f32 as torch, and faster by enough
     to pay for the conversion. With ``compile`` blocks, torch compiles those that train: the same step but for rounding;
     auto measures one block, and compiles if the whole training saves more time than compiling takes.
     ``loss`` is that of independent labels, ``label_smoothing`` that of mutually exclusive classes. ``balance`` helps
     rare labels: sampling draws their images more often, loss multiplies their loss by 1 / frequency.
-    ``patience`` is the number of epochs without a better metric after which training stops early, which is never if it
-    is not below ``epochs``. It uses a mean over three epochs; the best epoch is chosen by the lower of its metric and
-    that mean. ``checkpoint_minutes`` is the most time that is lost if training is interrupted (``--resume``); the state
-    is also written at an epoch's end if that takes less than half a percent of the time.
+    ``patience`` is the number of epochs without a better metric after which training stops early; auto is never. It
+    uses a mean over three epochs; the best epoch is chosen by the lower of its metric and that mean.
+    ``checkpoint_minutes`` is the most time that is lost if training is interrupted (``--resume``); the state is also
+    written at an epoch's end if that takes less than half a percent of the time.
     ``head_init`` probe starts with a head fitted to the frozen features (LP-FT, arXiv:2202.10054). Linear probing is
-    then only this fit to unaugmented images, without epochs. random draws the head. auto is probe for linear probing
-    without ``balance``.
+    then only this fit to unaugmented images, without epochs. random draws the head. auto is probe for linear probing,
+    and for an adapter in all blocks for multiclass data; with ``balance`` it is random.
     ``tensorboard`` writes curves to reports/tensorboard (extra ``tensorboard``).
     """
 
-    epochs: Count = 10
+    epochs: CountOrAuto = "auto"
     batch_size: Count = 16
     accumulation_steps: Count = 1
     activation_checkpointing: Switch = False
@@ -218,7 +222,7 @@ class TrainRecipe(Section):
     cache_gb: Annotated[FiniteFloat, Field(ge=0)] = 10.0
     frozen_runtime: Literal["auto"] | FrozenRuntime = "auto"
     compile: Compile = "auto"
-    patience: Count = 5
+    patience: CountOrAuto = "auto"
     head_init: HeadInit = "auto"
     checkpoint_minutes: Annotated[FiniteFloat, Field(ge=0)] = 5.0
     tensorboard: Switch = False
@@ -245,15 +249,16 @@ class ValidateRecipe(Section):
     max_drop: Annotated[FiniteFloat, Field(gt=0, lt=1)] = MAX_DROP
 
 
-PresetName = Literal["fast", "balanced", "best"]
+PresetName = Literal["auto", "fast", "best"]
 PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
 
 PRESETS: Mapping[PresetName, Mapping[str, object]] = {
+    # The defaults: the plan decides by the task and the model.
+    "auto": {},
     # Only the head, solved on frozen features: one pass over the images.
     "fast": {"model.peft": "none", "model.freeze_backbone": True, "train.augment": "none"},
-    # The defaults: the adapter in the last two fifths of the blocks, in each step on two fifths of the patches. The
-    # other blocks are computed once, for unaugmented images. If no block is frozen, images are augmented.
-    "balanced": {},
-    # The adapter in all blocks, on all patches of augmented images. OTX recipes train so as well.
-    "best": {"adapter.blocks": "all", "train.augment": "light", "train.patch_dropout": 0.0},
+    # The defaults, for multiclass data twice as long.
+    "best": {"train.epochs": 15},
 }
+# What a preset was called before.
+RENAMED_PRESETS: Mapping[str, PresetName] = {"balanced": "auto"}

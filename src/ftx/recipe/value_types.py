@@ -29,15 +29,15 @@ def no_bool(value: object) -> object:
     return value
 
 
-def auto_or_count(value: object) -> object:
-    """``auto``, or a whole number of 1 or more."""
+def auto_or_count(value: object, most: int) -> object:
+    """``auto``, or a whole number of 1 or more, and at most ``most``."""
     if value == "auto":
         return value
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdecimal() or int(text) < 1:
         raise PydanticCustomError("ftx", "must be 'auto' or a whole number of 1 or more")
-    if int(text) > MOST_LABELS:
-        raise PydanticCustomError("ftx", "must be at most {most}", {"most": MOST_LABELS})
+    if int(text) > most:
+        raise PydanticCustomError("ftx", "must be at most {most}", {"most": most})
     return int(text)
 
 
@@ -155,7 +155,8 @@ def _kept_fraction(value: object, block: int) -> float:
 _Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
 Seed = Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)]
 Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=MOST_COUNTED)]
-CountOrAuto = Annotated[Literal["auto"] | int, BeforeValidator(auto_or_count)]
+CountOrAuto = Annotated[Literal["auto"] | int, BeforeValidator(partial(auto_or_count, most=MOST_COUNTED))]
+LabelsOrAuto = Annotated[Literal["auto"] | int, BeforeValidator(partial(auto_or_count, most=MOST_LABELS))]
 SizeOrAuto = Annotated[Literal["auto"] | int | _Sides, BeforeValidator(auto_or_size)]
 FiniteFloat = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
 PositiveOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_positive)]

@@ -61,8 +61,9 @@ class Task(Protocol):
     balanced_metric: ClassVar[str]
     # Whether folders inside class folders are labels below labels.
     nested_folders: ClassVar[bool] = False
-    # Whether an adapter goes into all blocks if the recipe leaves it open; docs/decisions/0018.
-    adapts_all_blocks: ClassVar[bool] = False
+    # Whether an adapter learns as much from half of the patches in fewer epochs, if the head starts as a probe;
+    # docs/decisions/0018.
+    short_training: ClassVar[bool] = False
     labels: Labels
     thresholds: Thresholds
 

@@ -20,6 +20,7 @@ class Multiclass(Task):
 
     metric = "accuracy"
     balanced_metric = "macro_f1"
+    short_training = True
 
     @staticmethod
     def suits(samples: ImageLabels, declared: LabelDeclaration) -> bool:

@@ -22,7 +22,6 @@ class Multilabel(Task):
 
     metric = "mAP"
     balanced_metric = "mAP"  # a mean over labels already
-    adapts_all_blocks = True
 
     @staticmethod
     def suits(samples: ImageLabels, declared: LabelDeclaration) -> bool:

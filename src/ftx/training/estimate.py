@@ -25,7 +25,7 @@ from ftx.recipe.schema import Recipe
 from ftx.training.assembly import build_training, frozen_of, inputs_for, pixels_of
 from ftx.training.class_balance import Balance
 from ftx.training.device_placement import EVAL_BATCH, device, place, within_quota
-from ftx.training.head_start import linear_heads
+from ftx.training.head_start import bytes_to_fit
 from ftx.training.inputs import Inputs, Order
 from ftx.training.opening import ResolvedTraining, open_training
 from ftx.training.optimizer import optimizer
@@ -154,9 +154,7 @@ def memory_mb(prepared: TrainableModel, recipe: Recipe, planned: Plan, images: i
     part = recipe.train.at_once(min(recipe.train.batch_size, images))
     again = recipe.train.activation_checkpointing
     kept = _kept_numbers(prepared, planned, again=again) * part * width_bytes
-    # A head that is solved needs all features at once, in f64: as they are read, concatenated, and standardised.
-    width = sum(head.in_features for head in linear_heads(module))
-    solved = 3 * 8 * images * width if planned.fits_head else 0
+    solved = bytes_to_fit(module, images) if planned.fits_head else 0
     # torch, timm and the images: measured as the least that a training of a small model takes.
     torch_itself = 480_000_000
     return round((weights + merged + states + kept + solved + torch_itself) / 1e6)

@@ -43,6 +43,11 @@ def linear_heads(module: nn.Module) -> list[nn.Linear]:
     return linear if len(linear) == len(heads) else []
 
 
+def bytes_to_fit(module: nn.Module, images: int) -> int:
+    """Memory that a fit takes: all features at once, in f64, as they are read, concatenated, and standardised."""
+    return 3 * 8 * images * sum(head.in_features for head in linear_heads(module))
+
+
 def start_head(training: Training, progress: Progress) -> HeadStart | None:
     """Set the head to the probe, fitted on the training images, whose penalty is the best for the validation images.
 

@@ -67,7 +67,7 @@ def fit(
         progress.note("the first step takes longer: it compiles the blocks")
     where = next(training.module.parameters()).device
     with (
-        progress.track("Training", len(training.inputs) * training.recipe.epochs) as bar,
+        progress.track("Training", len(training.inputs) * training.epochs) as bar,
         torch.random.fork_rng(devices=[] if where.type == "cpu" else [where]),
     ):
         bar.advance((state.position.epoch - 1) * len(training.inputs) + state.position.images)
@@ -98,8 +98,8 @@ def fit(
     if interrupted:
         kept = state.best.epoch.epoch
         progress.note(f"interrupted: keeping epoch {kept}, the best so far; after --resume a later one may be better")
-    elif len(state.epochs) < training.recipe.epochs:
-        progress.note(f"no better epoch in {training.recipe.patience}: stopped early")
+    elif len(state.epochs) < training.epochs:
+        progress.note(f"no better epoch in {training.patience}: stopped early")
     state.load_best()
     return Fit(state.epochs, state.best.epoch, training.metric, state.best.thresholds, interrupted)
 
@@ -139,7 +139,7 @@ def _has_ended(training: Training, state: TrainingState) -> bool:
     if state.best is None:
         return False
     last, best = state.epochs[-1].epoch, best_smoothed(state.epochs, training.metric).epoch
-    return last == training.recipe.epochs or last - best >= training.recipe.patience
+    return last == training.epochs or last - best >= training.patience
 
 
 def epoch_order(training: Training, epoch: int) -> Order:
@@ -157,7 +157,7 @@ def check_position(training: Training, record: StateRecord) -> None:
     images = len(epoch_order(training, position.epoch))
     each = -(-images // training.recipe.batch_size)
     done = (position.epoch - 1) * each + position.batches
-    if position.epoch > training.recipe.epochs + 1 or position.batches > each or position.step != done:
+    if position.epoch > training.epochs + 1 or position.batches > each or position.step != done:
         raise ValueError(f"step {position.step} is not batch {position.batches} of epoch {position.epoch}")
     if position.images != min(position.batches * training.recipe.batch_size, images):
         raise ValueError(f"{position.images} images are not {position.batches} batches")
@@ -219,7 +219,7 @@ def _figures(training: Training, state: TrainingState, loss: Tensor) -> dict[str
     """What the progress bar shows: the epoch's mean loss, or with several processes that of this one's last batch."""
     position, world = state.position, training.ranks.world
     mean = float(state.loss) / position.images if world == 1 else float(loss) * world
-    found = {"epoch": f"{position.epoch}/{training.recipe.epochs}", "loss": f"{mean:.3f}"}
+    found = {"epoch": f"{position.epoch}/{training.epochs}", "loss": f"{mean:.3f}"}
     if state.best is not None:
         found[training.metric] = f"{state.best.epoch.metrics[training.metric]:.3f}"
     return found
@@ -257,7 +257,7 @@ def _finish_epoch(training: Training, state: TrainingState) -> EpochEnd:
         state.keep_best(epoch, tuned)
     state.position = Position(step=position.step, epoch=position.epoch + 1, seconds_before=position.seconds_before)
     state.loss.zero_()
-    return EpochEnd(epoch, recipe.epochs, training.metric, best, training.inputs.unit)
+    return EpochEnd(epoch, training.epochs, training.metric, best, training.inputs.unit)
 
 
 def _check_finite(training: Training, state: TrainingState, val_loss: float | None = None) -> None:

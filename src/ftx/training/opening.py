@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ftx.adapters.trainable_model import TrainableModel, prepare
+from ftx.adapters.trainable_model import TrainableModel, decided_blocks, prepare
 from ftx.backbones.build import preprocess_before, tagged
 from ftx.core.addresses import typed
 from ftx.core.errors import RecipeError
@@ -130,9 +130,8 @@ def read_images(recipe: Recipe, run: Run | None, progress: Progress) -> Dataset:
     Raises: DataError if the data is invalid; ModelError for an unknown model, before any image is read.
     """
     pre, data, train = preprocess_before(recipe.model.name, recipe.data.image_size), recipe.data, recipe.train
-    blocks, all_by_default = recipe.adapter.blocks, TASKS[recipe.task].adapts_all_blocks
-    all_blocks = recipe.method == "full" or blocks == "all" or (blocks == "auto" and all_by_default)
-    if train.augment == "auto" and all_blocks:
+    all_blocks = recipe.model.peft != "none" and decided_blocks(recipe) == "all"
+    if train.augment == "auto" and (all_blocks or recipe.method == "full"):
         # What the plan will decide if no block is frozen. Here it only decides in which form pixels are kept.
         train = train.model_copy(update={"augment": "light"})
     with pixel_store(data, 0, pre, train, SILENT) as pixels:  # training prints if it is too small

@@ -20,17 +20,21 @@ from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import frozen_blocks, only_head_trains, plain_attention_bytes
 from ftx.core.errors import ModelError
 from ftx.recipe.adapter_targets import Role
+from ftx.recipe.method_defaults import METHODS
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Augment, Compile, FrozenRuntime, TrainRecipe
+from ftx.tasks.output_meaning import TASKS
 from ftx.training.compiling import StepShape, may_compile
 from ftx.training.device_placement import EVAL_BATCH
 from ftx.training.frozen_part import may_convert
-from ftx.training.head_start import linear_heads
+from ftx.training.head_start import bytes_to_fit, linear_heads
 from ftx.training.optimizer import peak_lr
 from ftx.training.ranks import Ranks
 
-# train.patch_dropout auto, if blocks are kept; docs/decisions/0018.
-_LEFT_OUT = 0.6
+# What auto is: docs/decisions/0018. The fraction of patches that a step leaves out, if blocks are kept and if not; and
+# the number of epochs, of a short training of all blocks, of a long one, and of all others.
+_LEFT_OUT_BEHIND_KEPT, _LEFT_OUT = 0.6, 0.5
+_SHORT_EPOCHS, _LONG_EPOCHS, _EPOCHS = 7, 15, 10
 # Keys that have no effect without steps.
 _OF_STEPS = (
     "epochs",
@@ -140,19 +144,24 @@ def resolve(
     to compile.
     """
     module, train, linear = prepared.backbone.module, recipe.train, recipe.method == "linear"
+    kept_blocks, from_run = keepable_blocks(module), recipe.model.from_run != "none"
+    keeps = kept_blocks is not None and train.cache_views > 0
+    adapts_all = recipe.model.peft != "none" and not keeps
+    is_short = adapts_all and TASKS[recipe.task].short_training
     head_init = train.head_init
     if head_init == "auto":
-        head_init = "probe" if linear and train.balance == "none" and linear_heads(module) else "random"
+        fitted = linear or (is_short and not from_run and _head_fits(module, facts))
+        head_init = "probe" if fitted and train.balance == "none" and linear_heads(module) else "random"
     fits_head = head_init == "probe" and bool(linear_heads(module))
     solves_all = linear and fits_head
-    fits_head = fits_head and (solves_all or recipe.model.from_run == "none")  # a run's head stays
-    kept_blocks = keepable_blocks(module)
-    keeps = kept_blocks is not None and train.cache_views > 0
+    fits_head = fits_head and (solves_all or not from_run)  # a run's head stays
+    epochs = _epochs(train, adapts_all=adapts_all, is_short=is_short, head_is_fitted=fits_head or from_run)
     unaugmented = solves_all or train.augment == "none" or (train.augment == "auto" and keeps)
     augment: Augment = "none" if unaugmented else "light"
     # If only the head trains, its features are of all patches.
-    dropped = ALL_PATCHES if kept_blocks == 0 else _dropped_patches(module, train, keeps=keeps)
-    views = 1 if augment == "none" else min(train.cache_views, train.epochs)
+    left_out = _LEFT_OUT_BEHIND_KEPT if keeps else _LEFT_OUT if is_short and plain_vit(module) is not None else 0.0
+    dropped = ALL_PATCHES if kept_blocks == 0 else _dropped_patches(module, train, left_out)
+    views = 1 if augment == "none" else min(train.cache_views, epochs)
     kept_blocks, views = (kept_blocks, views) if keeps else (None, 0)
     batch_size = min(train.batch_size, facts.train_images)
     plain_attention = facts.plain_attention
@@ -162,7 +171,9 @@ def resolve(
         fits = matrices_bytes is not None and matrices_bytes <= facts.free_bytes / 4
         plain_attention = facts.device == "cpu" and fits
     planned = Plan(
-        recipe=recipe,
+        recipe=recipe.replace(
+            train={"epochs": epochs, "patience": epochs if train.patience == "auto" else train.patience}
+        ),
         head_init=head_init,
         fits_head=fits_head,
         solves_all=solves_all,
@@ -170,7 +181,7 @@ def resolve(
         dropped=dropped,
         kept_blocks=kept_blocks,
         views=views,
-        epochs=1 if solves_all else train.epochs,
+        epochs=1 if solves_all else epochs,
         plain_attention=plain_attention,
     )
     notes = _notes(planned, module, facts, before)
@@ -181,10 +192,22 @@ def resolve(
     return planned
 
 
-def _dropped_patches(module: nn.Module, train: TrainRecipe, *, keeps: bool) -> DroppedPatches:
-    fraction = train.patch_dropout
-    if fraction == "auto":
-        fraction = _LEFT_OUT if keeps else 0.0
+def _epochs(train: TrainRecipe, *, adapts_all: bool, is_short: bool, head_is_fitted: bool) -> int:
+    if train.epochs != "auto":
+        return train.epochs
+    if is_short:
+        return _SHORT_EPOCHS if head_is_fitted else _EPOCHS
+    return _LONG_EPOCHS if adapts_all else _EPOCHS
+
+
+def _head_fits(module: nn.Module, facts: Facts) -> bool:
+    """Whether the features of all training images fit into memory, in each process, next to what a training takes."""
+    return bytes_to_fit(module, facts.train_images) <= facts.free_bytes / 4
+
+
+def _dropped_patches(module: nn.Module, train: TrainRecipe, left_out: float) -> DroppedPatches:
+    """Those of the recipe; ``left_out`` is what auto means."""
+    fraction = left_out if train.patch_dropout == "auto" else train.patch_dropout
     if fraction and plain_vit(module) is None:
         raise ModelError(
             "patches can be left out of plain Vision Transformers only",
@@ -225,7 +248,7 @@ def _decided(planned: Plan, prepared: TrainableModel, facts: Facts, timer: Timer
     )
     if prepared.spec is None:
         return decided.without_adapter()
-    keys: dict[str, object] = {"blocks": decided_blocks(recipe, module)}
+    keys: dict[str, object] = {"blocks": decided_blocks(recipe)}
     reached: set[Role] = {part.target for _, layer in adapter_layers(module) for part in layer.parts}
     if "layer" not in reached:  # for the targets that the model has
         keys["targets"] = tuple(target for target in recipe.adapter.targets if target in reached)
@@ -240,7 +263,7 @@ def _notes(planned: Plan, module: nn.Module, facts: Facts, before: TrainRecipe |
     train, found = planned.recipe.train, list[str]()
     if not planned.views and keepable_blocks(module) is not None:
         found.append("train.cache_views is 0: the blocks that do not train are computed in each epoch")
-    if planned.augment == "light" and planned.views == 1 < train.epochs:
+    if planned.augment == "light" and planned.views == 1 < planned.epochs:
         found.append("train.cache_views is 1: every epoch has the same view of an image, drawn once")
     if train.patch_dropout not in (0, "auto", planned.dropped.fraction):
         found.append("train.patch_dropout: not used, as only the head trains, on features of all patches")
@@ -248,7 +271,7 @@ def _notes(planned: Plan, module: nn.Module, facts: Facts, before: TrainRecipe |
         found.append(
             f"{', '.join(unused)}: not used, as the head is solved in one go; train.head_init=random takes steps"
         )
-    if planned.head_init == "probe" and not planned.fits_head:
+    if planned.head_init == "probe" and not planned.fits_head and (before is None or before.head_init != "probe"):
         linear = bool(linear_heads(module))
         why = (
             "the head starts from the run's" if linear else "the classifier is not a linear layer, and starts at random"
@@ -265,7 +288,8 @@ def _notes(planned: Plan, module: nn.Module, facts: Facts, before: TrainRecipe |
 
 def _set_for_steps(train: TrainRecipe, before: TrainRecipe | None) -> list[str]:
     """The keys of steps that differ from the defaults, and from the run that training starts from."""
-    known = [TrainRecipe(), *([] if before is None else [before])]
+    decided = TrainRecipe(epochs=_EPOCHS, patience=_EPOCHS, lr=METHODS["linear"].lr)
+    known = [TrainRecipe(), decided, *([] if before is None else [before])]
     keys = [key for key in _OF_STEPS if all(getattr(train, key) != getattr(one, key) for one in known)]
     augments = before is None and train.augment == "light"
     return [f"train.{key}" for key in (*keys, *(["augment"] if augments else []))]

@@ -48,9 +48,21 @@ class Training:
     shard_N: Order | None = None
 
     @property
+    def epochs(self) -> int:
+        """Those of the plan, if training does not end earlier."""
+        assert self.recipe.epochs != "auto"
+        return self.recipe.epochs
+
+    @property
+    def patience(self) -> int:
+        """Epochs without a better one after which training ends."""
+        assert self.recipe.patience != "auto"
+        return self.recipe.patience
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of all epochs."""
-        return self.recipe.epochs * -(-len(self.inputs) // self.recipe.batch_size)
+        return self.epochs * -(-len(self.inputs) // self.recipe.batch_size)
 
     @property
     def loss(self) -> LossChoice:
