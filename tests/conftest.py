@@ -298,6 +298,7 @@ def make_whole_run(root: Path, image_size: int = 32, precisions: Sequence[str] =
             "adapter.blocks=all",
             "train.augment=light",
             "train.patch_dropout=0",
+            "train.head_init=random",
             "train.epochs=6",
             "train.lr=5e-3",
             "train.precision=f32",

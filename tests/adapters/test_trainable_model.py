@@ -51,9 +51,9 @@ def test_every_key_of_the_adapter_reaches_it() -> None:
     assert named == AdapterSpec("lora", {"layer": 4}, {"layer": 6.0}, blocks="auto", layers=r"blocks\.0\.mlp\.fc1")
 
 
-def test_of_blocks_that_the_model_decides_the_last_two_fifths_are_adapted_rounded_up() -> None:
+def test_all_blocks_are_adapted_by_default() -> None:
     made = prepare(recipe(peft="lora", targets="proj", blocks="auto"), 3)
-    assert made.layers == tuple(f"blocks.{block}.attn.proj" for block in (3, 4, 5))
+    assert made.layers == tuple(f"blocks.{block}.attn.proj" for block in range(6))
     named = prepare(recipe(peft="lora", layers=r"blocks\.\d\.mlp\.fc1", blocks="auto"), 3)
     assert len(named.layers) == 6  # a name says where
 

@@ -21,7 +21,7 @@ RECIPE = Recipe()
         ("--model", "NAME", "dinov2-small"),
         ("--rank", "R", 8),
         ("--alpha", "A", 16),
-        ("--epochs", "N", RECIPE.train.epochs),
+        ("--epochs", "auto|N", "auto"),
         ("--lr", "LR", RECIPE.train.lr),
         ("--augment", "auto|light|none", "auto"),
         ("--seed", "N", RECIPE.seed),

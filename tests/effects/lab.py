@@ -43,7 +43,7 @@ model: {name: test_vit, weights: none, peft: lora}
 data: {path: noise, image_size: 32}
 adapter: {rank: 4, alpha: 6, blocks: all}
 train: {epochs: 1, batch_size: 64, lr: 0.01, warmup_share: 0, weight_decay: 0, label_smoothing: 0, augment: none,
-  precision: f32, cache_views: 0, head_init: random, patch_dropout: 0}
+  precision: f32, cache_views: 0, head_init: random, patch_dropout: 0, patience: 9}
 """
 # A rate that moves no weight of f32: what is measured is the model that training began with.
 STILL = "train.lr=1e-30"

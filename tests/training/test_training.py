@@ -84,6 +84,7 @@ def recipe(images: Path, method: str, **more: object) -> Recipe:
         "train.precision": "f32",
         "train.augment": "light",
         "train.patch_dropout": 0.0,
+        **({} if method == "linear" else {"train.head_init": "random"}),
         **METHODS[method],
         **more,
     }

@@ -48,7 +48,7 @@ RECIPE = """
 model: {name: test_vit, weights: none, peft: lora}
 adapter: {blocks: all}
 data: {path: data, image_size: 32}
-train: {epochs: 3, batch_size: 8, precision: f32, augment: light, patch_dropout: 0}
+train: {epochs: 3, batch_size: 8, precision: f32, augment: light, patch_dropout: 0, head_init: random}
 """
 SPACE = "train.lr: {low: 1e-4, high: 1e-2, log: true}\nadapter.targets: [all, [q, v]]\n"
 

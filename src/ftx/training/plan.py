@@ -171,9 +171,7 @@ def resolve(
         fits = matrices_bytes is not None and matrices_bytes <= facts.free_bytes / 4
         plain_attention = facts.device == "cpu" and fits
     planned = Plan(
-        recipe=recipe.replace(
-            train={"epochs": epochs, "patience": epochs if train.patience == "auto" else train.patience}
-        ),
+        recipe=recipe,
         head_init=head_init,
         fits_head=fits_head,
         solves_all=solves_all,
@@ -185,7 +183,7 @@ def resolve(
         plain_attention=plain_attention,
     )
     notes = _notes(planned, module, facts, before)
-    planned = replace(planned, recipe=_decided(planned, prepared, facts, timer), notes=notes)
+    planned = replace(planned, recipe=_decided(planned, prepared, facts, timer, epochs), notes=notes)
     if planned.recipe.train.compile == "auto":
         compiling = timer.compiles(planned.epochs * facts.train_images, planned.steps)
         planned = replace(planned, recipe=planned.recipe.replace(train={"compile": compiling}))
@@ -218,8 +216,11 @@ def _dropped_patches(module: nn.Module, train: TrainRecipe, left_out: float) -> 
     return DroppedPatches(fraction)
 
 
-def _decided(planned: Plan, prepared: TrainableModel, facts: Facts, timer: Timer) -> Recipe:
-    """The recipe with every ``auto`` decided, and changed where the data or the model has less."""
+def _decided(planned: Plan, prepared: TrainableModel, facts: Facts, timer: Timer, epochs: int) -> Recipe:
+    """The recipe with every ``auto`` decided, and changed where the data or the model has less.
+
+    ``epochs`` is for training by steps, which solving a head does not take.
+    """
     recipe, module = planned.recipe, prepared.backbone.module
     precision = recipe.train.precision
     if precision == "auto":
@@ -235,6 +236,8 @@ def _decided(planned: Plan, prepared: TrainableModel, facts: Facts, timer: Timer
     decided = recipe.replace(
         data={"image_size": prepared.backbone.preprocess.image_size, "classes": facts.classes},
         train={
+            "epochs": epochs,
+            "patience": epochs if recipe.train.patience == "auto" else recipe.train.patience,
             "precision": precision,
             "lr": peak_lr(recipe.train, recipe.method),
             "frozen_runtime": runtime,
