@@ -445,7 +445,7 @@ def test_a_study_goes_on_whose_best_run_was_removed_and_without_the_runs_of_othe
 def test_a_head_that_is_solved_is_never_pruned(here: Path) -> None:
     Path("space.yaml").write_text("seed: {low: 0, high: 100}")
     listener = Listener()
-    report = searched(7, "model.peft=none", "model.freeze_backbone=true", progress=listener)
+    report = searched(7, "model.peft=none", "model.freeze_backbone=true", "train.head_init=auto", progress=listener)
     assert [one.state for one in report.trials] == ["complete"] * 7
 
 
