@@ -36,17 +36,23 @@ def test_the_presets_are_those_that_were_decided() -> None:
     assert Recipe.build(preset="auto") == Recipe()
 
 
-def test_the_defaults_are_what_ftx_train_does_without_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """So Python and the command line train alike; and each shipped recipe writes out where it differs."""
-    trained: list[Recipe] = []
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Recipe]:
+    """The recipes that `ftx train` would train by, in a folder with data."""
+    recipes: list[Recipe] = []
 
     def train(recipe: Recipe, *_: object, **__: object) -> TrainReport:
-        trained.append(recipe)
+        recipes.append(recipe)
         raise InputError("far enough", fix="none")
 
     monkeypatch.setattr("ftx.training.train", train)
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
+    return recipes
+
+
+def test_the_defaults_are_what_ftx_train_does_without_flags(trained: list[Recipe]) -> None:
+    """So Python and the command line train alike; and each shipped recipe writes out where it differs."""
     assert run(["train"]) == 2
     assert trained == [Recipe()]
     for task in TASKS:
@@ -128,18 +134,7 @@ def test_patches_stay_where_a_network_needs_all_of_them() -> None:
     assert (plan.dropped.fraction, plan.head_init, plan.epochs) == (0.0, "probe", 7)
 
 
-def test_the_earlier_name_of_the_default_is_read(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained: list[Recipe] = []
-
-    def train(recipe: Recipe, *_: object, **__: object) -> TrainReport:
-        trained.append(recipe)
-        raise InputError("far enough", fix="none")
-
-    monkeypatch.setattr("ftx.training.train", train)
-    (tmp_path / "data").mkdir()
-    monkeypatch.chdir(tmp_path)
+def test_the_earlier_name_of_the_default_is_read(trained: list[Recipe], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--preset", "balanced"]) == 2
     assert trained == [Recipe()]
     assert "--preset balanced is now called auto" in capsys.readouterr().err

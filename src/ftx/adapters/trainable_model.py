@@ -70,7 +70,7 @@ def adapter_spec(recipe: Recipe) -> AdapterSpec | None:
 
 
 def decided_blocks(recipe: Recipe) -> Blocks:
-    """The blocks of the recipe; ``auto`` is all, and so is what is written if layers are named."""
+    """The blocks of the recipe; all if it says ``auto``, or names layers instead."""
     adapter = recipe.adapter
     return "all" if adapter.layers != "auto" or adapter.blocks == "auto" else adapter.blocks
 

@@ -22,7 +22,7 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 Role = Literal[Target, "layer"]
 WORDS: Mapping[str, tuple[Target, ...]] = {"attn": ("q", "k", "v", "proj"), "mlp": ("fc1", "fc2"), "all": TARGETS}
 
-# all; auto, which the model decides; the last N; the first N, as first:N; or those listed, counted from 0.
+# all; auto, which is all; the last N; the first N, as first:N; or those listed, counted from 0.
 Blocks = Literal["all", "auto"] | int | str | tuple[int, ...]
 
 
