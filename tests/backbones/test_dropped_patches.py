@@ -10,54 +10,65 @@ import timm
 import torch
 from tests.backbones.test_kept_tokens import VARIANTS, images, small
 from tests.training.plans import planned
+from timm.layers.patch_dropout import patch_dropout_forward
 from torch import Tensor, nn
 
 from ftx.adapters.trainable_model import prepare
-from ftx.backbones.dropped_patches import DroppedPatches
+from ftx.backbones.dropped_patches import DroppedPatches, OnChosenPatches
 from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import full_model
 from ftx.core.errors import ModelError
 from ftx.recipe.schema import Recipe
 
 
-def tokens_into(module: nn.Module, network: nn.Module, x: Tensor) -> list[int]:
-    """How many tokens the norm of each block takes, as a network answers: the last one too, of the class token."""
+def tokens_into(module: nn.Module, network: nn.Module, *given: Tensor) -> list[int]:
+    """How many tokens the norm of each block takes, as a network computes: the last one too, of the class token."""
     vit, counts = plain_vit(module), list[int]()
     assert vit is not None
     norms = [block.get_submodule("norm1") for block in vit.blocks.children()]
     hooks = [norm.register_forward_pre_hook(lambda _norm, given: counts.append(given[0].shape[1])) for norm in norms]
-    network(x)
+    network(*given)
     for hook in hooks:
         hook.remove()
     return counts
 
 
+def timms_choice(tokens: int, always: int, images: int, fraction: float) -> Tensor:
+    """The tokens that timm's layer passes on, by torch's generator: first those that are no patches."""
+    _, patches_NK = patch_dropout_forward(
+        torch.zeros(images, tokens, 1), fraction, always, ordered=False, training=True
+    )
+    assert patches_NK is not None
+    return torch.cat([torch.arange(always).expand(images, -1), patches_NK + always], dim=1)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_timm_itself_leaves_out_is_left_out_and_nothing_in_evaluation(variant: str) -> None:
+def test_what_timm_itself_leaves_out_is_left_out_and_only_where_a_choice_is_given(variant: str) -> None:
     architecture, changed = VARIANTS[variant]
     settings = {"img_size": 64, "num_classes": 3, "depth": 4, **changed}
-    timms = timm.create_model(architecture, patch_drop_rate=0.4, **settings).double()
+    timms = timm.create_model(architecture, patch_drop_rate=0.4, **settings).double().train()
     ours = small(variant)
     whole = deepcopy(ours)
     x = images(ours, 3)
     names = list(ours.state_dict())
-    DroppedPatches(0.4).put_into(ours)
-    assert list(ours.state_dict()) == names
     timms.load_state_dict(ours.state_dict())
     timms.patch_drop.num_prefix_tokens = timms.num_prefix_tokens  # timm's counts one of a distilled model's two
-    assert torch.equal(ours(x), whole(x))
-    for network in (ours, full_model(ours)):
-        found = []
-        for one in (network, timms):
-            one.train()
-            torch.manual_seed(0)
-            found.append(one(x))
-        torch.testing.assert_close(*found, rtol=0, atol=1e-12)  # f64: the order of the sums differs
-        assert (found[0] - whole(x)).abs().max() > 1e-3
-        vit = plain_vit(ours)
-        assert vit is not None
-        # Left out once, and not behind the cut again.
-        assert set(tokens_into(ours, network, x)) == {DroppedPatches(0.4).step_tokens(vit, 0)}
+    torch.manual_seed(0)
+    expected = timms(x)
+    for inner in (ours, full_model(ours)):
+        network = OnChosenPatches(inner, ours).train()
+        assert list(ours.state_dict()) == names
+        torch.manual_seed(0)
+        chosen_NK = timms_choice(network.tokens, network.always, len(x), 0.4)
+        found = network(x, chosen_NK)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)  # f64: the order of the sums differs
+        assert (found - whole(x)).abs().max() > 1e-3
+        # Left out once, and not behind the cut again; then no longer.
+        assert set(tokens_into(ours, network, x, chosen_NK)) == {
+            DroppedPatches(0.4).left(network.tokens, network.always)
+        }
+        torch.testing.assert_close(network(x), whole(x), rtol=0, atol=1e-12)
+        assert torch.equal(ours(x), whole(x))
 
 
 def drawn(tokens: int, always: int, share: float, *seeds: int) -> Tensor:
@@ -84,19 +95,6 @@ def test_every_patch_stays_as_often_as_any_other() -> None:
 def test_a_patch_stays_and_without_a_share_all() -> None:
     assert [DroppedPatches(share).left(17, 1) for share in (0.0, 0.5, 0.3, 0.99)] == [17, 9, 12, 2]
     assert drawn(17, 1, 0.99, 0).shape == (1, 2)
-
-
-def test_each_step_draws_others_by_its_seed() -> None:
-    model = small("vit")
-    x = images(model, 3)
-    DroppedPatches(0.5).put_into(model)
-    model.train()
-    answers = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        answers.append(model(x))
-    assert torch.equal(answers[0], answers[1])
-    assert not torch.equal(answers[0], answers[2])
 
 
 def test_other_families_refuse() -> None:

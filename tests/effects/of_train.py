@@ -90,7 +90,7 @@ def out(lab: Lab, flag: str, value: str) -> None:
 def preset(lab: Lab, flag: str, value: str) -> None:
     """Below what a flag says."""
     tiny = ("--model", "test_vit", "--weights", "none", "--image-size", "32", "--data", "noise", "--dry-run", "--json")
-    for words, epochs in (((), 7), ((flag, value), 15), ((flag, value, "--epochs", "3"), 3)):
+    for words, epochs in (((), 7), ((flag, value), 16), ((flag, value, "--epochs", "3"), 3)):
         assert lab.done("train", *tiny, *words).json["epochs"] == epochs
 
 

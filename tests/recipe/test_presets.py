@@ -31,7 +31,7 @@ def test_the_presets_are_those_that_were_decided() -> None:
     assert {name: dict(keys) for name, keys in PRESETS.items()} == {
         "auto": {},
         "fast": {"model.peft": "none", "model.freeze_backbone": True, "train.augment": "none"},
-        "best": {"train.epochs": 15},
+        "best": {"train.epochs": 16},
     }
     assert Recipe.build(preset="auto") == Recipe()
 
@@ -67,8 +67,8 @@ def test_the_default_is_planned_by_the_task_and_the_model() -> None:
     """Half of the patches, a fitted head and 7 epochs; docs/decisions/0018 has what that is measured by."""
     for settings, expected in (
         ({}, ("light", 0.5, "probe", 7)),
-        ({"task": "hierarchical"}, ("light", 0.0, "random", 15)),
-        ({"task": "multilabel"}, ("light", 0.0, "random", 15)),
+        ({"task": "hierarchical"}, ("light", 0.0, "random", 16)),
+        ({"task": "multilabel"}, ("light", 0.0, "random", 16)),
         ({"task": "multilabel", "blocks": 2}, ("none", 0.6, "random", 10)),
         ({"task": "multilabel", "peft": "none"}, ("light", 0.0, "random", 10)),
         ({"balance": "loss"}, ("light", 0.5, "random", 10)),

@@ -43,8 +43,6 @@ PROGRAM = Path(__file__).with_name("together.py")
 TRAIN = ("train", "--data", "data", "--model", "test_vit", "--weights", "none", "--image-size", "32", "--peft", "lora")
 TRAIN = (*TRAIN, "--set", "train.precision=f32")  # in bf16, which a CPU may have, sums differ by more
 Trainer = Callable[..., tuple[str, str]]
-# Where no blocks are kept, each process draws the patches that it leaves out.
-WHOLE = ("--set", "train.patch_dropout=0")
 OFTEN = ("--blocks", "all", "--batch-size", "6", "--set", "train.checkpoint_minutes=0.001")
 
 
@@ -198,7 +196,7 @@ def test_with_adamw_the_same_epoch_is_the_best_and_logits_agree(
     trained_part: str, ftx_in: Trainer, here: Path, tmp_path: Path
 ) -> None:
     part = ("--peft", "none", "--freeze-backbone") if trained_part == "head" else ("--blocks", trained_part)
-    words = (*TRAIN, *part, "--epochs", "4", "--batch-size", "6", "--set", "train.augment=light", *WHOLE)
+    words = (*TRAIN, *part, "--epochs", "4", "--batch-size", "6", "--set", "train.augment=light")
     runs: list[Run] = []
     for processes in (1, 2, 4):
         name = f"{trained_part}-{processes}"
@@ -224,7 +222,7 @@ def test_images_of_many_shards_are_trained_on_alike_and_the_run_goes_on(ftx_in: 
     """So many that their order goes from shard to shard; one process is stopped amid an epoch, and two go on."""
     write_data(tmp_path / "data", 34)
     write_shards(tmp_path / "data", tmp_path / "shards", per_shard=1)
-    words = (*TRAIN, "--data", "shards", *OFTEN, "--epochs", "3", "--set", "train.augment=light", *WHOLE)
+    words = (*TRAIN, "--data", "shards", *OFTEN, "--epochs", "3", "--set", "train.augment=light")
     for processes in (1, 2):
         ftx_in(processes, tmp_path, *words, "--out", f"{processes}")
     alone, together = (Run.open(tmp_path / f"{processes}") for processes in (1, 2))

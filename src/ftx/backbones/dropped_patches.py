@@ -2,7 +2,7 @@
 
 Source: PatchDropout, arXiv:2208.07220, section 3. In evaluation all patches are there.
 
-Legend: N images, K tokens that stay.
+Legend: N images, T tokens, K tokens that stay, D width, C classes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from timm.layers import PatchDropout  # pyright: ignore[reportPrivateImportUsage]
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ftx.backbones.kept_tokens import tokens_behind
+from ftx.backbones.kept_tokens import take, tokens_behind
 from ftx.backbones.layer_roles import plain_vit
 
 
@@ -28,15 +27,6 @@ class DroppedPatches:
 
     def __bool__(self) -> bool:
         return self.fraction > 0
-
-    def put_into(self, module: nn.Module) -> None:
-        """Let a plain Vision Transformer leave them out in training, in place; other tokens stay.
-
-        They are drawn by timm's layer of that name, behind the embedding. At least one patch stays.
-        """
-        vit = plain_vit(module)
-        assert vit is not None
-        vit.patch_drop = PatchDropout(self.fraction, num_prefix_tokens=vit.num_prefix_tokens).train(vit.training)
 
     def draw(self, tokens: int, always: int, draws: Sequence[np.random.Generator]) -> Tensor:
         """The numbers of the tokens that stay, in their order, where each image's own generator draws its patches.
@@ -60,3 +50,36 @@ class DroppedPatches:
 
 
 ALL_PATCHES = DroppedPatches()
+
+
+class PatchChoice(nn.Module):
+    """In place of timm's layer behind the embedding: passes on the tokens with the given numbers; None: all."""
+
+    chosen_NK: Tensor | None = None
+
+    def forward(self, tokens_NTD: Tensor) -> Tensor:
+        """Shape: [N, T, D] to [N, K, D]."""
+        return tokens_NTD if self.chosen_NK is None else take(tokens_NTD, self.chosen_NK)
+
+
+class OnChosenPatches(nn.Module):
+    """A network that computes, behind the embedding of its plain Vision Transformer, only chosen tokens of an image.
+
+    From now on the Vision Transformer has this choice inside; its parameters keep their names.
+    """
+
+    def __init__(self, network: nn.Module, module: nn.Module) -> None:
+        super().__init__()
+        vit = plain_vit(module)
+        assert vit is not None
+        self.network, self.choice = network, PatchChoice()
+        vit.add_module("patch_drop", self.choice)
+        self.tokens, self.always = tokens_behind(vit, 0), vit.num_prefix_tokens
+
+    def forward(self, images_N3HW: Tensor, chosen_NK: Tensor | None = None) -> Tensor:
+        """Shape: [N, C]."""
+        self.choice.chosen_NK = chosen_NK
+        try:
+            return self.network(images_N3HW)
+        finally:
+            self.choice.chosen_NK = None

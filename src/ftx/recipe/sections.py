@@ -172,7 +172,7 @@ class AdapterRecipe(Section):
 class TrainRecipe(Section):
     """How the model is trained: AdamW, a linear warm-up and a cosine down to zero.
 
-    ``epochs`` auto is, for an adapter in all blocks, 7 with multiclass data, whose head starts as a probe, and 15 with
+    ``epochs`` auto is, for an adapter in all blocks, 7 with multiclass data, whose head starts as a probe, and 16 with
     other data; otherwise 10.
     ``lr`` auto is the default of the method: 1e-3 for lora and dora, 5e-3 for lokr and linear probing, 2e-5 for full
     fine-tuning. ``lora_plus`` is the learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, which
@@ -258,7 +258,7 @@ PRESETS: Mapping[PresetName, Mapping[str, object]] = {
     # Only the head, solved on frozen features: one pass over the images.
     "fast": {"model.peft": "none", "model.freeze_backbone": True, "train.augment": "none"},
     # The defaults, for multiclass data twice as long.
-    "best": {"train.epochs": 15},
+    "best": {"train.epochs": 16},
 }
 # What a preset was called before.
 RENAMED_PRESETS: Mapping[str, PresetName] = {"balanced": "auto"}

@@ -59,14 +59,9 @@ def inputs_for(
 def build_training(
     found: ResolvedTraining, pixels: PixelStore, frozen: FrozenPart | None, ranks: Ranks = ONE_PROCESS
 ) -> Training:
-    """Join the model, its inputs and the settings of the recipe.
-
-    From now on the model leaves out the planned patches in training.
-    """
+    """Join the model, its inputs and the settings of the recipe."""
     recipe, dataset, task = found.recipe, found.dataset, found.task
     entries, module = dataset.split("train"), found.prepared.backbone.module
-    if found.plan.dropped and found.plan.kept_blocks is None:  # of kept features they are dropped when these are read
-        found.plan.dropped.put_into(module)
     balance = balance_of(recipe.train.balance, task.labels, task.targets([entry.labels for entry in entries]))
     return Training(
         module=module,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
+from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches, OnChosenPatches
 from ftx.backbones.kept_tokens import take
 from ftx.backbones.split_network import full_model
 from ftx.core.addresses import Location
@@ -36,18 +36,28 @@ class Batch(NamedTuple):
     """A batch, or this process's part of it: input, targets, and the targets of the whole batch.
 
     If there are fewer images than processes, a process without one computes another's, and ``counts`` is 0.
-    Shape: [B, …], [B, C] and [M, C].
+    ``chosen_BK`` are the tokens that a step computes of each image; None: all.
+    Shape: [B, …], [B, C], [M, C] and [B, K].
     """
 
     input: Tensor
     targets_BC: Tensor
     whole_MC: Tensor
     counts: int = 1
+    chosen_BK: Tensor | None = None
 
     def parts(self, number: int) -> list[Batch]:
         """The batch in ``number`` parts, or in as many as it has images."""
-        pairs = zip(self.input.chunk(number), self.targets_BC.chunk(number), strict=True)
-        return [Batch(images, targets_BC, self.whole_MC, self.counts) for images, targets_BC in pairs]
+        each = self.input.chunk(number), self.targets_BC.chunk(number)
+        chosen = [None] * len(each[0]) if self.chosen_BK is None else self.chosen_BK.chunk(number)
+        return [
+            Batch(images, targets_BC, self.whole_MC, self.counts, chosen_BK)
+            for images, targets_BC, chosen_BK in zip(*each, chosen, strict=True)
+        ]
+
+    def through(self, network: nn.Module) -> Tensor:
+        """The logits of a network. Shape: [B, C]."""
+        return network(self.input) if self.chosen_BK is None else network(self.input, self.chosen_BK)
 
 
 class Inputs(Protocol):
@@ -101,13 +111,28 @@ def part_of(whole: Sequence[ImageView], ranks: Ranks) -> RankViews:
     return RankViews(mine, whole, 1) if mine else RankViews(whole[:1], whole, 0)
 
 
+def choose_patches(
+    dropped: DroppedPatches, tokens: int, always: int, images: TrainingImages, views: Sequence[ImageView]
+) -> Tensor:
+    """The tokens that a step computes of each view; of ``tokens`` the first ``always`` are no patches.
+
+    What is left out depends on the seed, the epoch and the image, not on the batch or the process. Shape: [B, K].
+    """
+    draws = [patch_generator(images.seed, epoch, images.images[image].key, again) for image, epoch, again in views]
+    return dropped.draw(tokens, always, draws)
+
+
 class ImageInputs:
-    """Images, for the full model."""
+    """Images, for the full model. An epoch leaves out other ``dropped`` patches of an image."""
 
     unit = "images"
 
-    def __init__(self, network: nn.Module, images: TrainingImages, device: torch.device) -> None:
-        self.network, self.images, self.device = network, images, device
+    def __init__(
+        self, module: nn.Module, images: TrainingImages, device: torch.device, dropped: DroppedPatches = ALL_PATCHES
+    ) -> None:
+        network = full_model(module)
+        self.network = OnChosenPatches(network, module) if dropped else network
+        self.images, self.device, self.dropped = images, device, dropped
 
     @property
     def waited_s(self) -> float:
@@ -124,8 +149,15 @@ class ImageInputs:
             for part, pixels_BHWC in zip(parts, batches, strict=True):
                 with self.images.waiting:
                     images_B3HW = torch.from_numpy(normalise(pixels_BHWC, self.images.pre))
+                chosen_BK = self._chosen(part.mine) if epoch else None
                 mine, whole = (self._targets(views) for views in (part.mine, part.whole))
-                yield Batch(to_device(images_B3HW, self.device), mine, whole, part.counts)
+                yield Batch(to_device(images_B3HW, self.device), mine, whole, part.counts, chosen_BK)
+
+    def _chosen(self, views: Sequence[ImageView]) -> Tensor | None:
+        if not isinstance(self.network, OnChosenPatches):
+            return None
+        tokens, always = self.network.tokens, self.network.always
+        return to_device(choose_patches(self.dropped, tokens, always, self.images, views), self.device)
 
     def _targets(self, views: Sequence[ImageView]) -> Tensor:
         return to_device(torch.from_numpy(self.images.targets_NC[[view.image for view in views]]), self.device)
@@ -245,9 +277,8 @@ class FeatureInputs:
         return features
 
     def _fewer_patches(self, features: Tensor, drawn_for: Sequence[ImageView]) -> Tensor:
-        images, seed = self.images.images, self.images.seed
-        draws = [patch_generator(seed, epoch, images[image].key, again) for image, epoch, again in drawn_for]
-        chosen_BK = self.dropped.draw(features.shape[1], self.frozen.other_tokens, draws)
+        tokens, always = features.shape[1], self.frozen.other_tokens
+        chosen_BK = choose_patches(self.dropped, tokens, always, self.images, drawn_for)
         return take(features, to_device(chosen_BK, self.frozen.device))
 
     def _computed(self, views: Sequence[ImageView], pixels_BHWC: Pixels) -> dict[ImageView, Tensor]:
@@ -286,4 +317,4 @@ def inputs_of(
     """The inputs of some images, for the full model or for the tail behind its frozen trunk."""
     if frozen is not None:
         return FeatureInputs(frozen, images, views, unaugmented=unaugmented, dropped=dropped)
-    return ImageInputs(full_model(module), images, next(module.parameters()).device)
+    return ImageInputs(module, images, next(module.parameters()).device, dropped)

@@ -34,7 +34,7 @@ from ftx.training.ranks import Ranks
 # What auto is: docs/decisions/0018. The fraction of patches that a step leaves out, if blocks are kept and if not; and
 # the number of epochs, of a short training of all blocks, of a long one, and of all others.
 _LEFT_OUT_BEHIND_KEPT, _LEFT_OUT = 0.6, 0.5
-_SHORT_EPOCHS, _LONG_EPOCHS, _EPOCHS = 7, 15, 10
+_SHORT_EPOCHS, _LONG_EPOCHS, _EPOCHS = 7, 16, 10
 # Keys that have no effect without steps.
 _OF_STEPS = (
     "epochs",

@@ -94,7 +94,7 @@ def forward_backward(network: nn.Module, training: Training, batch: Batch) -> Te
     """The part of the mean loss of a batch, or of this process's part of it; adds its gradients."""
     world = training.ranks.world
     with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=training.bf16):
-        logits_BC = network(batch.input)
+        logits_BC = batch.through(network)
     loss = training.task.loss(
         at_least_f32(logits_BC),
         batch.targets_BC,
