@@ -21,7 +21,7 @@ from ftx.recipe.schema import Recipe
 from ftx.training.assembly import build_training, frozen_of, pixels_of
 from ftx.training.inputs import Inputs
 from ftx.training.opening import ResolvedTraining, open_training
-from ftx.training.step import Training
+from ftx.training.step import Training, in_parts, measure
 
 COUNTS = {"train": 12, "val": 8, "test": 4}
 TINY = {
@@ -185,8 +185,8 @@ def test_blocks_that_are_not_kept_leave_patches_out_of_a_step(
         module = training.module
         block = module.get_submodule("blocks.0")
         hook = block.register_forward_pre_hook(lambda _block, given: seen.append(given[0].shape[1]))
-        for mode in (True, False):
-            module.train(mode)
-            module(torch.zeros(1, 3, 32, 32))
+        (batch,) = training.inputs.batches(np.arange(2), 2, epoch=1)
+        in_parts(training.inputs.network, training, batch)
+        measure(module, training.task, training.held_out, loss="bce", bf16=False)
         hook.remove()
     assert tuple(seen) == tokens
