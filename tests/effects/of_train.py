@@ -89,8 +89,9 @@ def out(lab: Lab, flag: str, value: str) -> None:
 
 def preset(lab: Lab, flag: str, value: str) -> None:
     """Below what a flag says."""
-    tiny = ("--model", "test_vit", "--weights", "none", "--image-size", "32", "--data", "noise", "--dry-run", "--json")
-    for words, epochs in (((), 7), ((flag, value), 16), ((flag, value, "--epochs", "3"), 3)):
+    tiny = ("--model", "test_vit", "--weights", "none", "--image-size", "32", "--data", "noise", "--blocks", "2")
+    tiny = (*tiny, "--dry-run", "--json")
+    for words, epochs in (((), 10), ((flag, value), 16), ((flag, value, "--epochs", "3"), 3)):
         assert lab.done("train", *tiny, *words).json["epochs"] == epochs
 
 

@@ -84,6 +84,15 @@ def test_the_default_is_planned_by_the_task_and_the_model() -> None:
         assert (train.augment, train.patch_dropout, train.head_init, train.epochs) == expected, settings
 
 
+def test_few_images_are_trained_on_for_as_many_epochs_as_the_best_preset() -> None:
+    for settings, expected in (({}, 16), ({"balance": "loss"}, 16), ({"epochs": 4}, 4), ({"blocks": 2}, 10)):
+        recipe = Recipe.named({"name": "test_vit", "weights": "none", "image_size": 32, **settings})
+        prepared = prepare(recipe, 2)
+        assert planned(prepared, recipe, images=249).epochs == expected, settings
+    recipe = Recipe.named({"name": "test_vit", "weights": "none", "image_size": 32})
+    assert [planned(prepare(recipe, 2), recipe, images=images).epochs for images in (249, 250)] == [16, 7]
+
+
 def test_the_recipe_of_a_run_older_than_a_key_means_what_it_did() -> None:
     older = {key: value for key, value in Recipe().model_dump()["train"].items() if key != "patch_dropout"}
     assert TrainRecipe.model_validate(older).patch_dropout == 0.0

@@ -118,7 +118,8 @@ FLAGS = (
         "--epochs",
         "train.epochs",
         "auto|N",
-        "Epochs at most; auto: for an adapter in all blocks 7 with multiclass data, 16 with other data; otherwise 10.",
+        "Epochs at most; auto: for an adapter in all blocks 7 with multiclass data of at least 250 training images, 16 "
+        "with other data; otherwise 10.",
     ),
     RecipeFlag("--lr", "train.lr", "LR", "Peak learning rate."),
     RecipeFlag("--batch-size", "train.batch_size", "N", "Images in a step."),

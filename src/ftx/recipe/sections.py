@@ -172,8 +172,8 @@ class AdapterRecipe(Section):
 class TrainRecipe(Section):
     """How the model is trained: AdamW, a linear warm-up and a cosine down to zero.
 
-    ``epochs`` auto is, for an adapter in all blocks, 7 with multiclass data, whose head starts as a probe, and 16 with
-    other data; otherwise 10.
+    ``epochs`` auto is, for an adapter in all blocks, 7 with multiclass data of at least 250 training images, whose head
+    starts as a probe, and 16 with other data; otherwise 10.
     ``lr`` auto is the default of the method: 1e-3 for lora and dora, 5e-3 for lokr and linear probing, 2e-5 for full
     fine-tuning. ``lora_plus`` is the learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, which
     recommends 16). ``warmup_share`` is the fraction of all steps that warm up.

@@ -35,6 +35,8 @@ from ftx.training.ranks import Ranks
 # the number of epochs, of a short training of all blocks, of a long one, and of all others.
 _LEFT_OUT_BEHIND_KEPT, _LEFT_OUT = 0.6, 0.5
 _SHORT_EPOCHS, _LONG_EPOCHS, _EPOCHS = 7, 16, 10
+# With fewer training images, the steps of a short training are too few, and a long one is fast enough.
+_FEW_IMAGES = 250
 # Keys that have no effect without steps.
 _OF_STEPS = (
     "epochs",
@@ -155,7 +157,8 @@ def resolve(
     fits_head = head_init == "probe" and bool(linear_heads(module))
     solves_all = linear and fits_head
     fits_head = fits_head and (solves_all or not from_run)  # a run's head stays
-    epochs = _epochs(train, adapts_all=adapts_all, is_short=is_short, head_is_fitted=fits_head or from_run)
+    has_enough = is_short and facts.train_images >= _FEW_IMAGES
+    epochs = _epochs(train, adapts_all=adapts_all, is_short=has_enough, head_is_fitted=fits_head or from_run)
     unaugmented = solves_all or train.augment == "none" or (train.augment == "auto" and keeps)
     augment: Augment = "none" if unaugmented else "light"
     # If only the head trains, its features are of all patches.
