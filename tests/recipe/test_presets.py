@@ -147,6 +147,10 @@ def test_the_earlier_name_of_the_default_is_read(trained: list[Recipe], capsys: 
     assert run(["train", "--preset", "balanced"]) == 2
     assert trained == [Recipe()]
     assert "--preset balanced is now called auto" in capsys.readouterr().err
+    assert Recipe.build(preset="balanced") == Recipe()
+    with pytest.raises(InputError, match="unknown --preset") as caught:
+        Recipe.build(preset="bset")
+    assert caught.value.fix == "did you mean 'best'?"
 
 
 def test_a_head_is_not_fitted_by_default_if_the_features_would_take_most_of_the_memory() -> None:

@@ -16,7 +16,6 @@ from ftx.core.shipped_files import recipe_file
 from ftx.recipe.adapter_targets import TARGETS, WORDS
 from ftx.recipe.method_defaults import ADAPTERS
 from ftx.recipe.schema import Recipe, notes_on_otx
-from ftx.recipe.sections import PresetName
 from ftx.tasks.task_names import TASK_CHOICES
 
 
@@ -152,7 +151,7 @@ def with_recipe_flags(function: Callable[..., int]) -> Callable[..., int]:
 
 
 def read_recipe(
-    config: str | None, overrides: Sequence[str], flags: Mapping[str, object], preset: PresetName | None = None
+    config: str | None, overrides: Sequence[str], flags: Mapping[str, object], preset: str | None = None
 ) -> Recipe:
     """The recipe of a file or a name, with overrides, and images that exist; a note shows one in OTX's form in ours.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,9 +20,9 @@ from ftx.cli.shared_options import (
     parse_duration,
 )
 from ftx.core import rank_zero_output
-from ftx.core.errors import InputError, Interrupted, check_known, shell_command
+from ftx.core.errors import InputError, Interrupted, shell_command
 from ftx.recipe.schema import Recipe
-from ftx.recipe.sections import PRESET_NAMES, RENAMED_PRESETS, PresetName
+from ftx.recipe.sections import PRESET_NAMES, RENAMED_PRESETS
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport
@@ -108,7 +108,9 @@ def command(
     if from_ is not None:
         recipe = _recipe_from(from_, set_ or (), flags)
     else:
-        recipe = read_recipe(config, set_ or (), flags, None if preset is None else _preset(preset))
+        if preset is not None and preset in RENAMED_PRESETS:
+            console.print_note(f"--preset {preset} is now called {RENAMED_PRESETS[preset]}, and trains differently")
+        recipe = read_recipe(config, set_ or (), flags, preset)
     if dry_run:
         return _dry_run(recipe, out, strict, budget_s, json)
     from ftx.training import train
@@ -116,18 +118,6 @@ def command(
     progress = console.TerminalProgress()
     report = train(recipe, out=out, strict=strict, budget_s=budget_s, progress=progress, on_epoch=progress.note_epoch)
     return _show_trained(report, json)
-
-
-def _preset(name: str) -> PresetName:
-    """The preset of that name, or of a name that it had before.
-
-    Raises: InputError if there is none.
-    """
-    if name in RENAMED_PRESETS:
-        console.print_note(f"--preset {name} is now called {RENAMED_PRESETS[name]}, and trains differently")
-        return RENAMED_PRESETS[name]
-    check_known("--preset", [name], PRESET_NAMES)
-    return cast("PresetName", name)
 
 
 def _recipe_from(run: Path, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:

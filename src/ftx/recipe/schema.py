@@ -25,6 +25,7 @@ from ftx.recipe.sections import (
     Section,
     TrainRecipe,
     ValidateRecipe,
+    preset_named,
 )
 from ftx.recipe.strict_yaml import YamlError, dump_yaml, parse_document, parse_yaml, read_document
 from ftx.recipe.value_types import Seed
@@ -76,27 +77,28 @@ class Recipe(Section):
         config: Path | None = None,
         overrides: Sequence[str] = (),
         flags: Mapping[str, object] | None = None,
-        preset: PresetName | None = None,
+        preset: str | None = None,
     ) -> Recipe:
         """Make a recipe from a file (or the defaults), then ``key=value`` overrides, then flags by dotted key.
 
         A ``preset`` sets the keys that none of them has. Flags with the value None were not given. The file may be in
         OTX's form.
-        Raises: RecipeError with all errors of the three.
+        Raises: RecipeError with all errors of the three; InputError for an unknown preset.
         """
+        named = None if preset is None else preset_named(preset)
         document = {} if config is None else read_document(config)
         problems: list[str] = []
         if is_otx(document):
             translated = from_otx(document)
-            usual = {} if preset else translated.usual
+            usual = {} if named else translated.usual
             document, problems = _with_keys({}, {**usual, **translated.ours}), translated.problems
         try:
-            return _with_given(_with_preset(document, preset), overrides, flags, problems, config)
+            return _with_given(_with_preset(document, named), overrides, flags, problems, config)
         except RecipeError as error:
-            if preset is None:
+            if named is None:
                 raise
             _with_given(document, overrides, flags, problems, config)  # raises what is wrong without the preset
-            keys = listed([f"{key}={value}" for key, value in PRESETS[preset].items()])
+            keys = listed([f"{key}={value}" for key, value in PRESETS[named].items()])
             raise RecipeError(
                 error.what,
                 where=config,

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from ftx.core.closed_model import ClosedModel
+from ftx.core.errors import check_known
 from ftx.recipe.adapter_targets import TARGETS, AlphaPerTarget, BlockChoice, RankPerTarget, Target, TargetNames
 from ftx.recipe.method_defaults import AdapterName
 from ftx.recipe.value_types import (
@@ -262,3 +263,13 @@ PRESETS: Mapping[PresetName, Mapping[str, object]] = {
 }
 # What a preset was called before.
 RENAMED_PRESETS: Mapping[str, PresetName] = {"balanced": "auto"}
+
+
+def preset_named(name: str) -> PresetName:
+    """The preset of that name, or of a name that it had before.
+
+    Raises: InputError if there is none.
+    """
+    name = RENAMED_PRESETS.get(name, name)
+    check_known("--preset", [name], PRESET_NAMES)
+    return cast("PresetName", name)
