@@ -64,18 +64,18 @@ def test_the_defaults_are_what_ftx_train_does_without_flags(trained: list[Recipe
 
 
 def test_the_default_is_planned_by_the_task_and_the_model() -> None:
-    """Half of the patches, a fitted head and 7 epochs; docs/decisions/0018 has what that is measured by."""
+    """Half of the patches, a fitted head and 16 epochs; docs/decisions/0018 has what that is measured by."""
     for settings, expected in (
-        ({}, ("light", 0.5, "probe", 7)),
+        ({}, ("light", 0.5, "probe", 16)),
         ({"task": "hierarchical"}, ("light", 0.0, "random", 16)),
         ({"task": "multilabel"}, ("light", 0.0, "random", 16)),
         ({"task": "multilabel", "blocks": 2}, ("none", 0.6, "random", 10)),
         ({"task": "multilabel", "peft": "none"}, ("light", 0.0, "random", 10)),
-        ({"balance": "loss"}, ("light", 0.5, "random", 10)),
-        ({"head_init": "random"}, ("light", 0.5, "random", 10)),
+        ({"balance": "loss"}, ("light", 0.5, "random", 16)),
+        ({"head_init": "random"}, ("light", 0.5, "random", 16)),
         ({"from_run": "runs/1"}, ("light", 0.5, "random", 7)),  # the run's head is fitted
         ({"blocks": 2}, ("none", 0.6, "random", 10)),
-        ({"blocks": 2, "cache_views": 0}, ("light", 0.5, "probe", 7)),
+        ({"blocks": 2, "cache_views": 0}, ("light", 0.5, "probe", 16)),
         ({"peft": "none"}, ("light", 0.0, "random", 10)),
         ({"epochs": 4, "patch_dropout": 0.25}, ("light", 0.25, "probe", 4)),
     ):
@@ -84,13 +84,21 @@ def test_the_default_is_planned_by_the_task_and_the_model() -> None:
         assert (train.augment, train.patch_dropout, train.head_init, train.epochs) == expected, settings
 
 
-def test_few_images_are_trained_on_for_as_many_epochs_as_the_best_preset() -> None:
-    for settings, expected in (({}, 16), ({"balance": "loss"}, 16), ({"epochs": 4}, 4), ({"blocks": 2}, 10)):
+def test_a_training_is_short_if_the_probe_is_good() -> None:
+    for settings, expected in (
+        ({}, (16, 7)),
+        ({"epochs": 16}, (16, 16)),
+        ({"task": "hierarchical"}, (16, 16)),
+        ({"balance": "loss"}, (16, 16)),
+        ({"from_run": "runs/1"}, (7, 7)),
+        ({"blocks": 2}, (10, 10)),
+    ):
         recipe = Recipe.named({"name": "test_vit", "weights": "none", "image_size": 32, **settings})
-        prepared = prepare(recipe, 2)
-        assert planned(prepared, recipe, images=249).epochs == expected, settings
-    recipe = Recipe.named({"name": "test_vit", "weights": "none", "image_size": 32})
-    assert [planned(prepare(recipe, 2), recipe, images=images).epochs for images in (249, 250)] == [16, 7]
+        plan = planned(prepare(recipe, 2), recipe)
+        plans = [plan.after_probe(accuracy) for accuracy in (0.74, 0.75)]
+        assert tuple(one.epochs for one in plans) == expected, settings
+        assert [one.recipe.train.epochs for one in plans] == [one.epochs for one in plans]
+        assert all(one.within(3).after_probe(0.9).epochs == 3 for one in plans)  # of a budget
 
 
 def test_the_recipe_of_a_run_older_than_a_key_means_what_it_did() -> None:
@@ -140,7 +148,7 @@ def test_auto_is_an_adapter_in_all_blocks(name: str) -> None:
 def test_patches_stay_where_a_network_needs_all_of_them() -> None:
     recipe = Recipe.named({"name": "swin_tiny_patch4_window7_224", "weights": "none"})
     plan = planned(prepare(recipe, 2), recipe)
-    assert (plan.dropped.fraction, plan.head_init, plan.epochs) == (0.0, "probe", 7)
+    assert (plan.dropped.fraction, plan.head_init, plan.epochs) == (0.0, "probe", 16)
 
 
 def test_the_earlier_name_of_the_default_is_read(trained: list[Recipe], capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +165,6 @@ def test_a_head_is_not_fitted_by_default_if_the_features_would_take_most_of_the_
     """In f64 three times: 64 features of 1,000 images are 1,536,000 bytes, which may be a quarter of the memory."""
     recipe = Recipe.named({"name": "test_vit", "weights": "none", "image_size": 32})
     prepared = prepare(recipe, 2)
-    for free_bytes, expected in ((4 * 1_536_000, ("probe", 7)), (4 * 1_536_000 - 1, ("random", 10))):
-        train = planned(prepared, recipe, 1000, free_bytes=free_bytes).recipe.train
-        assert (train.head_init, train.epochs) == expected
+    for free_bytes, expected in ((4 * 1_536_000, ("probe", 7)), (4 * 1_536_000 - 1, ("random", 16))):
+        plan = planned(prepared, recipe, 1000, free_bytes=free_bytes).after_probe(0.9)
+        assert (plan.head_init, plan.epochs) == expected

@@ -60,8 +60,8 @@ def command(
             "--preset",
             metavar="|".join(PRESET_NAMES),
             help="How to train, where a recipe, flags and --set leave it open. auto: an adapter in all blocks, for "
-            "multiclass data 7 epochs on half of the patches (16 with fewer than 250 training images), for other data "
-            "16 epochs on all patches; fast: only the head; best: as auto, but always 16 epochs.  [default: auto]",
+            "multiclass data 16 epochs on half of the patches (7 if a probe is good already), for other data on all "
+            "patches; fast: only the head; best: as auto, but always 16 epochs.  [default: auto]",
             show_default=False,
         ),
     ] = None,
