@@ -95,7 +95,7 @@ def test_a_training_is_short_if_the_probe_is_good() -> None:
     ):
         recipe = Recipe.named({"name": "test_vit", "weights": "none", "image_size": 32, **settings})
         plan = planned(prepare(recipe, 2), recipe)
-        plans = [plan.after_probe(accuracy) for accuracy in (0.74, 0.75)]
+        plans = [plan.after_probe(accuracy) for accuracy in (0.69, 0.7)]
         assert tuple(one.epochs for one in plans) == expected, settings
         assert [one.recipe.train.epochs for one in plans] == [one.epochs for one in plans]
         assert all(one.within(3).after_probe(0.9).epochs == 3 for one in plans)  # of a budget

@@ -174,7 +174,7 @@ class TrainRecipe(Section):
     """How the model is trained: AdamW, a linear warm-up and a cosine down to zero.
 
     ``epochs`` auto is 16 for an adapter in all blocks, otherwise 10. With multiclass data it is 7 if the head starts
-    from a run's, or as a probe that predicts 75 % of the validation images correctly.
+    from a run's, or as a probe that predicts 70 % of the validation images correctly.
     ``lr`` auto is the default of the method: 1e-3 for lora and dora, 5e-3 for lokr and linear probing, 2e-5 for full
     fine-tuning. ``lora_plus`` is the learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, which
     recommends 16). ``warmup_share`` is the fraction of all steps that warm up.

@@ -36,7 +36,7 @@ from ftx.training.ranks import Ranks
 _LEFT_OUT_BEHIND_KEPT, _LEFT_OUT = 0.6, 0.5
 _SHORT_EPOCHS, _LONG_EPOCHS, _EPOCHS = 7, 16, 10
 # A training is short if the probe predicts this fraction of the validation images correctly: little is left to learn.
-_GOOD_PROBE = 0.75
+_GOOD_PROBE = 0.7
 # Keys that have no effect without steps.
 _OF_STEPS = (
     "epochs",
