@@ -93,6 +93,8 @@ def test_a_training_is_short_if_the_probe_of_its_images_is_good(
         (tmp_path / "data/val/new").rename(tmp_path / "data/val/light")
     listener = Listener()
     recipe = Recipe.named({**TINY, "epochs": "auto", "peft": "lora", "rank": 1, "path": tmp_path / "data"})
+    foreseen = dry_run(recipe)
+    assert (foreseen.epochs, foreseen.short_epochs) == (16, 7)
     report = train(recipe, out=tmp_path / "run", progress=listener)
     assert report.epochs == len(read_epochs(tmp_path / "run")) == epochs
     assert Run.open(tmp_path / "run").recipe().train.epochs == epochs

@@ -241,7 +241,8 @@ def layer_rows(layers: Sequence[PlannedLayer]) -> list[tuple[str, ...]]:
 def _times(report: DryRunReport) -> str:
     if report.seconds is None or report.seconds_per_epoch is None or report.seconds_before is None:
         return "not tried"
-    epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)} of {_duration(report.seconds_per_epoch)}"
+    or_fewer = "" if report.short_epochs is None else f" (or {report.short_epochs}, if a probe is good already)"
+    epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)}{or_fewer} of {_duration(report.seconds_per_epoch)}"
     estimate = f"about {_duration(report.seconds)}: {epochs}"
     return f"{estimate}, and {_duration(report.seconds_before)} before" if report.seconds_before >= 1 else estimate
 
