@@ -98,7 +98,7 @@ def test_a_training_is_short_if_the_probe_of_its_images_is_good(
     report = train(recipe, out=tmp_path / "run", progress=listener)
     assert report.epochs == len(read_epochs(tmp_path / "run")) == epochs
     assert Run.open(tmp_path / "run").recipe().train.epochs == epochs
-    assert sum(note.endswith(f"validation images correct: {epochs} epochs") for note in listener.said) == 1
+    assert sum(note.endswith(f"validation images correctly: {epochs} epochs") for note in listener.said) == 1
     assert read_epochs(tmp_path / "run")[-1].lr < 0.3 * float(Run.open(tmp_path / "run").recipe().train.lr)
 
 

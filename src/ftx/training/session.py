@@ -275,7 +275,7 @@ class _Session:
             self.progress.note("the classifier reads several rows of features: it starts at random, and trains")
         elif found.plan.short_epochs is not None:
             found = replace(found, plan=self.ranks.of_first(found.plan.after_probe(started.accuracy)))
-            correct = f"a probe of the pretrained features has {started.accuracy:.0%} of the validation images correct"
+            correct = f"a linear probe predicts {started.accuracy:.0%} of the validation images correctly"
             self.progress.note(f"{correct}: {found.plan.epochs} epochs")
         return started, found
 
