@@ -270,9 +270,9 @@ DEVELOPMENT: Mapping[str, Callable[[Path], Contents]] = {
     "photographs-collages": partial(photograph_collages, {"train": 1000, "test": 1000}),
     "photographs-views": photograph_views,
     "cards": partial(class_folders, "cards", Choice(0.4, 100, 80)),
+    "climate": partial(class_folders, "climate", Choice(0.4, 120, 70, 10)),
 }
 HELD_BACK: Mapping[str, Callable[[Path], Contents]] = {
-    "climate": partial(class_folders, "climate", Choice(0.4, 120, 70, 10)),
     "digits": partial(class_folders, "digits", Choice(0.5, 50, 200)),
     "emoji": partial(class_folders, "emoji", Choice(0.45)),
     "parts": partial(class_folders, "parts", Choice(0.4, 60, 40)),
