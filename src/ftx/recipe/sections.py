@@ -258,7 +258,7 @@ PRESETS: Mapping[PresetName, Mapping[str, object]] = {
     "auto": {},
     # Only the head, solved on frozen features: one pass over the images.
     "fast": {"model.peft": "none", "model.freeze_backbone": True, "train.augment": "none"},
-    # The defaults, always with as many epochs as pay.
+    # The defaults, and always the long training.
     "best": {"train.epochs": 16},
 }
 # What a preset was called before.

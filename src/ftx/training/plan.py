@@ -89,8 +89,8 @@ class Plan:
     each of ``views`` of an image, with 0 blocks the input of the head; with None nothing is. ``fits_head``: the head is
     fitted before the first step, to unaugmented images. ``solves_all``: only the head trains, and needs no steps;
     ``epochs`` is then one. If the fitted head is good, there are only ``short_epochs``; None: it makes no difference.
-    ``dropped`` are the patches that a step leaves out. ``plain_attention``: attention that has
-    a backward is computed as plain products, else by torch's fused kernel. ``notes`` are for the user.
+    ``dropped`` are the patches that a step leaves out. ``plain_attention``: attention that has a backward is computed
+    as plain products, else by torch's fused kernel. ``notes`` are for the user.
     """
 
     recipe: Recipe
