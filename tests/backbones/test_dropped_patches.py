@@ -55,8 +55,8 @@ def test_what_timm_itself_leaves_out_is_left_out_and_only_where_a_choice_is_give
     timms.patch_drop.num_prefix_tokens = timms.num_prefix_tokens  # timm's counts one of a distilled model's two
     torch.manual_seed(0)
     expected = timms(x)
-    for inner in (ours, full_model(ours)):
-        network = OnChosenPatches(inner, ours).train()
+    # Both are built first: the second shares the choice of the first.
+    for network in [OnChosenPatches(inner, ours).train() for inner in (ours, full_model(ours))]:
         assert list(ours.state_dict()) == names
         torch.manual_seed(0)
         chosen_NK = timms_choice(network.tokens, network.always, len(x), 0.4)

@@ -1,4 +1,4 @@
-"""What the trainings of ``tests.benchmarks.presets`` show: accuracy, points lost against ``best``, time, one picture.
+"""What the trainings of ``tests.benchmarks.presets`` show: accuracy, points lost against ``best`` as it was, a picture.
 
 Shapes: S seeds, N test images.
 """
@@ -15,7 +15,7 @@ from statistics import geometric_mean, median
 import numpy as np
 from numpy.typing import NDArray
 
-AGAINST = "best"
+AGAINST = "former best"
 RESAMPLES = 2000
 TAILS = (2.5, 97.5)
 
@@ -41,7 +41,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The trainings of a contestant and of ``best`` on one data set with the same seeds."""
+    """The trainings of a contestant and of the former ``best`` on one data set with the same seeds."""
 
     data: str
     contestant: str
@@ -50,7 +50,7 @@ class Pairs:
 
     @cached_property
     def lost(self) -> NDArray[np.float64]:
-        """Points that each image loses against ``best``: 100, 0 or -100. Shape: [S, N]."""
+        """Points that each image loses against the former ``best``: 100, 0 or -100. Shape: [S, N]."""
         mine, best = (
             np.array([[bit == "1" for bit in one.outcomes] for one in side], dtype=float)
             for side in (self.mine, self.best)
@@ -71,12 +71,12 @@ class Pairs:
 
     @property
     def time(self) -> float:
-        """The fraction of the time of ``best``, the median of the seeds."""
+        """The fraction of the time of the former ``best``, the median of the seeds."""
         return median(one.seconds / best.seconds for one, best in zip(self.mine, self.best, strict=True))
 
 
 def pairs_of(found: Sequence[Trained]) -> list[Pairs]:
-    """For each data set and contestant the trainings whose seed ``best`` has too, if there are any."""
+    """For each data set and contestant the trainings whose seed the former ``best`` has too, if there are any."""
     best = {(one.data, one.seed): one for one in found if one.contestant == AGAINST}
     each: dict[tuple[str, str], list[Trained]] = {}
     for one in found:
@@ -124,7 +124,7 @@ def overall(each: Sequence[Pairs]) -> Iterator[dict[str, object]]:
 
 
 def draw(each: Sequence[Pairs], path: Path) -> None:
-    """One picture: for each data set the points lost against ``best``, over the fraction of its time."""
+    """One picture: for each data set the points lost against the former ``best``, over the fraction of its time."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
@@ -136,7 +136,10 @@ def draw(each: Sequence[Pairs], path: Path) -> None:
             colour = f"C{contestants.index(pairs.contestant)}"
             axes.plot(pairs.time, -pairs.lost.mean(), markers[pairs.data], color=colour, markersize=7)
     axes.axhline(0, color="0.5", linewidth=0.8)
-    axes.set(xlabel="time, as a fraction of that of best", ylabel="points more than best (below 0: fewer)")
+    axes.set(
+        xlabel="time, as a fraction of that of the former best",
+        ylabel="points more than the former best (below 0: fewer)",
+    )
     for number, name in enumerate(contestants):
         axes.plot([], [], "s", color=f"C{number}", label=name)
     for name, marker in markers.items():

@@ -1,8 +1,9 @@
 """Presets on many data sets: ``python -m tests.benchmarks.presets DATA OUT [KEY=VALUE ...]``.
 
-DATA holds the data sets that ``tests.benchmarks.datasets`` makes. Each contestant (a preset, or keys that ``--also``
-names) trains on each of them with each seed, as ``ftx train`` does, from an empty cache, and is tested on every test
-image. Testing is not part of its time. Contestants take turns, so a slow minute of the machine falls on all of them.
+DATA holds the data sets that ``tests.benchmarks.datasets`` makes. Each contestant (a preset, a former one, or keys that
+``--also`` names) trains on each of them with each seed, as ``ftx train`` does, from an empty cache, and is tested on
+every test image. Testing is not part of its time. Contestants take turns, so a slow minute of the machine falls on all
+of them.
 
     python -m tests.benchmarks.datasets all build/data-sets
     python -m tests.benchmarks.presets build/data-sets build/presets data.image_size=112
@@ -46,6 +47,11 @@ MAY_BE_AUTO = (
     "train.head_init",
     "train.epochs",
 )
+# The presets `best` and `balanced` (the default) as they were for multiclass data before `auto`, without an early stop.
+FORMER: Mapping[str, Mapping[str, object]] = {
+    "former best": {"train.epochs": 10, "train.patch_dropout": 0.0, "train.head_init": "random"},
+    "former default": {"adapter.blocks": 5},
+}
 HALVES = {"development": tuple(DEVELOPMENT), "held-back": tuple(HELD_BACK)}
 
 
@@ -122,7 +128,7 @@ def main() -> None:
     parser.add_argument("--also", nargs="+", default=[], type=Contestant.parse, metavar="NAME: KEY=VALUE ...")
     parser.add_argument("--only", nargs="+", default=None, metavar="NAME", help="only these contestants")
     given = parser.parse_intermixed_args()
-    contestants = [*(of_preset(name, keys) for name, keys in PRESETS.items()), *given.also]
+    contestants = [*(of_preset(name, keys) for name, keys in {**PRESETS, **FORMER}.items()), *given.also]
     names = [name for name in HALVES[given.half] if given.sets is None or name in given.sets]
     log: Path = given.out / "presets.jsonl"
     found = [Trained(**json.loads(line)) for line in log.read_text().splitlines()] if log.is_file() else []

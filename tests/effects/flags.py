@@ -106,7 +106,7 @@ FLAGS = (
     _key("--seed", "1", "seed", 1),
     Flag("train --set", "train.weight_decay=0.25", "the key of recipe.yaml", of_train.set_),
     Flag("train --out", "named", "the run's folder; status 2 where it is taken", of_train.out),
-    Flag("train --preset", "best", "as many epochs", of_train.preset),
+    Flag("train --preset", "fast", "only the head", of_train.preset),
     Flag("train --budget", "3s", "fewer epochs, in no more time", of_train.budget, takes=A_WHILE),
     Flag("train --from", "RUN", "that run's recipe and tensors", of_train.begin_from),
     Flag("train --resume", "a run that SIGTERM ended", "the bytes of one that nobody ended", of_train.resume),

@@ -89,10 +89,14 @@ def out(lab: Lab, flag: str, value: str) -> None:
 
 def preset(lab: Lab, flag: str, value: str) -> None:
     """Below what a flag says."""
-    tiny = ("--model", "test_vit", "--weights", "none", "--image-size", "32", "--data", "noise", "--blocks", "2")
-    tiny = (*tiny, "--dry-run", "--json")
-    for words, epochs in (((), 10), ((flag, value), 16), ((flag, value, "--epochs", "3"), 3)):
-        assert lab.done("train", *tiny, *words).json["epochs"] == epochs
+    tiny = ("--model", "test_vit", "--weights", "none", "--image-size", "32", "--data", "noise", "--dry-run", "--json")
+    for words, found in (
+        ((), ("dora", "light")),
+        ((flag, value), ("linear", "none")),
+        ((flag, value, "--augment", "light", "--set", "train.head_init=random"), ("linear", "light")),
+    ):
+        report = lab.done("train", *tiny, *words).json
+        assert (report["method"], report["augment"]) == found
 
 
 def budget(lab: Lab, flag: str, value: str) -> None:

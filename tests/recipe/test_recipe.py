@@ -360,7 +360,7 @@ def test_a_section_that_was_left_empty_has_its_defaults(section: str, tmp_path: 
     assert Recipe.loads(f"{section}:\n") == Recipe()
     (tmp_path / "recipe.yaml").write_text(f"seed: 2\n{section}:\n")
     key = next(key for key in dotted_keys(Recipe) if key.startswith(f"{section}."))
-    found = Recipe.build(tmp_path / "recipe.yaml", flags={key: Recipe().by_key()[key]}, preset="best")
+    found = Recipe.build(tmp_path / "recipe.yaml", flags={key: Recipe().by_key()[key]}, preset="auto")
     assert found.seed == 2
     assert found.method == "dora"
 

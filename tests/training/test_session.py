@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,6 @@ from ftx.data import image_store
 from ftx.data.decode import decode
 from ftx.recipe.schema import Recipe
 from ftx.runs.run import Run
-from ftx.runs.train_jsonl import read_epochs
 from ftx.runs.trained import head_state, read_plain, save_trained
 from ftx.training import device_placement, dry_run, estimate, opening, train
 from ftx.training.estimate import within
@@ -79,27 +77,6 @@ def test_images_that_auto_augments_are_decoded_once(
             train(Recipe.named(TINY | keys | {"path": data}), out=tmp_path / name)
         assert len(decoded) == 12
         assert Recipe.load(tmp_path / name / "recipe.yaml").train.augment == "light"
-
-
-@pytest.mark.parametrize(("probe", "epochs"), [("good", 7), ("bad", 16)])
-def test_a_training_is_short_if_the_probe_of_its_images_is_good(
-    probe: str, epochs: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(data, tmp_path / "data")
-    if probe == "bad":  # every validation image has the other label
-        (tmp_path / "data/val/dark").rename(tmp_path / "data/val/new")
-        (tmp_path / "data/val/light").rename(tmp_path / "data/val/dark")
-        (tmp_path / "data/val/new").rename(tmp_path / "data/val/light")
-    listener = Listener()
-    recipe = Recipe.named({**TINY, "epochs": "auto", "peft": "lora", "rank": 1, "path": tmp_path / "data"})
-    foreseen = dry_run(recipe)
-    assert (foreseen.epochs, foreseen.short_epochs) == (16, 7)
-    report = train(recipe, out=tmp_path / "run", progress=listener)
-    assert report.epochs == len(read_epochs(tmp_path / "run")) == epochs
-    assert Run.open(tmp_path / "run").recipe().train.epochs == epochs
-    assert sum(note.endswith(f"validation images correctly: {epochs} epochs") for note in listener.said) == 1
-    assert read_epochs(tmp_path / "run")[-1].lr < 0.3 * float(Run.open(tmp_path / "run").recipe().train.lr)
 
 
 def test_the_number_of_labels_that_a_recipe_is_for_binds_only_where_that_is_asked(

@@ -65,15 +65,17 @@ class PatchChoice(nn.Module):
 class OnChosenPatches(nn.Module):
     """A network that computes, behind the embedding of its plain Vision Transformer, only chosen tokens of an image.
 
-    From now on the Vision Transformer has this choice inside; its parameters keep their names.
+    From now on the Vision Transformer contains this choice, which a second such network shares; its parameters keep
+    their names.
     """
 
     def __init__(self, network: nn.Module, module: nn.Module) -> None:
         super().__init__()
         vit = plain_vit(module)
         assert vit is not None
-        self.network, self.choice = network, PatchChoice()
-        vit.add_module("patch_drop", self.choice)
+        choice = vit.patch_drop if isinstance(vit.patch_drop, PatchChoice) else PatchChoice()
+        vit.add_module("patch_drop", choice)
+        self.network, self.choice = network, choice
         self.tokens, self.always = tokens_behind(vit, 0), vit.num_prefix_tokens
 
     def forward(self, images_N3HW: Tensor, chosen_NK: Tensor | None = None) -> Tensor:

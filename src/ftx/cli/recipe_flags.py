@@ -117,8 +117,7 @@ FLAGS = (
         "--epochs",
         "train.epochs",
         "auto|N",
-        "Epochs at most; auto: for an adapter in all blocks 16, or 7 with multiclass data if a probe is good already; "
-        "otherwise 10.",
+        "Epochs at most; auto: 16 for an adapter in all blocks, otherwise 10.",
     ),
     RecipeFlag("--lr", "train.lr", "LR", "Peak learning rate."),
     RecipeFlag("--batch-size", "train.batch_size", "N", "Images in a step."),

@@ -59,9 +59,9 @@ def command(
         typer.Option(
             "--preset",
             metavar="|".join(PRESET_NAMES),
-            help="How to train, where a recipe, flags and --set leave it open. auto: an adapter in all blocks, for "
-            "multiclass data 16 epochs on half of the patches (7 if a probe is good already), for other data on all "
-            "patches; fast: only the head; best: as auto, but always 16 epochs.  [default: auto]",
+            help="How to train, where a recipe, flags and --set leave it open. auto: the most accurate "
+            "training that we know, 16 epochs of an adapter in all blocks; fast: only the head, in seconds.  "
+            "[default: auto]",
             show_default=False,
         ),
     ] = None,
@@ -241,8 +241,7 @@ def layer_rows(layers: Sequence[PlannedLayer]) -> list[tuple[str, ...]]:
 def _times(report: DryRunReport) -> str:
     if report.seconds is None or report.seconds_per_epoch is None or report.seconds_before is None:
         return "not tried"
-    or_fewer = "" if report.short_epochs is None else f" (or {report.short_epochs}, if a probe is good already)"
-    epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)}{or_fewer} of {_duration(report.seconds_per_epoch)}"
+    epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)} of {_duration(report.seconds_per_epoch)}"
     estimate = f"about {_duration(report.seconds)}: {epochs}"
     return f"{estimate}, and {_duration(report.seconds_before)} before" if report.seconds_before >= 1 else estimate
 

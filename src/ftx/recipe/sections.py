@@ -173,8 +173,7 @@ class AdapterRecipe(Section):
 class TrainRecipe(Section):
     """How the model is trained: AdamW, a linear warm-up and a cosine down to zero.
 
-    ``epochs`` auto is 16 for an adapter in all blocks, otherwise 10. With multiclass data it is 7 if the head starts
-    from a run's, or as a probe that predicts 70 % of the validation images correctly.
+    ``epochs`` auto is 16 for an adapter in all blocks, otherwise 10.
     ``lr`` auto is the default of the method: 1e-3 for lora and dora, 5e-3 for lokr and linear probing, 2e-5 for full
     fine-tuning. ``lora_plus`` is the learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, which
     recommends 16). ``warmup_share`` is the fraction of all steps that warm up.
@@ -250,7 +249,7 @@ class ValidateRecipe(Section):
     max_drop: Annotated[FiniteFloat, Field(gt=0, lt=1)] = MAX_DROP
 
 
-PresetName = Literal["auto", "fast", "best"]
+PresetName = Literal["auto", "fast"]
 PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
 
 PRESETS: Mapping[PresetName, Mapping[str, object]] = {
@@ -258,11 +257,9 @@ PRESETS: Mapping[PresetName, Mapping[str, object]] = {
     "auto": {},
     # Only the head, solved on frozen features: one pass over the images.
     "fast": {"model.peft": "none", "model.freeze_backbone": True, "train.augment": "none"},
-    # The defaults, and always the long training.
-    "best": {"train.epochs": 16},
 }
 # What a preset was called before.
-RENAMED_PRESETS: Mapping[str, PresetName] = {"balanced": "auto"}
+RENAMED_PRESETS: Mapping[str, PresetName] = {"balanced": "auto", "best": "auto"}
 
 
 def preset_named(name: str) -> PresetName:

@@ -61,9 +61,9 @@ class Task(Protocol):
     balanced_metric: ClassVar[str]
     # Whether folders inside class folders are labels below labels.
     nested_folders: ClassVar[bool] = False
-    # Whether an adapter learns as much from half of the patches in fewer epochs, if the head starts as a probe;
+    # Whether an adapter in all blocks learns as much from half of the patches, with a head that starts as a probe;
     # docs/decisions/0018.
-    short_training: ClassVar[bool] = False
+    on_fewer_patches: ClassVar[bool] = False
     labels: Labels
     thresholds: Thresholds
 

@@ -20,7 +20,7 @@ class Multiclass(Task):
 
     metric = "accuracy"
     balanced_metric = "macro_f1"
-    short_training = True
+    on_fewer_patches = True
 
     @staticmethod
     def suits(samples: ImageLabels, declared: LabelDeclaration) -> bool:

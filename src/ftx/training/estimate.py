@@ -302,7 +302,6 @@ def dry_run(
         memory_mb=needed_mb,
         free_mb=free_mb,
         epochs=epochs,
-        short_epochs=found.plan.short_epochs,
         seconds_before=times and round(times.before(epochs), 1),
         seconds_per_epoch=times and round(times.epoch_s, 1),
         seconds=times and round(times.of(epochs), 1),

@@ -29,11 +29,10 @@ from ftx.training.step import Training
 
 @dataclass(frozen=True)
 class HeadStart:
-    """The penalty of the chosen probe, its loss and accuracy on the validation images, and the time that it took."""
+    """The penalty of the chosen probe, its loss on the validation images, and the time that it took."""
 
     strength: float
     val_loss: float
-    accuracy: float
     seconds: float
 
 
@@ -66,21 +65,18 @@ def start_head(training: Training, progress: Progress) -> HeadStart | None:
     scale = Scale.of(known_NW)
     scaled_NW, unseen_scaled_NW = scale.standardised(known_NW), scale.standardised(unseen_NW)
     weights = torch.zeros(known_NW.shape[1] + 1, targets_NC.shape[1], dtype=torch.float64)
-    best: tuple[float, Tensor, Tensor, float] | None = None
+    best: tuple[float, Tensor, float] | None = None
     with progress.track("Fitting the head", None) as bar:
         for strength in STRENGTHS:
             weights = fit(scaled_NW, targets_NC, labels, strength, weights)
-            logits_NC = unseen_scaled_NW @ weights[1:] + weights[0]
-            loss = float(mean_loss(logits_NC, val_targets_NC, labels))
+            loss = float(mean_loss(unseen_scaled_NW @ weights[1:] + weights[0], val_targets_NC, labels))
             bar.advance()
             if best is not None and loss >= best[0]:  # weaker penalties, which take longest, fit the noise
                 break
-            best = loss, weights, logits_NC, strength
+            best = loss, weights, strength
     assert best is not None
-    val_loss, weights, logits_NC, strength = best
-    set_heads(heads, *scale.for_features(weights))
-    accuracy = float(training.task.correct(logits_NC.numpy(), val_targets_NC.numpy()).mean())
-    return HeadStart(strength, val_loss, accuracy, time.perf_counter() - began)
+    set_heads(heads, *scale.for_features(best[1]))
+    return HeadStart(best[2], best[0], time.perf_counter() - began)
 
 
 def read_by(heads: list[nn.Linear], training: Training, inputs: Inputs, progress: Progress) -> tuple[Tensor, Tensor]:

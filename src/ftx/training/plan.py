@@ -32,11 +32,9 @@ from ftx.training.optimizer import peak_lr
 from ftx.training.ranks import Ranks
 
 # What auto is: docs/decisions/0018. The fraction of patches that a step leaves out, if blocks are kept and if not; and
-# the number of epochs, of a short training of all blocks, of a long one, and of all others.
+# the number of epochs of an adapter in all blocks, and of everything else.
 _LEFT_OUT_BEHIND_KEPT, _LEFT_OUT = 0.6, 0.5
-_SHORT_EPOCHS, _LONG_EPOCHS, _EPOCHS = 7, 16, 10
-# A training is short if the probe predicts this fraction of the validation images correctly: little is left to learn.
-_GOOD_PROBE = 0.7
+_EPOCHS_OF_ALL_BLOCKS, _EPOCHS = 16, 10
 # Keys that have no effect without steps.
 _OF_STEPS = (
     "epochs",
@@ -88,9 +86,8 @@ class Plan:
     ``recipe`` has no ``auto`` among the keys that training reads. ``kept_blocks`` leading blocks are computed once for
     each of ``views`` of an image, with 0 blocks the input of the head; with None nothing is. ``fits_head``: the head is
     fitted before the first step, to unaugmented images. ``solves_all``: only the head trains, and needs no steps;
-    ``epochs`` is then one. If the fitted head is good, there are only ``short_epochs``; None: it makes no difference.
-    ``dropped`` are the patches that a step leaves out. ``plain_attention``: attention that has a backward is computed
-    as plain products, else by torch's fused kernel. ``notes`` are for the user.
+    ``epochs`` is then one. ``dropped`` are the patches that a step leaves out. ``plain_attention``: attention that has
+    a backward is computed as plain products, else by torch's fused kernel. ``notes`` are for the user.
     """
 
     recipe: Recipe
@@ -102,7 +99,6 @@ class Plan:
     kept_blocks: int | None
     views: int
     epochs: int
-    short_epochs: int | None
     plain_attention: bool
     notes: tuple[str, ...] = ()
 
@@ -128,10 +124,6 @@ class Plan:
         recipe = self.recipe.replace(train={"epochs": epochs, "cache_views": views})
         return replace(self, recipe=recipe, epochs=epochs, views=views)
 
-    def after_probe(self, accuracy: float) -> Plan:
-        """The same, but short if the head was fitted with a good ``accuracy`` on the validation images."""
-        return self if self.short_epochs is None or accuracy < _GOOD_PROBE else self.within(self.short_epochs)
-
     def for_data_at(self, path: Path) -> Plan:
         """The same for images that this process finds elsewhere."""
         return replace(self, recipe=self.recipe.replace(data={"path": path}))
@@ -155,25 +147,22 @@ def resolve(
     kept_blocks, from_run = keepable_blocks(module), recipe.model.from_run != "none"
     keeps = kept_blocks is not None and train.cache_views > 0
     adapts_all = recipe.model.peft != "none" and not keeps
-    may_be_short = adapts_all and TASKS[recipe.task].short_training
+    on_fewer_patches = adapts_all and TASKS[recipe.task].on_fewer_patches
     head_init = train.head_init
     if head_init == "auto":
-        fitted = linear or (may_be_short and not from_run and _head_fits(module, facts))
+        fitted = linear or (on_fewer_patches and not from_run and _head_fits(module, facts))
         head_init = "probe" if fitted and train.balance == "none" and linear_heads(module) else "random"
     fits_head = head_init == "probe" and bool(linear_heads(module))
     solves_all = linear and fits_head
     fits_head = fits_head and (solves_all or not from_run)  # a run's head stays
-    epochs, short_epochs = train.epochs, None
+    epochs = train.epochs
     if epochs == "auto":
-        epochs = _LONG_EPOCHS if adapts_all else _EPOCHS
-        if may_be_short and from_run:  # its head is fitted
-            epochs = _SHORT_EPOCHS
-        elif may_be_short and fits_head:
-            short_epochs = _SHORT_EPOCHS
+        epochs = _EPOCHS_OF_ALL_BLOCKS if adapts_all else _EPOCHS
     unaugmented = solves_all or train.augment == "none" or (train.augment == "auto" and keeps)
     augment: Augment = "none" if unaugmented else "light"
     # If only the head trains, its features are of all patches.
-    left_out = _LEFT_OUT_BEHIND_KEPT if keeps else _LEFT_OUT if may_be_short and plain_vit(module) is not None else 0.0
+    left_out = _LEFT_OUT if on_fewer_patches and plain_vit(module) is not None else 0.0
+    left_out = _LEFT_OUT_BEHIND_KEPT if keeps else left_out
     dropped = ALL_PATCHES if kept_blocks == 0 else _dropped_patches(module, train, left_out)
     views = 1 if augment == "none" else min(train.cache_views, epochs)
     kept_blocks, views = (kept_blocks, views) if keeps else (None, 0)
@@ -194,13 +183,12 @@ def resolve(
         kept_blocks=kept_blocks,
         views=views,
         epochs=1 if solves_all else epochs,
-        short_epochs=short_epochs,
         plain_attention=plain_attention,
     )
     notes = _notes(planned, module, facts, before)
     planned = replace(planned, recipe=_decided(planned, prepared, facts, timer, epochs), notes=notes)
     if planned.recipe.train.compile == "auto":
-        compiling = timer.compiles((short_epochs or planned.epochs) * facts.train_images, planned.steps)
+        compiling = timer.compiles(planned.epochs * facts.train_images, planned.steps)
         planned = replace(planned, recipe=planned.recipe.replace(train={"compile": compiling}))
     return planned
 

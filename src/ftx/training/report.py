@@ -49,10 +49,9 @@ class DryRunReport(CommandReport):
 
     ``tokens`` is how many go into the first block and into each that ``model.keep_tokens`` names; empty if none is
     dropped. ``augment`` and ``patch_dropout`` are the recipe's after ``auto`` was decided: how images are augmented,
-    and the fraction of their patches that a step leaves out. If the head starts as a good probe, there are only
-    ``short_epochs``; None: it makes no difference. ``seconds_before`` is for what is done once: decoding, or computing
-    the frozen trunk, if no training did it before. If it would not fit into memory nothing is tried, and there are no
-    times.
+    and the fraction of their patches that a step leaves out. ``seconds_before`` is for what is done once: decoding, or
+    computing the frozen trunk, if no training did it before. If it would not fit into memory nothing is tried, and
+    there are no times.
     """
 
     verb: str = "train"
@@ -72,7 +71,6 @@ class DryRunReport(CommandReport):
     memory_mb: int
     free_mb: int
     epochs: int
-    short_epochs: int | None = None
     seconds_before: float | None
     seconds_per_epoch: float | None
     seconds: float | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -179,8 +179,12 @@ class _Session:
 
         Raises: KeyboardInterrupt if it was stopped before there was an epoch to keep.
         """
-        origin, found, checkpoints = self._origin(saved), self.found, None
+        origin = self._origin(saved)
+        checkpoints = None if self.new is None else Checkpoints(self.new, origin, saved)
         try:
+            if self.new is not None:
+                write_atomic(self.new.folder / "recipe.yaml", self.found.recipe.dumps().encode())
+                write_entries(self.new.folder, self.found.dataset.entries)
             with (
                 memory_faults(advice(self.found, self.ranks)),
                 pixels_of(self.found, self.progress) as pixels,
@@ -188,26 +192,21 @@ class _Session:
             ):
                 if frozen is not None:
                     frozen.free_space(self.found.views, self.progress)
+                    if checkpoints is not None:
+                        checkpoints.settle_first = frozen.store.sync
                 training = build_training(self.found, pixels, frozen, self.ranks)
                 fill_together(training, frozen, self.progress)
                 for note in effects_on_batch_statistics(training):
                     self.progress.note(note)
                 state, started = training.begin(), None
                 if saved is None:
-                    started, found = self._start_head(training)
-                    training = replace(training, recipe=found.recipe.train)
+                    started = self._start_head(training)
                 else:
                     self._restore(state, training, saved)
-                if self.new is not None:
-                    write_atomic(self.new.folder / "recipe.yaml", found.recipe.dumps().encode())
-                    write_entries(self.new.folder, found.dataset.entries)
-                    checkpoints = Checkpoints(self.new, origin.model_copy(update={"recipe": found.recipe}), saved)
-                    if frozen is not None:
-                        checkpoints.settle_first = frozen.store.sync
                 made = self._fit(training, state, checkpoints, started)
             self.found.prepared.backbone.module.cpu()
             if self.new is not None:
-                _write(found, self.new.folder, made)
+                self._write(self.new.folder, made)
             if checkpoints is not None and not made.interrupted:
                 checkpoints.remove()
         except AnotherTraining:
@@ -266,18 +265,14 @@ class _Session:
             circumstances=circumstances,
         )
 
-    def _start_head(self, training: Training) -> tuple[HeadStart | None, ResolvedTraining]:
-        """Fit the head, if planned and the classifier reads one row of features; the plan is final then."""
-        if not (found := self.found).plan.fits_head:
-            return None, found
+    def _start_head(self, training: Training) -> HeadStart | None:
+        """Fit the head, if the plan contains that and the classifier reads one row of features."""
+        if not self.found.plan.fits_head:
+            return None
         started = start_head(training, self.progress)
         if started is None:
             self.progress.note("the classifier reads several rows of features: it starts at random, and trains")
-        elif found.plan.short_epochs is not None:
-            found = replace(found, plan=self.ranks.of_first(found.plan.after_probe(started.accuracy)))
-            correct = f"a linear probe predicts {started.accuracy:.0%} of the validation images correctly"
-            self.progress.note(f"{correct}: {found.plan.epochs} epochs")
-        return started, found
+        return started
 
     def _fit(
         self, training: Training, state: TrainingState, checkpoints: Checkpoints | None, started: HeadStart | None
@@ -300,6 +295,33 @@ class _Session:
             raise Termination if self.stop.requested == "terminate" else KeyboardInterrupt
         return made
 
+    def _write(self, folder: Path, made: Fit) -> None:
+        found, prepared = self.found, self.found.prepared
+        kept = KeptEpoch(
+            number=made.best.epoch,
+            epochs=len(made.epochs),
+            metric=made.metric,
+            metrics=made.best.metrics,
+            thresholds=made.thresholds,
+            interrupted=made.interrupted,
+        )
+        with stage_folder(folder / TRAINED.name) as staged:
+            save_trained(prepared, staged)
+            write_trained_card(staged, found.recipe, prepared, found.dataset, kept, init_from=found.init_from)
+        manifest = Manifest(
+            task=found.recipe.task,
+            model=found.recipe.model.name,
+            architecture=prepared.backbone.architecture,
+            method=prepared.method,
+            base_digest=prepared.backbone.digest,
+            labels=found.dataset.labels,
+            thresholds=made.thresholds,
+            preprocess=prepared.backbone.preprocess,
+            data_root=str(found.dataset.root),
+            begun_from=found.init_from,
+        )
+        seal(folder, manifest, found.dataset.entries)
+
     def _report(self, made: Fit, seconds: float) -> TrainReport:
         recipe = self.found.recipe
         return TrainReport(
@@ -320,31 +342,3 @@ class _Session:
             seconds=round(seconds, 1),
             interrupted=made.interrupted,
         )
-
-
-def _write(found: ResolvedTraining, folder: Path, made: Fit) -> None:
-    prepared = found.prepared
-    kept = KeptEpoch(
-        number=made.best.epoch,
-        epochs=len(made.epochs),
-        metric=made.metric,
-        metrics=made.best.metrics,
-        thresholds=made.thresholds,
-        interrupted=made.interrupted,
-    )
-    with stage_folder(folder / TRAINED.name) as staged:
-        save_trained(prepared, staged)
-        write_trained_card(staged, found.recipe, prepared, found.dataset, kept, init_from=found.init_from)
-    manifest = Manifest(
-        task=found.recipe.task,
-        model=found.recipe.model.name,
-        architecture=prepared.backbone.architecture,
-        method=prepared.method,
-        base_digest=prepared.backbone.digest,
-        labels=found.dataset.labels,
-        thresholds=made.thresholds,
-        preprocess=prepared.backbone.preprocess,
-        data_root=str(found.dataset.root),
-        begun_from=found.init_from,
-    )
-    seal(folder, manifest, found.dataset.entries)
