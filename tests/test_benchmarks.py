@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
+import io
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ import pytest
 from PIL import Image
 from tests.benchmarks import datasets
 from tests.benchmarks.bench import as_good
-from tests.benchmarks.dataset_sources import Item
+from tests.benchmarks.dataset_items import Item, few_of_each_group
 from tests.benchmarks.ldraw import Library, View
 
 # One runs inside of a debugger, with its Python.
@@ -79,6 +83,48 @@ def test_no_training_image_of_a_data_set_is_nearly_a_test_image(
     again = chosen([*copies, item("equal", test.group, pixels_HW), *source])
     assert [each.name for each in again["train"]] == [each.name for each in once["train"]]
     assert sum(np.array_equal(np.asarray(each.draw()), pixels_HW) for each in again["test"]) == 1
+
+
+def test_a_source_has_few_items_of_each_group_whatever_their_order() -> None:
+    """Of a group's name that two labels have, as of fighters of two races, each label has its own few."""
+    source = [
+        Item(f"{number}", label, group, lambda: Image.new("RGB", (1, 1)))
+        for label, group, count in (("elves", "fighter", 5), ("orcs", "fighter", 4), ("orcs", "archer", 2))
+        for number in range(count)
+    ]
+    few = list(few_of_each_group(source, 3))
+    assert Counter((item.label, item.group) for item in few) == {
+        ("elves", "fighter"): 3,
+        ("orcs", "fighter"): 3,
+        ("orcs", "archer"): 2,
+    }
+    assert {id(item) for item in few_of_each_group(source[::-1], 3)} == {id(item) for item in few}
+
+
+def test_a_table_keeps_the_groups_of_a_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also fewer training images remain where a data set must have images that are less alike."""
+    noise = np.random.default_rng(0).integers(0, 200, (40, 16, 16), dtype=np.uint8)
+    source = [
+        Item(f"{number}", "ab"[number % 2], f"group {number // 4}", partial(Image.fromarray, pixels_HW))
+        for number, pixels_HW in enumerate(noise)
+    ]
+    monkeypatch.setattr(datasets, "items", lambda *_: source)
+
+    def table(most_alike: float) -> list[dict[str, str]]:
+        choice = datasets.Choice(0.5, least=1, most_alike=most_alike)
+        contents = datasets.grouped_folders("source", choice, tmp_path)
+        rows = list(csv.DictReader(io.StringIO(contents["metadata.csv"].decode())))
+        assert {row["path"] for row in rows} == contents.keys() - {"metadata.csv"}
+        return rows
+
+    rows = table(0.98)
+    assert len(rows) == 40
+    for row in rows:
+        part, label, file = row["path"].split("/")
+        number = int(Path(file).stem)
+        assert row == {"path": row["path"], "labels": label, "split": part, "group": f"group {number // 4}"}
+    strict = table(0.1)
+    assert Counter(row["split"] for row in strict)["train"] < Counter(row["split"] for row in rows)["train"]
 
 
 def test_a_brick_shows_its_nearest_surfaces(tmp_path: Path) -> None:

