@@ -81,7 +81,7 @@ bench: $(VENV)/.installed ## Compare speed and accuracy of training with other t
 	$(BIN)/python -m tests.benchmarks.peers $(BENCH_DATA) build/bench --size $(BENCH_SIZE) --seeds $(BENCH_SEEDS)
 	$(BIN)/python -m tests.benchmarks.bench build/bench
 
-bench-presets: $(VENV)/.installed ## Compare the presets on eighteen data sets, into build/presets (a day; resumes if interrupted)
+bench-presets: $(VENV)/.installed ## Compare the presets on 23 data sets, into build/presets (a day; resumes if interrupted)
 	test -d build/data-sets || $(BIN)/python -m tests.benchmarks.datasets all build/data-sets
 	$(BIN)/python -m tests.benchmarks.presets build/data-sets build/presets/development data.image_size=$(BENCH_SIZE)
 	$(BIN)/python -m tests.benchmarks.presets build/data-sets build/presets/held-back data.image_size=$(BENCH_SIZE) --half held-back

@@ -7,8 +7,10 @@ import importlib
 import io
 import subprocess
 import sys
+import wave
+import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +20,11 @@ from PIL import Image
 from tests.benchmarks import datasets
 from tests.benchmarks.bench import as_good
 from tests.benchmarks.dataset_items import Item, few_of_each_group
+from tests.benchmarks.dataset_sources_archives import furniture, surface, surfaces, texture_series
+from tests.benchmarks.dataset_sources_drawn import family, languages, script_letters
+from tests.benchmarks.footprints import Board, arc, draw
 from tests.benchmarks.ldraw import Library, View
+from tests.benchmarks.spectrograms import SAMPLES, spectrogram
 
 # One runs inside of a debugger, with its Python.
 BENCHMARKS = sorted({path.stem for path in Path(__file__).with_name("benchmarks").glob("*.py")} - {"without_avx512"})
@@ -142,3 +148,125 @@ def test_a_brick_shows_its_nearest_surfaces(tmp_path: Path) -> None:
     colours = [image.getpixel(at) for at in ((25, 25), (10, 25), (1, 1))]
     assert [np.argmax(colour) for colour in colours[:2]] == [0, 2]
     assert colours[2] == (255, 255, 255)
+
+
+FOOTPRINT = """(footprint "Two pads"
+    (fp_line (start -4 2) (end 4 2) (stroke (width 0.5) (type solid)) (layer "F.SilkS"))
+    (fp_line (start -4 -2) (end 4 -2) (stroke (width 0.5) (type solid)) (layer "F.CrtYd"))
+    (pad "1" smd rect (at -3 0 90) (size 1 2) (layers "F.Cu" "F.Mask"))
+    (pad "2" thru_hole oval (at 3 0) (size 2 2) (drill 1) (layers "*.Cu"))
+    (pad "3" smd rect (at 0 0) (size 1 1) (layers "B.Cu")))"""
+
+
+def test_a_footprint_shows_copper_over_silkscreen_and_holes_in_copper(tmp_path: Path) -> None:
+    """Eight millimetres are 80 of 100 pixels. The first pad is turned, so that it is wider than high."""
+    path = tmp_path / "a.kicad_mod"
+    path.write_text(FOOTPRINT)
+    mask, silkscreen, copper = (0, 100, 0), (250, 250, 250), (200, 150, 50)
+    image = draw(path, Board(mask, silkscreen, copper, angle=0, filled=0.8), 100)
+    # The drawing reaches from -1 to 2 mm, so its middle is at 0.5 mm.
+    places = {(12, 45): copper, (28, 45): copper, (20, 38): mask, (20, 52): mask}
+    places |= {(80, 53): copper, (80, 45): (35, 35, 35), (50, 65): silkscreen, (50, 25): mask, (50, 45): mask}
+    assert {at: image.getpixel(at) for at in places} == places
+    turned = draw(path, Board(mask, silkscreen, copper, angle=np.pi / 2, filled=0.8), 100)
+    assert np.abs(np.asarray(turned, dtype=int) - np.rot90(np.asarray(image, dtype=int))).mean() < 2
+
+
+def test_an_arc_passes_its_middle() -> None:
+    """Three quarters of a circle around (1, 1), whose shorter way from the first to the last point is the other one."""
+    start, middle, end = np.array([3.0, 1.0]), np.array([-1.0, 1.0]), np.array([1.0, 3.0])
+    points_N2 = arc(start, middle, end)
+    np.testing.assert_allclose(points_N2[[0, -1]], [start, end], atol=1e-9)
+    np.testing.assert_allclose(np.hypot(*(points_N2 - 1).T), 2)
+    assert np.hypot(*(points_N2 - middle).T).min() < 0.2
+
+
+def recording(path: Path, seconds: float, pitch_hz: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tone = 20_000 * np.sin(2 * np.pi * pitch_hz * np.arange(round(8000 * seconds)) / 8000)
+    with wave.open(str(path), "wb") as stream:
+        stream.setnchannels(1)
+        stream.setsampwidth(2)
+        stream.setframerate(8000)
+        stream.writeframes(tone.astype("<i2").tobytes())
+
+
+def test_a_spectrogram_is_brightest_at_the_pitch(tmp_path: Path) -> None:
+    """1,000 Hz are a quarter of 4,000, counted from the bottom; half a second at the end of 1.6 is on the right."""
+    recording(tmp_path / "a.wav", 0.5, 1000)
+    grey_FT = np.asarray(spectrogram(tmp_path / "a.wav", place=1))
+    assert grey_FT.shape == (128, 128)
+    assert (grey_FT[:, -20:].argmax(axis=0) == 127 - 32).all()
+    assert grey_FT[:, : round(128 * (SAMPLES / 8000 - 0.6) / 1.6)].max() == 0
+    recording(tmp_path / "long.wav", 3, 2000)
+    assert (np.asarray(spectrogram(tmp_path / "long.wav", place=0.5)).argmax(axis=0) == 127 - 64).all()
+
+
+def test_a_message_counts_if_every_language_has_it(tmp_path: Path) -> None:
+    """Each is one group, and none of those that consist of silence counts."""
+    names = {"en": ("hello", "digits/1", "silence/1", "more"), "it": ("hello", "digits/1", "silence/1")}
+    for language, each in names.items():
+        for name in each:
+            recording(tmp_path / f"{language}/usr/share/asterisk/sounds/{language}_A_f_B/{name}.wav", 0.3, 500)
+    found = [(item.label, item.name, item.group) for item in languages(tmp_path / "en", tmp_path / "it")]
+    assert found == [(label, name, name) for name in ("digits-1", "hello") for label in ("en", "it")]
+
+
+def test_letters_of_a_script_are_without_its_marks() -> None:
+    table = """0900..0902    ; Devanagari # Mn   [3] DEVANAGARI SIGN INVERTED CANDRABINDU..DEVANAGARI SIGN ANUSVARA
+0904..0906    ; Devanagari # Lo  [54] DEVANAGARI LETTER SHORT A..DEVANAGARI LETTER HA
+0950          ; Devanagari # Lo       DEVANAGARI OM
+0531..0532    ; Armenian # L&  [38] ARMENIAN CAPITAL LETTER AYB..ARMENIAN CAPITAL LETTER BEN
+"""
+    assert script_letters(table, "Devanagari") == ["\u0904", "\u0905", "\u0906", "\u0950"]
+    assert script_letters(table, "Armenian") == ["\u0531", "\u0532"]
+
+
+def test_names_have_a_family_and_a_series() -> None:
+    assert family("CP_Radial_D10.0mm_P5.00mm") == "CP_Radial_D10"
+    assert family("QFN-16-1EP_3x3mm") == family("QFN-16-1EP_3x3mm_ThermalVias") != family("QFN-20-1EP_3x3mm")
+    assert family("Jack") == "Jack"
+    series = {"metall003b": "metall003", "grass_green_a": "grass_green", "bricks_r_2": "bricks_r_2", "wood": "wood"}
+    assert {name: texture_series(name) for name in series} == series
+    labels = {"metall003b": "metal", "bricks_r_2": "brick", "grass_green_a": "grass", "wood1_nm": None, "woody1": None}
+    assert {name: surface(name) for name in labels} == labels
+
+
+def archive(path: Path, contents: Mapping[str, bytes]) -> None:
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w") as opened:
+        for name, content in contents.items():
+            opened.writestr(name, content)
+
+
+def test_furniture_has_the_category_of_its_own_entry(tmp_path: Path) -> None:
+    """Also if the icon comes first; what is transparent becomes white."""
+    catalogue = """icon#1=/a/sofa.png
+category#1=Living room
+category#2=Kitchen
+icon#2=/a/pan-02-red.png
+category#3=Miscellaneous
+icon#3=/a/sofa.png
+"""
+    icons = {f"a/{name}.png": datasets.png(Image.new("RGBA", (4, 4))) for name in ("sofa", "pan-02-red")}
+    path = tmp_path / "usr/share/sweethome3d/furniture/Maker.sh3f"
+    archive(path, {"PluginFurnitureCatalog.properties": catalogue.encode("latin-1"), **icons})
+    sofa, pan = furniture(tmp_path)
+    assert (sofa.name, sofa.label, sofa.group) == ("Maker-sofa", "Living room", "Living room/sofa")
+    assert (pan.name, pan.label, pan.group) == ("Maker-pan-02-red", "Kitchen", "Kitchen/pan")
+    assert sofa.draw().getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_texture_gives_its_upper_left_and_lower_right_quarter(tmp_path: Path) -> None:
+    """None of a file that is too small, that has no contrast or that contains no colours."""
+    noise_HW3 = np.random.default_rng(0).integers(0, 255, (200, 128, 3), dtype=np.uint8)
+    texture = datasets.png(Image.fromarray(noise_HW3))
+    names = {f"textures/tex_a/{name}.png": texture for name in ("wood1b", "wood1_nm", "readme")}
+    names["textures/tex_a/rock1.png"] = datasets.png(Image.fromarray(noise_HW3[:100]))
+    names["textures/tex_a/tile1.png"] = datasets.png(Image.new("RGB", (128, 128), "red"))
+    archive(tmp_path / "usr/share/games/ufoai/base/0textures.pk3", names)
+    first, second = surfaces(tmp_path)
+    assert (first.name, first.label, first.group) == ("tex_a-wood1b-0", "wood", "tex_a-wood1")
+    assert (second.name, second.group) == ("tex_a-wood1b-1", "tex_a-wood1")
+    assert np.array_equal(np.asarray(first.draw()), noise_HW3[:100, :64])
+    assert np.array_equal(np.asarray(second.draw()), noise_HW3[100:, 64:])

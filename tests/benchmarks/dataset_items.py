@@ -8,8 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
+
+# The files of a data set, by their paths.
+Contents = dict[str, bytes]
 
 # No image is larger: ftx trains on 112 or 224 pixels.
 LARGEST = 224
@@ -30,13 +34,18 @@ def draws(*what: object) -> Iterator[int]:
     return iter(struct.unpack(">8I", hashlib.sha256(":".join(map(str, what)).encode()).digest()))
 
 
-def picture(path: Path, paper: int = 255) -> Image.Image:
-    """A file as RGB on grey ``paper``, reduced to LARGEST pixels a side if it is larger."""
-    with Image.open(path) as opened:
+def rank(*what: object) -> float:
+    """A number in [0, 1) that belongs to one thing."""
+    return next(draws(*what)) / 2**32
+
+
+def picture(file: Path | BinaryIO, paper: int = 255, largest: int = LARGEST) -> Image.Image:
+    """A file as RGB on grey ``paper``, reduced to ``largest`` pixels a side if it is larger."""
+    with Image.open(file) as opened:
         image = opened.convert("RGBA")
     flat = Image.new("RGBA", image.size, (paper, paper, paper, 255))
     flat.alpha_composite(image)
-    flat.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    flat.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     return flat.convert("RGB")
 
 

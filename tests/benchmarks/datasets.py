@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import importlib
 import io
 import sys
 import tempfile
@@ -22,28 +21,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
-from tests.benchmarks.dataset_items import Item, draws
-from tests.benchmarks.dataset_packages import PACKAGES
-from tests.benchmarks.dataset_sources import items
+from tests.benchmarks.dataset_garments import (
+    garment_collages,
+    garment_tree,
+    garments,
+    garments_with_wrong_labels,
+    uneven_garments,
+)
+from tests.benchmarks.dataset_items import Contents, Item, draws, rank
+from tests.benchmarks.dataset_registry import items
 
-MODELS = Path(__file__).parents[2] / "models"
 PACKAGE_CACHE = Path("build/packages")
 # A training image whose grey pixels correlate more with those of a test image is left out. Units in one pose that
-# differ in their colours and weapons correlate by 0.96.
-MOST_ALIKE, UNITS_MOST_ALIKE = 0.98, 0.95
+# differ in their colours and weapons correlate by 0.96, and textures that were made of one photograph by 0.7 or more.
+MOST_ALIKE, UNITS_MOST_ALIKE, SURFACES_MOST_ALIKE = 0.98, 0.95, 0.7
 GREY_SIDE = 32
 
 # The pixels of a collage of photographs and of one of its four places; a photograph fills this much of its place.
 COLLAGE, PLACE, SMALLEST, LARGEST = 224, 112, 72, 108
 VIEWS, VIEW = 4, 160
 
-Contents = dict[str, bytes]
 Part = Literal["train", "test"]
 Row = tuple[str, str, str, str]
 
@@ -68,11 +70,6 @@ class Picture:
 
     item: Item
     image: Image.Image
-
-
-def rank(*what: object) -> float:
-    """A number in [0, 1) that belongs to one thing."""
-    return next(draws(*what)) / 2**32
 
 
 def choose(source: str, choice: Choice, cache: Path) -> dict[Part, list[Picture]]:
@@ -146,64 +143,6 @@ def grouped_folders(source: str, choice: Choice, cache: Path) -> Contents:
             contents[path] = png(image)
             rows.append((path, item.label, part, item.group))
     return contents | {"metadata.csv": metadata(rows)}
-
-
-# Garments of Fashion-MNIST, by the scripts that make the bundled sample.
-
-
-def script(name: str) -> ModuleType:
-    """A module of ``models/``, which is no package."""
-    if str(MODELS) not in sys.path:
-        sys.path.append(str(MODELS))
-    return importlib.import_module(name)
-
-
-def garments(train: int, test: int, cache: Path) -> Contents:
-    """The same images as ``make_sample.py --train TRAIN --test TEST``."""
-    folder = PACKAGES["dataset-fashion-mnist"].folder(cache) / "usr/share/datasets/fashion-mnist"
-    return dict(script("make_sample").files(folder, train, test, seed=0))
-
-
-def garments_with_wrong_labels(train: int, test: int, wrong: float, cache: Path) -> Contents:
-    """A fraction of the training images in the folder of another class, drawn among the others."""
-    right = garments(train, test, cache)
-    classes: tuple[str, ...] = script("make_sample").CLASSES
-    ranked = sorted((path for path in right if path.startswith("train/")), key=lambda path: rank("wrong", path))
-    moved = {path: path for path in right}
-    for path in ranked[: round(wrong * train)]:
-        part, label, name = path.split("/")
-        others = [each for each in classes if each != label]
-        moved[path] = f"{part}/{others[int(rank('label', path) * len(others))]}/{name}"
-    return {moved[path]: content for path, content in right.items()}
-
-
-def uneven_garments(most: int, ratio: float, test: int, cache: Path) -> Contents:
-    """Each class has fewer training images than the one before, by the same factor; the last ``most / ratio``."""
-    even = garments(10 * most, test, cache)
-    classes: tuple[str, ...] = script("make_sample").CLASSES
-    kept = {path: content for path, content in even.items() if path.startswith("test/")}
-    for place, label in enumerate(sorted(classes, key=lambda label: rank("uneven", label))):
-        paths = sorted((path for path in even if path.startswith(f"train/{label}/")), key=lambda path: rank(path))
-        for path in paths[: round(most * ratio ** (-place / (len(classes) - 1)))]:
-            kept[path] = even[path]
-    return kept
-
-
-def garment_tree(train: int, test: int, cache: Path) -> Contents:
-    """Garments with paths in a tree as labels, and one independent label."""
-    images, tasks = garments(train, test, cache), script("make_tasks")
-    table: bytes = tasks.tree({path: pixels(content) for path, content in images.items()})
-    return images | {"metadata.csv": table.replace(f"{tasks.IMAGES}/".encode(), b"")}
-
-
-def garment_collages(train: int, test: int, counts: Mapping[str, int], cache: Path) -> Contents:
-    """Multi-label collages of garments; those of train, val and test contain different garments."""
-    images = {path: pixels(content) for path, content in garments(train, test, cache).items()}
-    return script("make_tasks").sheets(images, counts)
-
-
-def pixels(content: bytes) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(content)))
 
 
 # Photographs of Tux Paint's stamps.
@@ -286,14 +225,19 @@ DEVELOPMENT: Mapping[str, Callable[[Path], Contents]] = {
     "photographs-views": photograph_views,
     "cards": partial(class_folders, "cards", Choice(0.4, 100, 80)),
     "climate": partial(class_folders, "climate", Choice(0.4, 120, 70, 10)),
-}
-HELD_BACK: Mapping[str, Callable[[Path], Contents]] = {
     "digits": partial(class_folders, "digits", Choice(0.5, 50, 200)),
     "emoji": partial(class_folders, "emoji", Choice(0.45)),
     "parts": partial(class_folders, "parts", Choice(0.4, 60, 40)),
     "sky": partial(class_folders, "sky", Choice(0.5)),
     "clipart": partial(class_folders, "clipart", Choice(0.45, 90, 70)),
     "units": partial(grouped_folders, "units", Choice(0.45, 90, 70, most_alike=UNITS_MOST_ALIKE)),
+}
+HELD_BACK: Mapping[str, Callable[[Path], Contents]] = {
+    "footprints": partial(grouped_folders, "footprints", Choice(0.4, 40, 28)),
+    "furniture": partial(class_folders, "furniture", Choice(0.42)),
+    "languages": partial(grouped_folders, "languages", Choice(0.4, 150, 110)),
+    "scripts": partial(grouped_folders, "scripts", Choice(0.4, 40, 30)),
+    "surfaces": partial(grouped_folders, "surfaces", Choice(0.45, most_alike=SURFACES_MOST_ALIKE)),
 }
 
 # The others are multiclass.
