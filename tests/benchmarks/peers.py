@@ -279,11 +279,16 @@ OUR_KEYS: dict[str, tuple[str, ...]] = {
 
 
 def points(
-    data: Path, size: int, seeds: Sequence[int], names: Sequence[str], done: set[tuple[str, int, int]]
+    data: Path,
+    size: int,
+    seeds: Sequence[int],
+    names: Sequence[str],
+    numbers: Sequence[int],
+    done: set[tuple[str, int, int]],
 ) -> Iterator[Point]:
-    """All that is not done yet, ours before theirs."""
+    """All that is not done yet, ours before theirs; ours with each of these numbers of epochs."""
     for seed, (name, keys) in itertools.product(seeds, OUR_KEYS.items()):
-        for epochs in (1,) if "linear" in name else OURS:
+        for epochs in (1,) if "linear" in name else numbers:
             if name in names and (name, seed, epochs) not in done:
                 yield ours(name, keys, data, size, seed, epochs)
     images = Images.of(data)
@@ -350,6 +355,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, nargs="+", default=OURS, help="numbers of epochs of ftx")
     known = [*OUR_KEYS, *(loop.name for loop in theirs(56))]
     parser.add_argument("--only", nargs="+", default=known, choices=known, metavar="NAME")
     given = parser.parse_args()
@@ -362,7 +368,8 @@ def main() -> None:
     # A loop of theirs that was cut off begins anew.
     found = [one for one in found if one.contestant.startswith("ftx") or (one.contestant, one.seed) in ended]
     log.write_text("".join(json.dumps(asdict(one)) + "\n" for one in found))
-    for point in points(given.data, given.size, given.seeds, given.only, done | {(*one, 0) for one in ended}):
+    done |= {(*one, 0) for one in ended}
+    for point in points(given.data, given.size, given.seeds, given.only, given.epochs, done):
         found.append(point)
         with log.open("a") as stream:
             stream.write(json.dumps(asdict(point)) + "\n")
