@@ -1,4 +1,4 @@
-"""What a source of ``tests.benchmarks.dataset_sources`` yields: pictures with a label and a group."""
+"""What each source of ``tests.benchmarks.datasets`` yields: pictures with a label and a group."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tests.benchmarks.dataset_items import Item, picture
+from tests.benchmarks.dataset_items import LARGEST, Item, picture
 
 # Held back: furniture.
 
@@ -39,10 +39,10 @@ def furniture(folder: Path) -> Iterator[Item]:
             yield Item(f"{library.stem}-{stem}", label, group, partial(inside, library, icon))
 
 
-def inside(archive: Path, name: str) -> Image.Image:
+def inside(archive: Path, name: str, largest: int = LARGEST) -> Image.Image:
     """A file of an archive as ``picture`` draws it."""
     with zipfile.ZipFile(archive) as opened:
-        return picture(io.BytesIO(opened.read(name)))
+        return picture(io.BytesIO(opened.read(name)), largest=largest)
 
 
 # Held back: surfaces.
@@ -90,8 +90,7 @@ def surface(stem: str) -> str | None:
 
 
 def _quarter(archive: Path, name: str, across: int, down: int) -> Image.Image:
-    with zipfile.ZipFile(archive) as opened:
-        image = picture(io.BytesIO(opened.read(name)), largest=10_000)
+    image = inside(archive, name, largest=10_000)
     width, height = (side // 2 for side in image.size)
     quarter = image.crop((across * width, down * height, (across + 1) * width, (down + 1) * height))
     quarter.thumbnail((SHORTEST, SHORTEST), Image.Resampling.LANCZOS)

@@ -17,7 +17,7 @@ import io
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,23 +126,21 @@ def metadata(rows: Iterable[Sequence[str]], columns: Sequence[str] = ("path", "l
 
 def class_folders(source: str, choice: Choice, cache: Path) -> Contents:
     """A source in two parts, a folder for each class."""
-    return {
-        f"{part}/{picture.item.label}/{picture.item.name}.png": png(picture.image)
-        for part, pictures in choose(source, choice, cache).items()
-        for picture in pictures
-    }
+    return {path: png(picture.image) for path, _, picture in placed(source, choice, cache)}
 
 
 def grouped_folders(source: str, choice: Choice, cache: Path) -> Contents:
     """The same with a table of groups, so that validation images are not of the same groups as training images."""
-    contents: Contents = {}
-    rows: list[Row] = []
+    each = list(placed(source, choice, cache))
+    rows = [(path, picture.item.label, part, picture.item.group) for path, part, picture in each]
+    return {path: png(picture.image) for path, _, picture in each} | {"metadata.csv": metadata(rows)}
+
+
+def placed(source: str, choice: Choice, cache: Path) -> Iterator[tuple[str, Part, Picture]]:
+    """The chosen pictures, each with its path and part."""
     for part, pictures in choose(source, choice, cache).items():
-        for item, image in ((picture.item, picture.image) for picture in pictures):
-            path = f"{part}/{item.label}/{item.name}.png"
-            contents[path] = png(image)
-            rows.append((path, item.label, part, item.group))
-    return contents | {"metadata.csv": metadata(rows)}
+        for picture in pictures:
+            yield f"{part}/{picture.item.label}/{picture.item.name}.png", part, picture
 
 
 # Photographs of Tux Paint's stamps.

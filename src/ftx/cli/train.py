@@ -59,9 +59,8 @@ def command(
         typer.Option(
             "--preset",
             metavar="|".join(PRESET_NAMES),
-            help="How to train, where a recipe, flags and --set leave it open. auto: the most accurate "
-            "training that we know, 16 epochs of an adapter in all blocks; fast: only the head, in seconds.  "
-            "[default: auto]",
+            help="How to train, where a recipe, flags and --set leave it open. auto: an adapter in all "
+            "blocks for 16 epochs, usually the most accurate; fast: only the head, in seconds.  [default: auto]",
             show_default=False,
         ),
     ] = None,

@@ -161,8 +161,8 @@ def resolve(
     unaugmented = solves_all or train.augment == "none" or (train.augment == "auto" and keeps)
     augment: Augment = "none" if unaugmented else "light"
     # If only the head trains, its features are of all patches.
-    left_out = _LEFT_OUT if on_fewer_patches and plain_vit(module) is not None else 0.0
-    left_out = _LEFT_OUT_BEHIND_KEPT if keeps else left_out
+    drops = on_fewer_patches and plain_vit(module) is not None
+    left_out = _LEFT_OUT_BEHIND_KEPT if keeps else _LEFT_OUT if drops else 0.0
     dropped = ALL_PATCHES if kept_blocks == 0 else _dropped_patches(module, train, left_out)
     views = 1 if augment == "none" else min(train.cache_views, epochs)
     kept_blocks, views = (kept_blocks, views) if keeps else (None, 0)
