@@ -84,10 +84,13 @@ def test_the_default_is_planned_by_the_task_and_the_model() -> None:
 
 
 def test_the_recipe_of_a_run_older_than_a_key_means_what_it_did() -> None:
-    older = {key: value for key, value in Recipe().model_dump()["train"].items() if key != "patch_dropout"}
-    assert TrainRecipe.model_validate(older).patch_dropout == 0.0
+    now = Recipe().model_dump()["train"]
+    older = {key: value for key, value in now.items() if key not in ("patch_dropout", "head_init")}
+    train = TrainRecipe.model_validate(older)
+    assert (train.patch_dropout, train.head_init) == (0.0, "random")
     del older["tensorboard"]  # so it is not whole: somebody wrote it by hand
-    assert TrainRecipe.model_validate(older).patch_dropout == "auto"
+    train = TrainRecipe.model_validate(older)
+    assert (train.patch_dropout, train.head_init) == ("auto", "auto")
 
 
 def test_a_file_an_override_and_a_flag_win(tmp_path: Path) -> None:

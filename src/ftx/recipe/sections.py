@@ -230,9 +230,10 @@ class TrainRecipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_an_older_run(cls, given: object) -> object:
-        # A run's recipe has every key that its ftx had; one without this key was trained on all patches.
+        # A run's recipe has every key that its ftx had; one without these keys was trained on all patches, from a
+        # random head.
         if isinstance(given, dict) and given.keys() >= _IN_EVERY_RUN:
-            return {"patch_dropout": 0.0, **cast("dict[str, object]", given)}
+            return {"patch_dropout": 0.0, "head_init": "random", **cast("dict[str, object]", given)}
         return cast("object", given)
 
     def at_once(self, images: int) -> int:
