@@ -63,7 +63,7 @@ from ftx.training.device_placement import computes_bf16
 
 MODEL = "dinov2-small"
 LAYERS = {"q, v": r"blocks\.\d+\.attn\.qkv", "all": r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"}
-OURS = (1, 2, 3, 4, 5, 7, 10)
+OURS = (1, 2, 3, 4, 5, 7, 10, 16)
 MINUTES = 60
 
 

@@ -22,7 +22,10 @@ TAILS = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Trained:
-    """One training: its time, and for each test image a 1 if every label is predicted correctly."""
+    """One training: its keys, its time, and for each test image a 1 if every label is predicted correctly.
+
+    The keys are None in a result from before they were noted.
+    """
 
     data: str
     contestant: str
@@ -32,6 +35,7 @@ class Trained:
     cpu_seconds: float
     best_epoch: int
     outcomes: str
+    keys: Sequence[str] | None = None
 
     @property
     def accuracy(self) -> float:

@@ -97,14 +97,25 @@ def train(contestant: Contestant, data: Path, common: Sequence[str], seed: int) 
             cpu_seconds=round(cpu_seconds, 1),
             best_epoch=report.best_epoch,
             outcomes="".join("1" if hit else "0" for hit in right(run)),
+            keys=list(contestant.keys),
         )
+
+
+def check_keys(found: Sequence[Trained], contestants: Sequence[Contestant]) -> None:
+    """End if a contestant had other keys when it was measured before."""
+    now = {one.name: list(one.keys) for one in contestants}
+    for one in found:
+        if one.keys is not None and now.get(one.contestant, one.keys) != list(one.keys):
+            raise SystemExit(f"{one.contestant} was measured with {one.keys}, not with {now[one.contestant]}")
 
 
 def with_few(data: Path, per_class: int, seed: int, out: Path) -> Path:
     """A data set of class folders with only some training images of each class, drawn by the seed; all test images."""
+    if (data / "metadata.csv").is_file():
+        raise SystemExit(f"{data} has groups, which a draw of single images would split")
     folder = out / f"{data.name}-few-{per_class}-{seed}" / data.name
     if folder.is_dir():
-        return folder
+        shutil.rmtree(folder)  # a start that was interrupted may have left a part
     rng = np.random.default_rng(seed)
     for source in sorted((data / "train").iterdir()):
         images = sorted(source.iterdir())
@@ -132,6 +143,7 @@ def main() -> None:
     names = [name for name in HALVES[given.half] if given.sets is None or name in given.sets]
     log: Path = given.out / "presets.jsonl"
     found = [Trained(**json.loads(line)) for line in log.read_text().splitlines()] if log.is_file() else []
+    check_keys(found, contestants)
     done = {(one.data, one.contestant, one.seed) for one in found}
     for name in names:
         settings = {"data": listing_digest(given.data / name), "keys": given.keys, "per_class": given.per_class}

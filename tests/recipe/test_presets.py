@@ -74,7 +74,9 @@ def test_the_default_is_planned_by_the_task_and_the_model() -> None:
         ({"head_init": "random"}, ("light", 0.5, "random", 16)),
         ({"from_run": "runs/1"}, ("light", 0.5, "random", 16)),  # the run's head is fitted
         ({"blocks": 2}, ("none", 0.6, "random", 10)),
-        ({"blocks": 2, "cache_views": 0}, ("light", 0.5, "probe", 16)),
+        ({"blocks": 2, "cache_views": 0}, ("light", 0.0, "random", 10)),
+        ({"blocks": "first:1"}, ("light", 0.0, "random", 10)),
+        ({"layers": r"blocks\.\d\.mlp\.fc1"}, ("light", 0.0, "random", 10)),
         ({"peft": "none"}, ("light", 0.0, "random", 10)),
         ({"epochs": 4, "patch_dropout": 0.25}, ("light", 0.25, "probe", 4)),
     ):
@@ -147,11 +149,3 @@ def test_earlier_names_of_the_default_are_read(
     with pytest.raises(InputError, match="unknown --preset") as caught:
         Recipe.build(preset="fats")
     assert caught.value.fix == "did you mean 'fast'?"
-
-
-def test_a_head_is_not_fitted_by_default_if_the_features_would_take_most_of_the_memory() -> None:
-    """In f64 three times: 64 features of 1,000 images are 1,536,000 bytes, which may be a quarter of the memory."""
-    recipe = Recipe.named({"name": "test_vit", "weights": "none", "image_size": 32})
-    prepared = prepare(recipe, 2)
-    for free_bytes, expected in ((4 * 1_536_000, "probe"), (4 * 1_536_000 - 1, "random")):
-        assert planned(prepared, recipe, 1000, free_bytes=free_bytes).head_init == expected

@@ -29,7 +29,7 @@ adapter: {rank: 8, alpha: 16, targets: [q, k, v, proj, fc1, fc2], blocks: auto, 
 train:   {epochs: auto, batch_size: 16, accumulation_steps: 1, activation_checkpointing: false,
   lr: auto, lora_plus: 1.0, weight_decay: 0.05, precision: auto, warmup_share: 0.1,
   loss: asymmetric, label_smoothing: 0.1, balance: none, augment: auto, patch_dropout: auto, cache_views: 4,
-  cache_gb: 10.0, frozen_runtime: auto, compile: auto, patience: auto, head_init: auto, checkpoint_minutes: 5.0,
+  cache_gb: 10.0, frozen_runtime: auto, compile: auto, patience: none, head_init: auto, checkpoint_minutes: 5.0,
   tensorboard: false}
 validate: {max_drop: 0.02}
 """
@@ -143,7 +143,7 @@ recipes = st.builds(
         cache_gb=st.floats(0, 1e6),
         frozen_runtime=st.sampled_from(["auto", "torch", "openvino"]),
         compile=st.sampled_from(["auto", "blocks", "none"]),
-        patience=st.just("auto") | st.integers(1, 10_000),
+        patience=st.just("none") | st.integers(1, 10_000),
         head_init=st.sampled_from(["auto", "random", "probe"]),
         checkpoint_minutes=st.floats(0, 1e6),
         accumulation_steps=st.integers(1, 8),
@@ -348,7 +348,7 @@ def test_a_recipe_for_other_data_says_nothing_of_its_classes() -> None:
 
 def test_what_is_none_among_names_was_not_given() -> None:
     """By the last part of a key, as from Python."""
-    named = Recipe.named({"epochs": 5, "rank": None, "lr": 0.5, "path": Path("x"), "max_drop": 0.1, "seed": 4})
+    named = Recipe.named({"epochs": 5.0, "rank": None, "lr": 0.5, "path": Path("x"), "max_drop": 0.1, "seed": 4})
     expected = {"train.epochs": 5, "train.lr": 0.5, "data.path": "x", "validate.max_drop": 0.1, "seed": 4}
     assert named.by_key() == Recipe().by_key() | expected
     with pytest.raises(RecipeError, match=r"epoch: unknown key, did you mean 'train\.epochs'"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,12 +27,13 @@ from ftx.tasks.multiclass import Multiclass
 from ftx.training import dry_run, train
 from ftx.training.class_balance import Balance
 from ftx.training.frozen_part import FrozenPart, FrozenTrunk
-from ftx.training.head_start import HeadStart, mean_loss, start_head
+from ftx.training.head_start import HeadStart, bytes_to_fit, mean_loss, start_head
 from ftx.training.inputs import FeatureInputs, ImageInputs, Inputs
 from ftx.training.step import Training
 
 PRE = Preprocess(32, 32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CPU = torch.device("cpu")
+IMAGES, WIDTH, CLASSES = 600, 500, 600
 FLAT = Labels.multiclass(("a", "b", "c"))
 TREE = Labels(
     ("animal", "plant", "tall", "cat", "dog"),
@@ -148,6 +151,53 @@ def test_two_heads_whose_answers_are_averaged_are_one_probe(paths: list[Path], s
         right = logits_NC.argmax(1).numpy() == truth(FLAT, 24).argmax(1)
     assert right.mean() > 0.8
     assert torch.equal(module.head.bias, module.head_dist.bias)
+
+
+def test_a_head_that_reads_many_rows_of_an_image_stays(paths: list[Path], store: ByteStore) -> None:
+    class Tokens(nn.Module):
+        """Classifies each token, and averages."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(48, 3)
+
+        def forward(self, images_N3HW: Tensor) -> Tensor:
+            return self.head(images_N3HW.unflatten(3, (2, 16)).permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)).mean(1)
+
+    module, read = Tokens(), list[int]()
+    module.head.register_forward_hook(lambda _head, inputs, _output: read.append(len(inputs[0])))
+    found, _ = started(module, FLAT, paths, "images", store)
+    assert (found, len(read)) == (None, 2)  # the first batch of each, though the training images are one batch
+
+
+def test_memory_of_a_fit_is_foreseen() -> None:
+    """Of more labels than features, where the solver's memory of its steps is most of it."""
+    script = f"""
+import torch
+from pathlib import Path
+from ftx.tasks.labels import Labels
+from ftx.training.head_start import Scale, fit
+images, width, classes = {IMAGES}, {WIDTH}, {CLASSES}
+labels = Labels.multiclass(tuple(map(str, range(classes))))
+targets = torch.nn.functional.one_hot(torch.arange(images) % classes, classes).double()
+fit(torch.zeros(8, 4).double(), targets[:8, :], labels, 1.0, torch.zeros(5, classes).double())
+def status(key):
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if key in line)
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
+before = status("VmRSS")
+torch.manual_seed(0)
+features = torch.randn(images, width).double() + targets[:, :width]
+scaled = Scale.of(features).standardised(features)
+weights = torch.zeros(width + 1, classes).double()
+for strength in (1.0, 0.1, 0.01):
+    weights = fit(scaled, targets, labels, strength, weights)
+print(1024 * (status("VmHWM") - before))
+"""
+    taken = int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
+    module = nn.Module()
+    module.head = nn.Linear(WIDTH, CLASSES)
+    foreseen = bytes_to_fit(module, IMAGES, CLASSES)
+    assert taken / 1.2 < foreseen < 2 * taken  # allocators keep some of what is freed
 
 
 def test_a_head_that_is_no_linear_layer_stays(paths: list[Path], store: ByteStore) -> None:

@@ -208,12 +208,23 @@ def test_what_few_images_and_epochs_held_down_is_asked_for_anew(few: Path, many:
     settings = {"blocks": 2, "frozen_runtime": "torch"}
     first, _ = trained(asked(few, "lora", batch_size=64, epochs=1, cache_views=3, **settings), tmp_path / "first")
     held = first.recipe().train
-    assert (held.batch_size, held.cache_views, held.patience) == (len(first.entries("train")), 1, 1)
+    assert (held.batch_size, held.cache_views, held.patience) == (len(first.entries("train")), 1, "none")
     begun = recipe_from(first.path, (), {"data.path": str(many)}).train
-    assert (begun.batch_size, begun.cache_views, begun.patience) == (16, 4, "auto")
-    other, _ = trained(asked(few, "lora", epochs=3, cache_views=2, patience=2, **settings), tmp_path / "other")
+    assert (begun.batch_size, begun.cache_views, begun.patience) == (16, 4, "none")
+    other, _ = trained(asked(few, "lora", epochs=3, cache_views=2, patience=3, **settings), tmp_path / "other")
     kept = recipe_from(other.path).train
-    assert (kept.batch_size, kept.cache_views, kept.patience) == (4, 2, 2)  # as they were asked for
+    assert (kept.batch_size, kept.cache_views, kept.patience) == (4, 2, 3)  # as they were asked for
+
+
+def test_the_probe_of_a_run_is_not_fitted_again(few: Path, tmp_path: Path) -> None:
+    first, _ = trained(asked(few, "lora", head_init="probe"), tmp_path / "first")
+    assert first.recipe().train.head_init == "probe"
+    assert recipe_from(first.path).train.head_init == "auto"
+    listener = Listener()
+    open_training(recipe_from(first.path, ["train.head_init=probe"]), False, listener)
+    assert any("the head starts from the run's" in line for line in listener.said)
+    linear, _ = trained(asked(few, "linear", head_init="probe"), tmp_path / "linear")
+    assert recipe_from(linear.path).train.head_init == "probe"
 
 
 def test_what_was_learnt_from_is_not_chosen_by(few: Path, many: Path, tmp_path: Path) -> None:

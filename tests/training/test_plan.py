@@ -11,6 +11,7 @@ from ftx.core.progress import SILENT
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import Compile, FrozenRuntime
 from ftx.training.compiling import StepShape
+from ftx.training.head_start import bytes_to_fit
 from ftx.training.machine_timer import MachineTimer
 from ftx.training.plan import resolve
 
@@ -71,9 +72,27 @@ def test_a_training_that_is_resumed_computes_attention_as_before() -> None:
 
 
 def test_training_ends_early_only_if_the_recipe_says_so() -> None:
-    for settings, patience in (({"epochs": 3}, 3), ({"epochs": 30}, 30), ({"epochs": 30, "patience": 4}, 4)):
+    for settings, patience in (({"epochs": 3}, "none"), ({"epochs": 30, "patience": 30}, 30)):
         recipe = Recipe.named(TINY | settings)
         assert planned(prepare(recipe, 2), recipe).recipe.train.patience == patience
+
+
+def test_a_probe_starts_only_a_head_that_reads_one_row_of_features() -> None:
+    """VOLO's second classifier reads patches, and only in training."""
+    recipe = Recipe.named({**TINY, "name": "volo_d1_224", "image_size": 224, "blocks": "auto"})
+    assert planned(prepare(recipe, 2), recipe).recipe.train.head_init == "random"
+
+
+def test_a_probe_that_does_not_fit_into_memory_is_noted() -> None:
+    recipe = Recipe.named({key: value for key, value in TINY.items() if key != "blocks"})
+    prepared = prepare(recipe, 2)
+    needed = bytes_to_fit(prepared.backbone.module, 1000, 2)
+    for free_bytes, head_init, noted in ((4 * needed, "probe", 0), (4 * needed - 4, "random", 1)):
+        plan = planned(prepared, recipe, free_bytes=free_bytes)
+        assert plan.head_init == head_init
+        assert sum(note.startswith("the head starts at random") for note in plan.notes) == noted
+    # Of labels as well: 500 of them have more weights, and more logits, than there are features.
+    assert planned(prepared, recipe, free_bytes=4 * needed, classes=500).head_init == "random"
 
 
 def test_a_head_that_is_not_fitted_is_noted() -> None:

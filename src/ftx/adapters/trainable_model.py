@@ -75,6 +75,11 @@ def decided_blocks(recipe: Recipe) -> Blocks:
     return "all" if adapter.layers != "auto" or adapter.blocks == "auto" else adapter.blocks
 
 
+def adapts_all_blocks(recipe: Recipe) -> bool:
+    """Whether the recipe puts an adapter into every block: it does not limit the blocks, and names no layers."""
+    return recipe.model.peft != "none" and recipe.adapter.layers == "auto" and decided_blocks(recipe) == "all"
+
+
 def _each(roles: tuple[Role, ...], given: _Number | Mapping[Target, _Number]) -> dict[Role, _Number]:
     return {**given} if isinstance(given, Mapping) else dict.fromkeys(roles, given)
 

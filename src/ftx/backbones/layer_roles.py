@@ -213,6 +213,16 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in names if name in modules) or names
 
 
+def averaged_heads(module: nn.Module) -> tuple[str, ...]:
+    """The names of the classifiers whose logits are averaged: one, or the two of a distilled model.
+
+    None if there are others: volo's second head classifies each patch, and only in training.
+    """
+    heads = head_names(module)
+    distilled = len(heads) == 2 and "head_dist" in heads[1].split(".")
+    return heads if len(heads) == 1 or distilled else ()
+
+
 def plain_vit(module: nn.Module) -> VisionTransformer | None:
     """The module as timm's VisionTransformer on patches, which ftx can cut in two; None for another family.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ftx.backbones.attention import class_token, reads_only_class_token
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.kept_tokens import tokens_behind
-from ftx.backbones.layer_roles import depth, head_names, plain_vit, trains, vit_blocks
+from ftx.backbones.layer_roles import averaged_heads, depth, head_names, plain_vit, trains, vit_blocks
 
 
 class SplitNetwork(nn.Module):
@@ -140,11 +140,8 @@ def only_head_trains(module: nn.Module) -> bool:
 
     A distilled model has two heads, whose logits it averages.
     """
-    heads = head_names(module)
-    if not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
-        return False
-    distilled = len(heads) == 2 and "head_dist" in heads[1].split(".")
-    if len(heads) != 1 and not distilled:  # volo's second head classifies each patch, and only in training
+    heads = averaged_heads(module)
+    if not heads or not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
         return False
     trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     return bool(trained) and all(name.startswith(tuple(f"{head}." for head in heads)) for name in trained)

@@ -93,7 +93,7 @@ def pixel_store(
     Beyond ``train.cache_gb`` nothing is kept.
     """
     limit_bytes = train.cache_gb * 1e9
-    # What auto resolves to depends on the model: in a preset mostly to unaugmented images.
+    # Before a plan only its reader knows what auto will be; it says light where it expects that.
     forms: tuple[Form, ...] = ("final", "reduced") if train.augment == "light" else ("final",)
     numbers = (pre.height, pre.width, pre.resize, pre.interpolation, KEPT_TO_RESIZE)
     named = repr((str(data.path.absolute()), numbers, PIL.__version__, __version__))

@@ -17,6 +17,7 @@ from ftx.recipe.method_defaults import AdapterName
 from ftx.recipe.value_types import (
     Count,
     CountOrAuto,
+    CountOrNone,
     FiniteFloat,
     FolderPath,
     FractionOrAuto,
@@ -173,7 +174,7 @@ class AdapterRecipe(Section):
 class TrainRecipe(Section):
     """How the model is trained: AdamW, a linear warm-up and a cosine down to zero.
 
-    ``epochs`` auto is 16 for an adapter in all blocks, otherwise 10.
+    ``epochs`` auto is 16 for an adapter in all blocks (``adapter.blocks`` auto or all), otherwise 10.
     ``lr`` auto is the default of the method: 1e-3 for lora and dora, 5e-3 for lokr and linear probing, 2e-5 for full
     fine-tuning. ``lora_plus`` is the learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, which
     recommends 16). ``warmup_share`` is the fraction of all steps that warm up.
@@ -194,7 +195,7 @@ class TrainRecipe(Section):
     auto measures one block, and compiles if the whole training saves more time than compiling takes.
     ``loss`` is that of independent labels, ``label_smoothing`` that of mutually exclusive classes. ``balance`` helps
     rare labels: sampling draws their images more often, loss multiplies their loss by 1 / frequency.
-    ``patience`` is the number of epochs without a better metric after which training stops early; auto is never. It
+    ``patience`` is the number of epochs without a better metric after which training stops early; none is never. It
     uses a mean over three epochs; the best epoch is chosen by the lower of its metric and that mean.
     ``checkpoint_minutes`` is the most time that is lost if training is interrupted (``--resume``); the state is also
     written at an epoch's end if that takes less than half a percent of the time.
@@ -222,7 +223,7 @@ class TrainRecipe(Section):
     cache_gb: Annotated[FiniteFloat, Field(ge=0)] = 10.0
     frozen_runtime: Literal["auto"] | FrozenRuntime = "auto"
     compile: Compile = "auto"
-    patience: CountOrAuto = "auto"
+    patience: CountOrNone = "none"
     head_init: HeadInit = "auto"
     checkpoint_minutes: Annotated[FiniteFloat, Field(ge=0)] = 5.0
     tensorboard: Switch = False

@@ -29,16 +29,16 @@ def no_bool(value: object) -> object:
     return value
 
 
-def auto_or_count(value: object, most: int) -> object:
-    """``auto``, or a whole number of 1 or more, and at most ``most``."""
-    if value == "auto":
+def word_or_count(value: object, word: str, most: int) -> object:
+    """The word, or a whole number of 1 or more, and at most ``most``."""
+    if value == word:
         return value
-    text = str(value).strip()
-    if isinstance(value, bool) or not text.isdecimal() or int(text) < 1:
-        raise PydanticCustomError("ftx", "must be 'auto' or a whole number of 1 or more")
-    if int(text) > most:
+    number = number_or_nan(value)
+    if not (number.is_integer() and number >= 1):
+        raise PydanticCustomError("ftx", "must be '{word}' or a whole number of 1 or more", {"word": word})
+    if number > most:
         raise PydanticCustomError("ftx", "must be at most {most}", {"most": most})
-    return int(text)
+    return int(number)
 
 
 def auto_or_size(value: object) -> object:
@@ -155,8 +155,18 @@ def _kept_fraction(value: object, block: int) -> float:
 _Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
 Seed = Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)]
 Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=MOST_COUNTED)]
-CountOrAuto = Annotated[Literal["auto"] | int, BeforeValidator(partial(auto_or_count, most=MOST_COUNTED))]
-LabelsOrAuto = Annotated[Literal["auto"] | int, BeforeValidator(partial(auto_or_count, most=MOST_LABELS))]
+CountOrAuto = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_COUNTED)],
+    BeforeValidator(partial(word_or_count, word="auto", most=MOST_COUNTED)),
+]
+CountOrNone = Annotated[
+    Literal["none"] | Annotated[int, Field(ge=1, le=MOST_COUNTED)],
+    BeforeValidator(partial(word_or_count, word="none", most=MOST_COUNTED)),
+]
+LabelsOrAuto = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_LABELS)],
+    BeforeValidator(partial(word_or_count, word="auto", most=MOST_LABELS)),
+]
 SizeOrAuto = Annotated[Literal["auto"] | int | _Sides, BeforeValidator(auto_or_size)]
 FiniteFloat = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
 PositiveOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_positive)]

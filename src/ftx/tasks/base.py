@@ -63,7 +63,7 @@ class Task(Protocol):
     nested_folders: ClassVar[bool] = False
     # Whether an adapter in all blocks learns as much from half of the patches, with a head that starts as a probe;
     # docs/decisions/0018.
-    on_fewer_patches: ClassVar[bool] = False
+    half_patches_after_probe: ClassVar[bool] = False
     labels: Labels
     thresholds: Thresholds
 

@@ -20,7 +20,7 @@ class Multiclass(Task):
 
     metric = "accuracy"
     balanced_metric = "macro_f1"
-    on_fewer_patches = True
+    half_patches_after_probe = True
 
     @staticmethod
     def suits(samples: ImageLabels, declared: LabelDeclaration) -> bool:

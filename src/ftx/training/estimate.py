@@ -103,7 +103,8 @@ def _rehearsed(found: ResolvedTraining, pixels: PixelStore) -> Times:
         measured_s = (time.perf_counter() - started) / len(some)
     epoch_s = around_s + step_s / batch_size * len(train) + measured_s * len(val)
     before_s = one_s * (train_views + val_views)
-    if planned.fits_head and not planned.solves_all:  # which reads the features of each image
+    # The fit reads the features of each image. Its solver takes a few seconds, of what the budget spares.
+    if planned.fits_head and not planned.solves_all:
         before_s += measured_s * (len(train) + len(val))
     return Times(before_s, epoch_s, one_s * train_views / max(planned.kept_views, 1), max(planned.views, 1))
 
@@ -154,7 +155,9 @@ def memory_mb(prepared: TrainableModel, recipe: Recipe, planned: Plan, images: i
     part = recipe.train.at_once(min(recipe.train.batch_size, images))
     again = recipe.train.activation_checkpointing
     kept = _kept_numbers(prepared, planned, again=again) * part * width_bytes
-    solved = bytes_to_fit(module, images) if planned.fits_head else 0
+    classes = planned.recipe.data.classes
+    assert classes != "auto"
+    solved = bytes_to_fit(module, images, classes) if planned.fits_head else 0
     # torch, timm and the images: measured as the least that a training of a small model takes.
     torch_itself = 480_000_000
     return round((weights + merged + states + kept + solved + torch_itself) / 1e6)
@@ -178,6 +181,8 @@ def what_would_fit(
     if batch:
         of = f"{round(free_bytes / 1e6):,} MB" + (" in each process" if ranks.world > 1 else "")
         return f"--batch-size {batch}, which takes about {needed_mb(batch):,} MB of {of}"
+    if planned.fits_head and not planned.solves_all:
+        return "--set train.head_init=random, which keeps no features in memory; or a smaller --image-size or --model"
     return "a smaller --image-size or --model, or --freeze-backbone: one image at a time is too much"
 
 

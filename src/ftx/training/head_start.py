@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from ftx.backbones.layer_roles import head_names
+from ftx.backbones.layer_roles import averaged_heads
 from ftx.core.progress import Progress
 from ftx.tasks.labels import Labels
 from ftx.training.device_placement import EVAL_BATCH
@@ -37,15 +37,20 @@ class HeadStart:
 
 
 def linear_heads(module: nn.Module) -> list[nn.Linear]:
-    """The classifiers whose logits are averaged; none if one of them is not a linear layer with a bias."""
-    heads = [module.get_submodule(name) for name in head_names(module)]
+    """The classifiers that a probe can start; none if one of them is not a linear layer with a bias."""
+    heads = [module.get_submodule(name) for name in averaged_heads(module)]
     linear = [head for head in heads if isinstance(head, nn.Linear) and getattr(head, "bias", None) is not None]
     return linear if len(linear) == len(heads) else []
 
 
-def bytes_to_fit(module: nn.Module, images: int) -> int:
-    """Memory that a fit takes: all features at once, in f64, as they are read, concatenated, and standardised."""
-    return 3 * 8 * images * sum(head.in_features for head in linear_heads(module))
+def bytes_to_fit(module: nn.Module, images: int, classes: int) -> int:
+    """Memory that a fit of that many images and labels takes, in f64.
+
+    All features at once: as they are read, concatenated, and standardised. The logits, and what their loss keeps. The
+    weights, with all that the solver keeps of each of its last steps.
+    """
+    width = sum(head.in_features for head in linear_heads(module))
+    return 8 * (3 * images * width + 8 * images * classes + (2 * _HISTORY + 25) * (width + 1) * classes)
 
 
 def start_head(training: Training, progress: Progress) -> HeadStart | None:
@@ -58,10 +63,10 @@ def start_head(training: Training, progress: Progress) -> HeadStart | None:
     if not heads:
         return None
     began = time.perf_counter()
-    known_NW, targets_NC = read_by(heads, training, training.inputs, progress)
-    if known_NW.shape[1] != sum(head.in_features for head in heads):
+    known, unseen = (read_by(heads, training, one, progress) for one in (training.inputs, training.held_out))
+    if known is None or unseen is None:
         return None
-    unseen_NW, val_targets_NC = read_by(heads, training, training.held_out, progress)
+    (known_NW, targets_NC), (unseen_NW, val_targets_NC) = known, unseen
     scale = Scale.of(known_NW)
     scaled_NW, unseen_scaled_NW = scale.standardised(known_NW), scale.standardised(unseen_NW)
     weights = torch.zeros(known_NW.shape[1] + 1, targets_NC.shape[1], dtype=torch.float64)
@@ -79,8 +84,13 @@ def start_head(training: Training, progress: Progress) -> HeadStart | None:
     return HeadStart(best[2], best[0], time.perf_counter() - began)
 
 
-def read_by(heads: list[nn.Linear], training: Training, inputs: Inputs, progress: Progress) -> tuple[Tensor, Tensor]:
-    """The heads' input for each image, concatenated, and the targets, in f64 on the CPU. Shape: [N, W], [N, C]."""
+def read_by(
+    heads: list[nn.Linear], training: Training, inputs: Inputs, progress: Progress
+) -> tuple[Tensor, Tensor] | None:
+    """The heads' input for each image, concatenated, and the targets, in f64 on the CPU. Shape: [N, W], [N, C].
+
+    None, after the first batch, if a head reads more than one row of features for an image.
+    """
     training.module.eval()
     found: list[tuple[Tensor, Tensor]] = []
     with (
@@ -92,8 +102,10 @@ def read_by(heads: list[nn.Linear], training: Training, inputs: Inputs, progress
         for batch in batches:
             with torch.autocast(batch.input.device.type, torch.bfloat16, enabled=training.bf16):
                 inputs.network(batch.input)
+            if any(noted[head].shape[1:] != (head.in_features,) for head in heads):
+                return None
             if batch.counts:
-                read_BW = torch.cat([noted[head].flatten(1) for head in heads], dim=1)
+                read_BW = torch.cat([noted[head] for head in heads], dim=1)
                 found.append((read_BW.cpu().double(), batch.targets_BC.cpu().double()))
             bar.advance(len(batch.whole_MC))
     read, targets = zip(*chain.from_iterable(training.ranks.gathered(found)), strict=True)
@@ -131,6 +143,8 @@ def set_heads(heads: list[nn.Linear], weight_CW: Tensor, bias_C: Tensor) -> None
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)
 # On the sample a fit ends after 20 to 90.
 _MOST_STEPS = 200
+# Steps that the solver remembers. 100, torch's default, take as many steps to the same loss, in five times the memory.
+_HISTORY = 10
 
 
 @dataclass(frozen=True)
@@ -173,6 +187,7 @@ def fit(features_NW: Tensor, targets_NC: Tensor, labels: Labels, strength: float
     optimizer = torch.optim.LBFGS(
         [weights],
         max_iter=_MOST_STEPS,
+        history_size=_HISTORY,
         tolerance_grad=1e-5,  # of a mean loss; scikit-learn stops at 1e-4
         tolerance_change=1e-12,
         line_search_fn="strong_wolfe",

@@ -117,10 +117,10 @@ def recipe_from(run: Path, overrides: Sequence[str] = (), flags: Mapping[str, ob
     opened = Run.open(run)
     before = _as_plain_adapter(opened.recipe())
     keys: dict[str, object] = {**dict.fromkeys(_DECIDED_AGAIN, "auto"), "model.from_run": str(run)}
-    # Limits that come from its images and epochs are no choice for others, nor is one view of unaugmented images, nor
-    # patience that never ends a training.
-    if before.train.patience == before.train.epochs:
-        keys["train.patience"] = "auto"
+    # Limits that come from its images and epochs are no choice for others, nor is one view of unaugmented images.
+    # A run's head stays, so no probe starts it again.
+    if before.train.head_init == "probe" and before.method != "linear":
+        keys["train.head_init"] = "auto"
     if before.train.augment == "none" or before.train.cache_views == before.train.epochs:
         keys["train.cache_views"] = TrainRecipe().cache_views
     if before.train.batch_size == len(opened.entries("train")):

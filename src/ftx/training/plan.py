@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from torch import nn
 
 from ftx.adapters.attach import adapter_layers
-from ftx.adapters.trainable_model import TrainableModel, decided_blocks
+from ftx.adapters.trainable_model import TrainableModel, adapts_all_blocks, decided_blocks
 from ftx.backbones.dropped_patches import ALL_PATCHES, DroppedPatches
 from ftx.backbones.layer_roles import plain_vit
 from ftx.backbones.split_network import frozen_blocks, only_head_trains, plain_attention_bytes
@@ -146,12 +146,13 @@ def resolve(
     module, train, linear = prepared.backbone.module, recipe.train, recipe.method == "linear"
     kept_blocks, from_run = keepable_blocks(module), recipe.model.from_run != "none"
     keeps = kept_blocks is not None and train.cache_views > 0
-    adapts_all = recipe.model.peft != "none" and not keeps
-    on_fewer_patches = adapts_all and TASKS[recipe.task].on_fewer_patches
-    head_init = train.head_init
+    adapts_all = adapts_all_blocks(recipe)
+    half_patches = adapts_all and TASKS[recipe.task].half_patches_after_probe
+    head_init, too_large = train.head_init, False
     if head_init == "auto":
-        fitted = linear or (on_fewer_patches and not from_run and _head_fits(module, facts))
-        head_init = "probe" if fitted and train.balance == "none" and linear_heads(module) else "random"
+        fitted = train.balance == "none" and bool(linear_heads(module)) and (linear or (half_patches and not from_run))
+        too_large = fitted and not linear and not _head_fits(module, facts)
+        head_init = "probe" if fitted and not too_large else "random"
     fits_head = head_init == "probe" and bool(linear_heads(module))
     solves_all = linear and fits_head
     fits_head = fits_head and (solves_all or not from_run)  # a run's head stays
@@ -161,7 +162,7 @@ def resolve(
     unaugmented = solves_all or train.augment == "none" or (train.augment == "auto" and keeps)
     augment: Augment = "none" if unaugmented else "light"
     # If only the head trains, its features are of all patches.
-    drops = on_fewer_patches and plain_vit(module) is not None
+    drops = half_patches and plain_vit(module) is not None
     left_out = _LEFT_OUT_BEHIND_KEPT if keeps else _LEFT_OUT if drops else 0.0
     dropped = ALL_PATCHES if kept_blocks == 0 else _dropped_patches(module, train, left_out)
     views = 1 if augment == "none" else min(train.cache_views, epochs)
@@ -186,6 +187,8 @@ def resolve(
         plain_attention=plain_attention,
     )
     notes = _notes(planned, module, facts, before)
+    if too_large:
+        notes = (*notes, "the head starts at random: the features of a probe would take over a quarter of free memory")
     planned = replace(planned, recipe=_decided(planned, prepared, facts, timer, epochs), notes=notes)
     if planned.recipe.train.compile == "auto":
         compiling = timer.compiles(planned.epochs * facts.train_images, planned.steps)
@@ -195,7 +198,7 @@ def resolve(
 
 def _head_fits(module: nn.Module, facts: Facts) -> bool:
     """Whether the features of all training images fit into memory, in each process, next to what a training takes."""
-    return bytes_to_fit(module, facts.train_images) <= facts.free_bytes / 4
+    return bytes_to_fit(module, facts.train_images, facts.classes) <= facts.free_bytes / 4
 
 
 def _dropped_patches(module: nn.Module, train: TrainRecipe, left_out: float) -> DroppedPatches:
@@ -232,7 +235,6 @@ def _decided(planned: Plan, prepared: TrainableModel, facts: Facts, timer: Timer
         data={"image_size": prepared.backbone.preprocess.image_size, "classes": facts.classes},
         train={
             "epochs": epochs,
-            "patience": epochs if recipe.train.patience == "auto" else recipe.train.patience,
             "precision": precision,
             "lr": peak_lr(recipe.train, recipe.method),
             "frozen_runtime": runtime,
@@ -269,7 +271,7 @@ def _notes(planned: Plan, module: nn.Module, facts: Facts, before: TrainRecipe |
         found.append(
             f"{', '.join(unused)}: not used, as the head is solved in one go; train.head_init=random takes steps"
         )
-    if planned.head_init == "probe" and not planned.fits_head and (before is None or before.head_init != "probe"):
+    if planned.head_init == "probe" and not planned.fits_head:
         linear = bool(linear_heads(module))
         why = (
             "the head starts from the run's" if linear else "the classifier is not a linear layer, and starts at random"
@@ -286,7 +288,7 @@ def _notes(planned: Plan, module: nn.Module, facts: Facts, before: TrainRecipe |
 
 def _set_for_steps(train: TrainRecipe, before: TrainRecipe | None) -> list[str]:
     """The keys of steps that differ from the defaults, and from the run that training starts from."""
-    decided = TrainRecipe(epochs=_EPOCHS, patience=_EPOCHS, lr=METHODS["linear"].lr)
+    decided = TrainRecipe(epochs=_EPOCHS, lr=METHODS["linear"].lr)
     known = [TrainRecipe(), decided, *([] if before is None else [before])]
     keys = [key for key in _OF_STEPS if all(getattr(train, key) != getattr(one, key) for one in known)]
     augments = before is None and train.augment == "light"

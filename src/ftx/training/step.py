@@ -5,6 +5,7 @@ Shapes: N images, C labels.
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -49,15 +50,14 @@ class Training:
 
     @property
     def epochs(self) -> int:
-        """Those of the plan, if training does not end earlier."""
+        """How many there are if training by steps does not end earlier; a head that is solved takes none of them."""
         assert self.recipe.epochs != "auto"
         return self.recipe.epochs
 
     @property
-    def patience(self) -> int:
-        """Epochs without a better one after which training ends."""
-        assert self.recipe.patience != "auto"
-        return self.recipe.patience
+    def patience(self) -> float:
+        """Epochs without a better one after which training ends; infinity if it never does."""
+        return math.inf if self.recipe.patience == "none" else self.recipe.patience
 
     @property
     def steps(self) -> int:
