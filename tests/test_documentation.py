@@ -14,6 +14,8 @@ from ftx.recipe.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+CHANGELOG = ROOT / "CHANGELOG.md"
+PROJECT = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 PAGES = sorted((ROOT / "docs" / "pages").glob("*.md"))
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 # Where what README.md says was measured, and how.
@@ -35,7 +37,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", [README, *PAGES, *DECISIONS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PROJECT, *PAGES, *DECISIONS], ids=lambda path: path.stem)
 def test_links_lead_to_a_file_and_a_heading(path: Path) -> None:
     for target, anchor, picture in LINK.findall(text(path)):
         found = (path.parent / (target or picture)).resolve() if target or picture else path
@@ -44,6 +46,20 @@ def test_links_lead_to_a_file_and_a_heading(path: Path) -> None:
         assert path.parent.name != "pages" or not (target or picture).startswith(".."), f"{target or picture}"
         if anchor:
             assert anchor in anchors(found), f"{target}#{anchor}"
+
+
+def test_each_entry_of_the_changelog_is_one_line_with_a_link() -> None:
+    blocks = re.sub(r"^#.*$", "", text(CHANGELOG), flags=re.MULTILINE).split("\n\n")
+    entries = [line for block in blocks if re.match(r"\s*(?:-|1\.) ", block) for line in block.split("\n") if line]
+    assert len(entries) > 50
+    assert [line for line in entries if not re.fullmatch(r"(?:-|\d+\.) .+ \[[^]]+\]\([^)]+\)", line)] == []
+
+
+def test_each_figure_of_the_changelog_is_where_it_was_measured() -> None:
+    highlights = text(CHANGELOG).partition("### Highlights")[2].partition("###")[0]
+    shown = FIGURE.findall(highlights)
+    assert shown
+    assert set(shown) <= set(FIGURE.findall("\n".join(map(text, SOURCES))))
 
 
 def test_readme_is_short() -> None:
