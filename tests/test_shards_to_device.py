@@ -65,5 +65,5 @@ def test_a_shard_that_is_cut_is_one_answer_and_the_rest_go_on(tmp_path: Path, mo
     found = find_images("shards")
     assert isinstance(found[0].image, ImageError)
     assert found[0].name == "shards/0000.tar"
-    assert found[0].image.what.startswith("a shard is cut")
+    assert found[0].image.what.startswith("the shard is incomplete")
     assert len(found) == 7

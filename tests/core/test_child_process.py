@@ -77,10 +77,14 @@ def test_an_error_of_another_module_is_raised_as_the_kind_that_it_is_of(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(InputError, match="no regular file") as raised:
+    with pytest.raises(InputError, match="must be a regular file") as raised:
         run_in_child(module, Number(value=7), Number)
     assert raised.value.exit_code == 2
-    assert raised.value.details() == [("where", str(tmp_path)), ("found", "a folder"), ("fix", "name a file")]
+    assert raised.value.details() == [
+        ("where", str(tmp_path)),
+        ("found", "a folder"),
+        ("fix", "give the path of a regular file"),
+    ]
 
 
 @pytest.mark.parametrize("error", [Diverged("x", found="nan"), EnvironmentFault("x", fix="y"), GateFailed("x")])

@@ -48,7 +48,7 @@ def test_where_the_store_is_gone_one_of_each_machine_says_it(
 @pytest.mark.usefixtures("store")
 def test_what_one_process_does_is_refused_to_several_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not rank_zero_output.is_rank_zero()
-    with pytest.raises(InputError, match="a merge is the work of one process") as refused:
+    with pytest.raises(InputError, match="a merge must run in one process") as refused:
         rank_zero_output.check_one_process("a merge")
     assert refused.value.found == "3 processes, started by torchrun"
     monkeypatch.setenv("RANK", "0")

@@ -62,7 +62,7 @@ def test_the_sample_as_a_tree_with_a_single(tmp_path: Path) -> None:
     assert len(dataset.split("test")) == 500
     assert place_sample("hierarchical", tmp_path) == table
     table.write_text("mine")
-    with pytest.raises(DataError, match="in the way"):
+    with pytest.raises(DataError, match="must not replace"):
         place_sample("hierarchical", tmp_path)
 
 
@@ -130,7 +130,7 @@ def test_a_folder_with_other_contents_is_refused_and_left_alone(tmp_path: Path, 
     else:
         (folder / "mine.txt").write_text("precious")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(DataError, match="in the way"):
+    with pytest.raises(DataError, match="must not replace"):
         unpack_sample(archive, folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -138,7 +138,7 @@ def test_a_folder_with_other_contents_is_refused_and_left_alone(tmp_path: Path, 
 @pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "a/../../evil.png", "C:/evil.png", "..\\evil.png"])
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     archive = write_zip(tmp_path / "a.zip", {"train/cat/1.png": b"one", name: b"evil"})
-    with pytest.raises(DataError, match="leave its folder"):
+    with pytest.raises(DataError, match="stay below its folder"):
         unpack_sample(archive, tmp_path / "in" / "out")
     assert not (tmp_path / "in").exists()
 
@@ -148,7 +148,7 @@ def test_a_link_in_the_archive_is_refused(tmp_path: Path) -> None:
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(link, "/etc")
-    with pytest.raises(DataError, match="leave its folder"):
+    with pytest.raises(DataError, match="stay below its folder"):
         unpack_sample(tmp_path / "a.zip", tmp_path / "out")
 
 

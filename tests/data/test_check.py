@@ -50,7 +50,7 @@ def test_the_task_is_what_the_labels_look_like(tmp_path: Path) -> None:
     assert report.task == "hierarchical"
     assert report.labels.groups == (("x", "y"), ("a", "b"))
     assert report.imbalance == pytest.approx(2.5)  # of a to b: 2 and 5 to train on
-    with pytest.raises(DataError, match="folder inside a class folder"):
+    with pytest.raises(DataError, match="must contain only images"):
         check(nested, "multiclass")
     for number in range(6):
         picture(tmp_path / f"{number}.png", number)
@@ -134,7 +134,7 @@ def test_all_that_is_wrong_is_said_at_once(broken: Path) -> None:
 def test_status_and_words_of_the_verb(broken: Path, tmp_path: Path, capsys: Capture) -> None:
     assert run(["data", "check", str(broken)]) == 2
     said = capsys.readouterr()
-    assert "the same image stands under different labels" in said.err
+    assert "the same image must not have different labels" in said.err
     assert "lonely" in said.out
     said = subprocess.run(
         [sys.executable, "-m", "ftx", "data", "check", str(broken), "--json"], capture_output=True, check=False
@@ -220,7 +220,7 @@ def test_of_data_that_cannot_be_split_each_image_is_counted_where_it_was_put(tmp
     (tmp_path / "t.csv").write_text("\n".join(["path,labels,split,group", *rows]))
     report = check(tmp_path / "t.csv")
     (problem,) = report.problems
-    assert "there is too little to split" in problem
+    assert "at least two different images or groups" in problem
     assert report.images == {"train": 6, "test": 5}
     assert report.counts == {"a": {"train": 2, "test": 3}, "b": {"train": 4, "test": 2}}
     assert report.copies == 0

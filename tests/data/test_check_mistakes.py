@@ -122,7 +122,7 @@ def test_the_parent_of_one_data_set(tmp_path: Path) -> None:
     for nested in (False, True):
         with pytest.raises(DataError) as caught:
             list_images(tmp_path, nested=nested)
-        assert str(caught.value.fix).startswith(f"did you mean {tmp_path / 'photos'}? Else ")
+        assert str(caught.value.fix).startswith(f"did you mean {tmp_path / 'photos'}? If not, ")
     said = call("data", "check", str(tmp_path))
     assert (said.status, f"did you mean {tmp_path / 'photos'}?" in said.err.replace("\n", "")) == (2, True)
 
@@ -141,9 +141,9 @@ def test_the_parent_of_splits(tmp_path: Path) -> None:
     (said,) = check(tmp_path).warnings
     assert said == "the folder photos holds Train and valid: if it is the data set, name it instead of its parent"
     (tmp_path / "old").rename(tmp_path / "z")  # so that the first class folder is the data set
-    with pytest.raises(DataError, match="inside a class folder") as caught:
+    with pytest.raises(DataError, match="must contain only images") as caught:
         list_images(tmp_path)
-    assert str(caught.value.fix).startswith(f"did you mean {tmp_path / 'photos'}? Else --task hierarchical")
+    assert str(caught.value.fix).startswith(f"did you mean {tmp_path / 'photos'}? If not, use --task hierarchical")
 
 
 def test_a_label_tree_is_none(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_server_that_fails_for_a_moment(host: str, failures: list[int]) -> Non
 def test_a_server_that_fails_is_not_one_that_has_no_such_file(host: str, tmp_path: Path) -> None:
     """What shards.json says of labels is not done without because a server fails."""
     Handler.failures[:] = [503] * 100
-    with pytest.raises(EnvironmentFault, match="a file cannot be fetched"):
+    with pytest.raises(EnvironmentFault, match="the file cannot be downloaded"):
         list_images(typed(f"{host}/0000.tar"))
     Handler.failures.clear()
     part = JobPart(archive=typed(f"{host}/0000.tar"))
@@ -139,7 +139,7 @@ def test_a_server_that_fails_is_not_one_that_has_no_such_file(host: str, tmp_pat
 def test_archives_of_a_store_that_does_not_say_what_it_has_not(host: str) -> None:
     """S3 answers 403 for what is not there, unless one may list the bucket."""
     Handler.forbidden.update(("/shards.json", "/0001.tar"))
-    with pytest.raises(EnvironmentFault, match="a file cannot be fetched"):
+    with pytest.raises(EnvironmentFault, match="the file cannot be downloaded"):
         list_images(typed(f"{host}/0001.tar"))
     Handler.forbidden.remove("/0001.tar")
     assert len(surveyed(Path(f"{host}/{{0000..0004}}.tar")).dataset.entries) == 24
@@ -152,7 +152,7 @@ def test_a_full_disk_is_no_fault_of_the_network(host: str, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ftx.data.shards.fetched._copied", full)
-    with pytest.raises(EnvironmentFault, match="the disk takes no more"):
+    with pytest.raises(EnvironmentFault, match="the disk is full"):
         fetched.fetched(Address(f"{host}/0000.tar"))
 
 
@@ -170,7 +170,7 @@ def test_a_server_that_is_not_there_or_has_no_such_file(host: str, tmp_path: Pat
 
 
 def test_an_address_that_nothing_reads() -> None:
-    with pytest.raises(EnvironmentFault, match="nothing here reads such an address") as error:
+    with pytest.raises(EnvironmentFault, match="no installed package reads this kind of address") as error:
         list_images(typed("s3://bucket/0.tar"))
     assert error.value.where == "s3://bucket/shards.json"  # which is asked for first
 
@@ -215,9 +215,9 @@ def test_a_download_that_was_cut_short_is_not_kept(
     store = Short(whole, times)
     monkeypatch.setattr("fsspec.core.url_to_fs", lambda url: (store, "bucket/0001.tar"))
     if times == 3:
-        with pytest.raises(EnvironmentFault, match="a file cannot be fetched") as error:
+        with pytest.raises(EnvironmentFault, match="the file cannot be downloaded") as error:
             fetched.fetched(address)
-        assert error.value.found == f"{len(whole) // 2:,} bytes came, of {len(whole):,}"
+        assert error.value.found == f"{len(whole) // 2:,} bytes arrived, of {len(whole):,}"
         folder = next((tmp_path / "cache").rglob("files"))
         assert not [path for path in folder.iterdir() if path.suffix != ".lock"]
     assert fetched.fetched(address).read_bytes() == whole

@@ -184,7 +184,7 @@ def test_no_recipe_of_a_run_follows_links(outside: Path, whole_run: Path, tmp_pa
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     vouch(run)
     said = call("train", "--from", str(run), "--dry-run")
-    assert (said.status, "a link leads out of the data folder" in said.err) == (2, True)
+    assert (said.status, "a link must not lead out of the data folder" in said.err) == (2, True)
     assert call("train", "--from", str(run), "--dry-run", "--follow-links").status == 0
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     mine = call("train", "--config", str(tmp_path / "mine.yaml"), "--dry-run")
@@ -200,7 +200,7 @@ def test_a_link_to_a_folder_that_is_listed_already_ends(target: str, tmp_path: P
         (data / name / "x").symlink_to(target.replace("b", "ab".replace(name, "")))
         (data / name / "y").symlink_to(target.replace("b", "ab".replace(name, "")))
     for follow_links in (False, True):
-        with pytest.raises(DataError, match="listed already"):
+        with pytest.raises(DataError, match="read already"):
             list_images(data, nested=True, follow_links=follow_links)
 
 
@@ -213,7 +213,7 @@ def test_doubling_links_end(tmp_path: Path) -> None:
         for name in "ab":
             (folder / name).symlink_to(tmp_path / "deep" / f"{level + 1}")
     (tmp_path / "data" / "way").symlink_to(tmp_path / "deep" / "0")
-    with pytest.raises(DataError, match="listed already"):
+    with pytest.raises(DataError, match="read already"):
         list_images(tmp_path / "data", nested=True, follow_links=True)
 
 
@@ -230,7 +230,7 @@ def test_one_folder_in_two_splits_is_refused_in_any_order(link: str, tmp_path: P
         where = tmp_path / "data" / "train" / "zest"
         linked(where, tmp_path / "data" / "train" / "red")
     for follow in (False, True):
-        with pytest.raises(DataError, match="a link leads to a folder that is listed already") as caught:
+        with pytest.raises(DataError, match="a link must not lead to a folder that is read already") as caught:
             list_images(tmp_path / "data", follow_links=follow)
         assert caught.value.where == str(where)
 

@@ -60,7 +60,7 @@ def test_a_file_its_bytes_and_a_member_of_an_archive_are_one_image(
         np.testing.assert_array_equal(load_pixels(image, PRE), load_pixels(png(), PRE))
         assert open_hashed(image)[1] == entry.sha256
         assert OpenImageFile(image).size_bytes == 8 * PIXELS.nbytes // 3 + len(png())
-    with pytest.raises(ImageError, match="this is no image") as caught:
+    with pytest.raises(ImageError, match="the file must be an image") as caught:
         open_image(broken)
     assert caught.value.where == "all.zip/2.png"
 
@@ -123,7 +123,10 @@ def test_an_entry_whose_image_has_changed_is_not_decoded(stored: tuple[ImageStor
     for read in (open_image, open_hashed, lambda image: load_pixels(image, PRE)):
         with pytest.raises(DataError, match="has changed since training") as caught:
             read(image)
-        assert (caught.value.where, caught.value.fix) == (str(store.root / "a" / "1.png"), "restore it")
+        assert (caught.value.where, caught.value.fix) == (
+            str(store.root / "a" / "1.png"),
+            "restore the image that the run was trained on",
+        )
 
 
 def test_a_hash_that_is_not_known_is_not_asked_for(stored: tuple[ImageStore, Entry]) -> None:

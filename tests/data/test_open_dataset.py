@@ -138,7 +138,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("train", "Training", "val"):
         tree(tmp_path / name, {"cat": 2, "dog": 2})
     error = refusal(tmp_path)
-    assert (error.what, error.found) == ("two folders are the split train", "Training and train")
+    assert (error.what, error.found) == ("only one folder must be the split train", "Training and train")
 
 
 def test_val_is_taken_from_train_where_there_is_none(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def refusal(root: Path) -> DataError:
 def test_a_missing_folder_is_named_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "flowers").mkdir()
     error = refusal(tmp_path / "flower")
-    assert error.what == "there is no such data folder"
+    assert error.what == "the data folder does not exist"
     assert error.found == f"nearest: {tmp_path / 'flowers'}"
 
 
@@ -265,25 +265,25 @@ def test_no_images(tmp_path: Path) -> None:
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog" / "list.csv").write_text("a,b")
     error = refusal(tmp_path)
-    assert (error.what, error.found) == ("there are no images", "1 .csv")
+    assert (error.what, error.found) == ("the data folder must contain images", "1 .csv")
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    assert refusal(tmp_path).what == "there are no class folders"
+    assert refusal(tmp_path).what == "the data folder must contain one folder per class"
 
 
 def test_images_without_class_folders(tmp_path: Path) -> None:
     for index in range(3):
         picture(tmp_path / f"{index}.png", index)
     error = refusal(tmp_path)
-    assert (error.what, error.found) == ("there are no class folders", "3 images straight in the folder")
+    assert (error.what, error.found) == ("the data folder must contain one folder per class", "3 images and no folders")
     shutil.copytree(tmp_path, tmp_path / "train")
     error = refusal(tmp_path)
     assert error.where == str(tmp_path / "train")
 
 
 def test_only_one_class(tmp_path: Path) -> None:
-    assert refusal(tree(tmp_path, {"cat": 5})).what == "there is only one class"
+    assert refusal(tree(tmp_path, {"cat": 5})).what == "the data must have at least two classes"
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -310,7 +310,7 @@ def test_a_class_of_val_that_train_lacks_is_named_with_the_nearest(tmp_path: Pat
     tree(tmp_path / "train", {"cat": 2, "dog": 2}, seed=1)
     tree(tmp_path / "val", {"cat": 2, "dgo": 2}, seed=2)
     error = refusal(tmp_path)
-    assert error.what == "val has a class that train lacks"
+    assert error.what == "each class of val/ must be in train/ too"
     assert (error.found, error.fix) == ("dgo", "did you mean dog?")
 
 
@@ -325,21 +325,21 @@ def test_a_misspelt_side_is_named_with_the_nearest(tmp_path: Path) -> None:
 def test_sides_without_train(tmp_path: Path) -> None:
     tree(tmp_path / "val", {"cat": 2, "dog": 2}, seed=1)
     tree(tmp_path / "test", {"cat": 2, "dog": 2}, seed=2)
-    assert refusal(tmp_path).what == "there is no train folder"
+    assert refusal(tmp_path).what == "the data must have a folder train/"
 
 
 def test_an_empty_side(tmp_path: Path) -> None:
     tree(tmp_path / "train", {"cat": 2, "dog": 2})
     tree(tmp_path / "val", {"cat": 0, "dog": 0})
     error = refusal(tmp_path)
-    assert (error.what, error.where) == ("there are no images", str(tmp_path / "val"))
+    assert (error.what, error.where) == ("val/ must contain images", str(tmp_path / "val"))
 
 
 def test_folders_inside_class_folders(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 2, "dog": 2})
     picture(tmp_path / "dog" / "poodle" / "1.png", 7)
     error = refusal(tmp_path)
-    assert error.what == "there is a folder inside a class folder"
+    assert error.what == "a class folder must contain only images"
     assert error.where == str(tmp_path / "dog" / "poodle")
 
 
@@ -352,7 +352,7 @@ def test_one_image_under_two_classes(tmp_path: Path, root: Path) -> None:
         other = tmp_path / "test" / "dog" / "same.png"
     shutil.copy(tmp_path / root / "cat/001.png", other)
     error = refusal(tmp_path)
-    assert error.what == "the same image stands under different labels"
+    assert error.what == "the same image must not have different labels"
     assert error.found is not None
     assert "cat/001.png" in error.found
     assert other.relative_to(tmp_path).as_posix() in error.found
@@ -378,7 +378,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, kind: str) -> None:
     )
     link.symlink_to(target)
     error = refusal(root)
-    assert error.what == "a link leads out of the data folder"
+    assert error.what == "a link must not lead out of the data folder"
     assert error.where == str(link)
 
 

@@ -209,21 +209,21 @@ def test_a_shard_written_by_tar_in_any_of_its_formats(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[Samples, str]] = {
-    "no label": ({"k": {"png": png(1), "json": {"split": "train"}}}, "0.tar/k: it has no label"),
-    "nothing said": ({"k": {"png": png(1)}}, "0.tar/k: it has no label"),
-    "no image": ({"k": {"json": {"labels": ["a"]}}}, "0.tar/k: no images of this key"),
-    "two images": ({"k": {"png": png(1), "jpg": png(2), "json": {"labels": ["a"]}}}, "0.tar/k: 2 images of this key"),
+    "no label": ({"k": {"png": png(1), "json": {"split": "train"}}}, "0.tar/k: it must have a label"),
+    "nothing said": ({"k": {"png": png(1)}}, "0.tar/k: it must have a label"),
+    "no image": ({"k": {"json": {"labels": ["a"]}}}, "0.tar/k: no images with this key"),
+    "two images": ({"k": {"png": png(1), "jpg": png(2), "json": {"labels": ["a"]}}}, "0.tar/k: 2 images with this key"),
     "another image": (
         {"k": {"png": png(1), "json": {"labels": ["a"], "sha256": "0" * 64}}},
-        "not the one of its sha256",
+        "does not match its sha256",
     ),
     "no JSON": ({"k": {"png": png(1), "json": b"{"}}, "0.tar/k: "),
-    "a list": ({"k": {"png": png(1), "json": b"[1]"}}, "its JSON is no object"),
+    "a list": ({"k": {"png": png(1), "json": b"[1]"}}, "its JSON must be an object"),
     "an unknown split": (
         {"k": {"png": png(1), "json": {"labels": ["a"], "split": "spare"}}},
-        "split 'spare' is none of",
+        "split 'spare' must be one of",
     ),
-    "no text": ({"k": {"png": png(1), "cls": b"\xff"}}, "its class is no text"),
+    "no text": ({"k": {"png": png(1), "cls": b"\xff"}}, "its class must be UTF-8 text"),
     "out": ({"../k": {"png": png(1), "json": {"labels": ["a"]}}}, "0.tar: ../k.json leaves the data folder"),
     "absolute": ({"/k": {"png": png(1), "json": {"labels": ["a"]}}}, "0.tar: /k.json is absolute"),
 }
@@ -233,7 +233,7 @@ WRONG: dict[str, tuple[Samples, str]] = {
 def test_an_image_that_does_not_hold_is_named(tmp_path: Path, what: str) -> None:
     samples, said = WRONG[what]
     shard = written(tmp_path / "0.tar", {**labelled("a", "b"), **samples})
-    with pytest.raises(DataError, match="invalid images of the shards: ") as error:
+    with pytest.raises(DataError, match="the shards have invalid images: ") as error:
         list_images(shard)
     assert said in str(error.value)
 
@@ -271,9 +271,9 @@ def test_archives_without_shards_json_are_told_how_they_are_named(tmp_path: Path
     said = said.replace("FOLDER", str(tmp_path))
     for number, name in enumerate(names):
         written(tmp_path / name, {"k": {"png": png(number), "json": {"labels": ["a"]}}})
-    with pytest.raises(DataError, match=r"no shards\.json") as error:
+    with pytest.raises(DataError, match=r"without shards\.json") as error:
         surveyed(tmp_path)
-    assert error.value.fix == f"name them: {said}"
+    assert error.value.fix == f"give their names: {said}"
     with pytest.raises(InputError, match="no images") as none:
         find_images(tmp_path)
     assert f"its archives are named: {said}" in str(none.value.found)
@@ -303,7 +303,7 @@ def test_a_cut_shard_is_refused(tmp_path: Path, left: int, known: bool) -> None:
     images = content.rstrip(b"\0")
     end = len(images) + -len(images) % 512
     shard.write_bytes(content[:left] if left >= 0 else content[: end + left])
-    with pytest.raises(DataError, match="no tar archive") as error:
+    with pytest.raises(DataError, match="a tar archive") as error:
         list_images(tmp_path / "out" / "{0000..0001}.tar")
     assert error.value.where == str(shard)
 
@@ -325,28 +325,28 @@ def test_an_archive_that_seems_to_end_in_its_middle_is_refused(tmp_path: Path) -
         third = archive.getmembers()[4].offset
     content[third : third + 1024] = bytes(1024)
     shard.write_bytes(content)
-    with pytest.raises(DataError, match="a shard is cut"):
+    with pytest.raises(DataError, match="the shard is incomplete"):
         list_images(shard)
 
 
 def test_a_shard_that_was_changed_is_not_the_one_that_shards_json_tells_of(tmp_path: Path) -> None:
     write_shards(source(tmp_path / "data"), tmp_path / "out", per_shard=12)
     shutil.copy(tmp_path / "out" / "0001.tar", tmp_path / "out" / "0000.tar")
-    with pytest.raises(DataError, match=r"differs from shards\.json") as error:
+    with pytest.raises(DataError, match=r"must be the one in shards\.json") as error:
         list_images(tmp_path / "out")
     assert error.value.where == str(tmp_path / "out" / "0000.tar")
-    assert error.value.fix == "copy it again"
+    assert error.value.fix == "copy the shard again"
 
 
 def test_what_is_no_plain_tar_archive(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(b"x" * 2048)
-    with pytest.raises(DataError, match="no tar archive"):
+    with pytest.raises(DataError, match="a tar archive"):
         list_images(tmp_path / "0.tar")
     with tarfile.open(tmp_path / "1.tar", "w:gz") as archive:
         archive.add(tmp_path / "0.tar")
-    with pytest.raises(DataError, match="no tar archive"):
+    with pytest.raises(DataError, match="a tar archive"):
         list_images(tmp_path / "1.tar")
-    with pytest.raises(DataError, match="a shard is missing") as error:
+    with pytest.raises(DataError, match="the shard does not exist") as error:
         list_images(tmp_path / "{2..3}.tar")
     assert error.value.where == str(tmp_path / "2.tar")
 
@@ -380,7 +380,7 @@ def test_which_archives_a_path_names(tmp_path: Path) -> None:
         ("{0..999999999}.tar", "at most 100,000"),
         ("{1.." + "9" * 200 + "}.tar", "at most 100,000"),
         ("{a,b}" * 60 + ".tar", "at most 100,000"),
-        ("{a,a}.tar", "twice"),
+        ("{a,a}.tar", "only once"),
         ("{a..z}{a..z}{a..z}{a..z}.tar", "at most 100,000"),
         ("{a,{b,c}}.tar", "braces in braces"),
         ("{0.." + "9" * 4400 + "}.tar", "are invalid"),
@@ -432,14 +432,14 @@ def test_few_archives_are_open_at_a_time(tmp_path: Path) -> None:
 def test_nothing_is_written_over_and_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = source(tmp_path / "data")
     (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="something already exists here"):
+    with pytest.raises(InputError, match="must not exist yet"):
         write_shards(table, tmp_path / "out")
 
     def full(self: object, content: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ftx.data.shards.write._HashedFile.write", full)
-    with pytest.raises(EnvironmentFault, match="the disk takes no more"):
+    with pytest.raises(EnvironmentFault, match="the disk is full"):
         write_shards(table, tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
 
@@ -537,6 +537,6 @@ def test_archives_that_were_read_last_stay_open(tmp_path: Path, monkeypatch: pyt
 
 
 def test_at_an_address_no_other_format_is_read() -> None:
-    with pytest.raises(DataError, match="at an address lie shards") as caught:
+    with pytest.raises(DataError, match="must be auto for an address") as caught:
         list_images(Address("https://host/x.tar"), form="voc_classification")
     assert "voc_classification" in str(caught.value.found)

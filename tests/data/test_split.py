@@ -127,12 +127,12 @@ def test_where_each_label_is_of_one_group_alone_nothing_is_left_to_validate_on()
     # Of those that the hash would take the label is their own: another one is taken.
     assert hash_split_sets([("0", ("dog",)), ("1", ("cat",)), ("2", ("cat",))], 0.3) == ("train", "val", "train")
     assert hash_split_sets([("0", ("dog",)), ("1", ())], 0.3) == ("train", "val")
-    with pytest.raises(DataError, match="no image is left to validate on"):
+    with pytest.raises(DataError, match="must have a second image, to validate on"):
         hash_split_sets(samples[1:], 0.3)
     files = [
         ListedImage(f"{number}.png", ("cat" if number < 3 else "dog",), None, "AB"[number // 3]) for number in range(6)
     ]
-    with pytest.raises(DataError, match="no image is left to validate on"):
+    with pytest.raises(DataError, match="must have a second image, to validate on"):
         assign_splits([(file, f"{number:064x}") for number, file in enumerate(files)], 0.5)
 
 

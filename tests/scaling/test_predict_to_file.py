@@ -337,7 +337,7 @@ def test_two_jobs_do_not_write_one_file(
     out = tmp_path / "out.jsonl"
     begun(colour_model, mixed, out, monkeypatch)
     monkeypatch.setattr("ftx.core.files._NOTED_AFTER_S", 0.05)
-    with FileLock(parts_folder(out) / LOCK), pytest.raises(RunError, match="another ftx is at work"):
+    with FileLock(parts_folder(out) / LOCK), pytest.raises(RunError, match="another ftx is using"):
         predict_to_file(mixed, out, colour_model.folder)
     predict_to_file(mixed, out, colour_model.folder)
     kept = out.read_bytes()

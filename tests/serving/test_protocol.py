@@ -270,7 +270,7 @@ BAD = {
     "many": (request(shape=[MAX_IMAGES + 1, 1, 1, 3], data=[0] * 3 * (MAX_IMAGES + 1)), 400, f"1 to {MAX_IMAGES}"),
     "a strip": (request(shape=[1, 1, 40, 3], data=[0] * 120), 422, "too long a strip"),
     "no base64": (request(datatype="BYTES", shape=[1], data=["%"]), 400, "base64"),
-    "no image": (request(datatype="BYTES", shape=[1], data=["aGVsbG8="]), 422, "this is no image"),
+    "no image": (request(datatype="BYTES", shape=[1], data=["aGVsbG8="]), 422, "the file must be an image"),
     "another count": (request(datatype="BYTES", shape=[2], data=["aGVsbG8="]), 400, "1 encoded images"),
     "a long name": (request(name="x" * 201), 400, "at most 200 characters"),
     "a long output": (request() | {"outputs": [{"name": "x" * 201}]}, 400, "at most 200 characters"),

@@ -44,7 +44,7 @@ def test_what_is_no_file_is_refused_with_its_kind(tmp_path: Path, kind: str, rea
     assert (caught.value.where, caught.value.found) == (str(path), kind)
     # Readers that turn the system's refusals into errors of their own find its words.
     assert isinstance(caught.value, OSError)
-    assert caught.value.strerror == f"{kind}, no regular file"
+    assert caught.value.strerror == f"{kind}, not a regular file"
 
 
 def test_a_pipe_that_takes_the_files_place_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,13 +77,13 @@ def test_a_pipe_for_a_recipe_or_an_adapter_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(weights)
     with pytest.raises(RecipeError) as refused:
         Recipe.load(recipe)
-    assert refused.value.found == "a named pipe, no regular file"
+    assert refused.value.found == "a named pipe, not a regular file"
     with pytest.raises(AdapterError) as caught:
         stored_shapes(tmp_path)
-    assert (caught.value.where, caught.value.found) == (str(weights), "this is no regular file: a named pipe")
+    assert (caught.value.where, caught.value.found) == (str(weights), "this must be a regular file: a named pipe")
 
 
 def test_a_pipe_for_labels_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels.txt")
-    with pytest.raises(InputError, match="the labels cannot be read"):
+    with pytest.raises(InputError, match="--labels: the file cannot be read"):
         names_of(str(tmp_path / "labels.txt"))

@@ -161,32 +161,32 @@ REFUSED: dict[str, tuple[str, bytes]] = {
     "brackets-2.json": ("recursion limit", b'{"categories": 1, "items": ' + b'{"a":' * 100_000),
     "digits.jsonl": ("beyond 64 bits", b'{"path": "0.png", "labels": [1' + b"0" * 400 + b"]}"),
     "digits-2.jsonl": ("digits", b'{"path": "0.png", "labels": [1' + b"0" * 4400 + b"]}"),
-    "group.jsonl": ("cannot be shown", b'{"path": "0.png", "labels": ["a"], "group": "\\ud800"}'),
-    "side.jsonl": ("cannot be shown", b'{"path": "0.png", "labels": ["a"], "split": "\\udcff"}'),
-    "path.jsonl": ("is no path of a file", b'{"path": "\\ud800.png", "labels": ["a"]}'),
-    "label.jsonl": ("cannot be shown", b'{"path": "0.png", "labels": ["\\ud800"]}'),
-    "column.jsonl": ("no column path", b'{"\\ud800": "0.png", "labels": ["a"]}'),
-    "long.jsonl": ("is no path of a file", as_json({"path": "x" * 5000, "labels": ["a"]})),
-    "long-name.jsonl": ("too long a name", as_json({"path": "x" * 300, "labels": ["a"]})),
+    "group.jsonl": ("cannot be printed", b'{"path": "0.png", "labels": ["a"], "group": "\\ud800"}'),
+    "side.jsonl": ("cannot be printed", b'{"path": "0.png", "labels": ["a"], "split": "\\udcff"}'),
+    "path.jsonl": ("is not a path of a file", b'{"path": "\\ud800.png", "labels": ["a"]}'),
+    "label.jsonl": ("cannot be printed", b'{"path": "0.png", "labels": ["\\ud800"]}'),
+    "column.jsonl": ("must have a column path", b'{"\\ud800": "0.png", "labels": ["a"]}'),
+    "long.jsonl": ("is not a path of a file", as_json({"path": "x" * 5000, "labels": ["a"]})),
+    "long-name.jsonl": ("is too long", as_json({"path": "x" * 300, "labels": ["a"]})),
     "many.jsonl": ("3,000 labels, at most 1,000", as_json({"path": "0.png", "labels": NAMES})),
-    "types.jsonl": ("a list is no path", b'{"path": ["0.png"], "labels": {"a": 1}, "split": [], "group": {}}'),
+    "types.jsonl": ("a list is not a path", b'{"path": ["0.png"], "labels": {"a": 1}, "split": [], "group": {}}'),
     "surrogate.json": ("surrogate", as_json({**COCO, "categories": [{"id": 0, "name": "\ud800"}]})),
     "id.json": ("which is not listed", as_json({**COCO, "images": [{"id": 10**400, "file_name": "0.png"}]})),
     "columns.csv": ("and 59990 more", COLUMNS.encode()),
     "twice.json": (
-        "names of their own",
+        "a different name",
         as_json({**DATUMARO, "categories": {"label": {"labels": [{"name": "a"}] * 30_000}}}),
     ),
     "types.json": (
-        "invalid places of the annotations: 60000",
+        "the annotations have invalid values: 60000",
         as_json({**COCO, "images": [{"id": [], "file_name": 3}] * 20_000}),
     ),
     "unlisted.json": (
-        "entries of the annotations: 20000",
+        "the annotations have invalid entries: 20000",
         as_json({**COCO, "annotations": [{"image_id": 99, "category_id": 0}] * 20_000}),
     ),
     "parents.json": ("levels", as_json(chain(1600))),
-    "circle.json": ("circle", as_json({**chain(8), "categories": {"label": {"labels": CIRCLE}}})),
+    "circle.json": ("above itself", as_json({**chain(8), "categories": {"label": {"labels": CIRCLE}}})),
 }
 
 
@@ -214,7 +214,7 @@ def test_a_fault_in_each_of_many_rows_is_told_ten_times_and_counted() -> None:
     rows = "path,labels\n" + "".join(f"/{number}.png,a\n" for number in range(20_000))
     with pytest.raises(DataError) as caught:
         list_images(written("absolute.csv", rows.encode()))
-    assert caught.value.what == "invalid lines of the table: 20000"
+    assert caught.value.what == "the table has invalid lines: 20000"
     assert (caught.value.found or "").count("is absolute") == 10
     assert (caught.value.found or "").endswith("; and 19990 more")
 
@@ -236,7 +236,7 @@ def test_folders_nested_without_end_are_refused(tmp_path: Path) -> None:
         deep = deep / level
     deep.mkdir(parents=True)
     (tmp_path / "data" / "c").mkdir()
-    with pytest.raises(DataError, match="nested too deeply"):
+    with pytest.raises(DataError, match="nested at most"):
         list_images(tmp_path / "data", nested=True)
 
 
@@ -254,13 +254,13 @@ def test_a_pipe_is_not_waited_for(place: str, tmp_path: Path) -> None:
     if place == "link in a class":
         (tmp_path / "a" / "link.png").symlink_to(pipe)
         report = check(tmp_path)
-        assert report.unreadable == ["a/link.png: this is no regular file: a named pipe"]
+        assert report.unreadable == ["a/link.png: this must be a regular file: a named pipe"]
         return
     if place == "image of a table":
         pipe.rename(tmp_path / "pipe.png")
         rows = [f"{'ab'[number % 2]}/{number}.png,{'ab'[number % 2]}" for number in range(40)]
         (tmp_path / "t.csv").write_text("\n".join(["path,labels", *rows, "pipe.png,a"]))
-        assert check(tmp_path / "t.csv").unreadable == ["pipe.png: this is no regular file: a named pipe"]
+        assert check(tmp_path / "t.csv").unreadable == ["pipe.png: this must be a regular file: a named pipe"]
         return
     named = {
         "table": tmp_path / "t.csv",
@@ -280,6 +280,6 @@ def test_the_command_line_says_the_same_in_one_error() -> None:
     command = [sys.executable, "-c", program, "data", "check", str(path), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert json.loads(done.stdout)["error"]["what"] == "invalid lines of the table: 1"
-    assert done.stderr.count("lines of the table") == 1
+    assert json.loads(done.stdout)["error"]["what"] == "the table has invalid lines: 1"
+    assert done.stderr.count("the table has invalid lines") == 1
     assert "Traceback" not in done.stderr

@@ -48,7 +48,7 @@ def test_keys_have_choices_or_ranges(tmp_path: Path) -> None:
         ("train.epochs: {low: -2, high: 2}", "train.epochs:"),
         ("data.path: [one, other]", "data.path: is the same for all trials"),
         ("{}", "must have a key or more"),
-        ("- train.lr", "a space is a mapping of keys"),
+        ("- train.lr", "the space must be keys with values"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, said: str, tmp_path: Path) -> None:

@@ -50,7 +50,12 @@ class Address:
         Raises: DataError for a name that could lead elsewhere.
         """
         if names_address(name) or name.startswith("/") or ".." in name.split("/") or _IN_NO_NAME.search(name):
-            raise DataError("this is no name of a file at an address", where=self, found=ascii(name[:100]))
+            raise DataError(
+                "a file at an address must have a plain name below that address",
+                where=self,
+                found=ascii(name[:100]),
+                fix="rename the file, without '..', '::', '?', '#' or a leading '/'",
+            )
         return Address(f"{self.text}/{name}")
 
 
@@ -78,11 +83,9 @@ def typed(place: Location | str) -> Location:
         return Path(place)
     local = scheme in ("file", "local")
     raise InputError(
-        "ftx does not open such an address",
+        f"an address must begin with {', '.join(f'{one}://' for one in SCHEMES)}, and must not contain '::'",
         found=f"{scheme}:///{rest}" if local else f"{scheme}://{rest}",
-        fix=f"name the path: /{rest}"
-        if local
-        else f"an address begins with {', '.join(f'{one}://' for one in SCHEMES)}, and has no '::'",
+        fix=f"give the path: /{rest}" if local else "copy the data to such an address, or to a local folder",
     )
 
 

@@ -66,10 +66,10 @@ def run_in_child(
     except ValidationError:
         pass  # it died while it wrote: the error below
     raise EnvironmentFault(
-        "a process that ftx started died",
+        "a process that ftx started ended without a result",
         where=module,
         found=_how_it_died(done.returncode, done.stderr),
-        fix="see whether memory ran out (dmesg); else report it",
+        fix="run `dmesg` to see if memory ran out, and report the error if it did not",
     )
 
 

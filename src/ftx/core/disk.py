@@ -20,6 +20,7 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 # Of OpenVINO, for a write that failed.
 _FAILED_WRITE = "iostream error"
+_WRITABLE = "choose a folder that you can write to"
 
 
 def make_folder(folder: Path) -> None:
@@ -38,7 +39,7 @@ def place_for_files(folder: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise EnvironmentFault(
-            "this place cannot be written", where=folder, found=error.strerror, fix="choose another folder"
+            "this folder cannot be written to", where=folder, found=error.strerror, fix=_WRITABLE
         ) from error
 
 
@@ -53,15 +54,18 @@ def disk_faults(path: Path) -> Iterator[None]:
         number = _number(error)
         if number in FULL or (number is None and _FAILED_WRITE in str(error)):
             raise EnvironmentFault(
-                "the disk takes no more", where=path, found=str(error), fix="free some space"
+                "the disk is full",
+                where=path,
+                found=str(error),
+                fix="delete files that you do not need, then run the command again",
             ) from error
         if number == errno.EISDIR:
             raise EnvironmentFault(
-                "a folder has the name of a file that is to be written", where=path, fix="move it away"
+                "a folder has the name of a file that ftx must write", where=path, fix="move the folder away"
             ) from error
         if number in _CLOSED:
             raise EnvironmentFault(
-                "this place cannot be written", where=path, found=os.strerror(number), fix="choose another folder"
+                "this path cannot be written to", where=path, found=os.strerror(number), fix=_WRITABLE
             ) from error
         raise
 
@@ -116,7 +120,10 @@ def exchange_folders(one: Path, other: Path) -> None:
             return
         found = os.strerror(ctypes.get_errno())
     raise EnvironmentFault(
-        "this file system cannot swap two folders", where=other, found=found, fix="choose a folder on another one"
+        "this file system cannot swap two folders",
+        where=other,
+        found=found,
+        fix="choose a folder on another file system",
     )
 
 

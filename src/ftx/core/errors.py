@@ -175,9 +175,9 @@ def check_known(what: str, given: Sequence[str], known: Sequence[str]) -> None:
     if unknown or not given:
         alike = nearest(unknown[0], known) if unknown else None
         raise InputError(
-            f"unknown {what}" if unknown else f"no {what} is named",
-            found=", ".join(unknown) or None,
-            fix=f"did you mean '{alike}'?" if alike else f"choose from {', '.join(known)}",
+            f"{what} must be one of {', '.join(known)}",
+            found=", ".join(unknown) or "nothing",
+            fix=f"did you mean '{alike}'?" if alike else "choose one of these names",
         )
 
 

@@ -196,7 +196,11 @@ def sole_writer(folder: Path, note: Callable[[str], None] | None) -> Iterator[No
             lock.acquire(timeout=_NOTED_AFTER_S)
         except Timeout:
             if note is None:
-                raise RunError("another ftx is at work on this folder", where=folder, fix="let it end first") from None
+                raise RunError(
+                    "another ftx is using this folder",
+                    where=folder,
+                    fix="wait until it ends, then run the command again",
+                ) from None
             note(f"another ftx is writing to {folder}: waiting for it")
             lock.acquire()
     try:
@@ -221,10 +225,10 @@ def check_no_links(folders: Iterable[Path]) -> None:
 def _check_no_link(path: Path) -> None:
     if path.is_symlink():
         raise RunError(
-            "a link stands in this folder, and what is written could go elsewhere",
+            "a folder that ftx writes to must not contain links, as they could lead elsewhere",
             where=path,
             found=f"it points at {path.readlink()}",
-            fix="replace the link by the folder that it points at",
+            fix="replace the link with the folder that it points at",
         )
 
 
@@ -271,7 +275,9 @@ def place_at(staged: Path, final: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         raise InputError(
-            "another program wrote this folder meanwhile", where=final, fix="choose another name, or move it away"
+            "another program created this folder at the same time",
+            where=final,
+            fix="move it away, then run the command again",
         ) from error
     fsync_folder(final.parent)
 
@@ -308,5 +314,5 @@ def check_space(folder: Path, needed_bytes: int) -> None:
             "the disk is too full",
             where=existing,
             found=f"{usage.free / 1e6:.0f} MB free, {needed_bytes / 1e6:.0f} MB needed",
-            fix="free some space",
+            fix="delete files that you do not need, then run the command again",
         )

@@ -30,7 +30,7 @@ def check_one_process(work: str) -> None:
     """Raise InputError if several processes were started for work that one process does."""
     if is_distributed():
         found = f"{os.environ['WORLD_SIZE']} processes, started by torchrun"
-        raise InputError(f"{work} is the work of one process", found=found, fix="run it without torchrun")
+        raise InputError(f"{work} must run in one process", found=found, fix="run the command without torchrun")
 
 
 def is_rank_zero() -> bool:

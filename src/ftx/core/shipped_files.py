@@ -35,7 +35,7 @@ def models_folder() -> Path:
     found = find_spec("ftx_models")
     if found is None or found.origin is None:
         raise EnvironmentFault(
-            "this needs the bundled weights and sample, which are not installed",
+            "the bundled weights and sample must be installed for this",
             found="no package 'ftx_models'",
             fix=install_command("train"),
         )
@@ -86,8 +86,9 @@ def recipe_file(given: str | Path) -> Path:
         return _RECIPES / f"{given}.yaml"
     alike = nearest(str(given), names)
     raise RecipeError(
-        f"there is neither a file nor a recipe named '{given}'",
-        fix=f"did you mean {alike}?" if alike else "`ftx recipes` lists the recipes",
+        "the recipe must be a file, or a name that `ftx recipes` lists",
+        found=f"'{given}'",
+        fix=f"did you mean {alike}?" if alike else "run `ftx recipes` to list the names",
     )
 
 

@@ -64,8 +64,8 @@ class IrregularFile(InputError, OSError):
 
     def __init__(self, path: Path, mode: int) -> None:
         found = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")
-        super().__init__("this is no regular file", where=path, found=found, fix="name a file")
-        self.errno, self.strerror, self.filename = errno.EINVAL, f"{found}, no regular file", str(path)
+        super().__init__("this must be a regular file", where=path, found=found, fix="give the path of a regular file")
+        self.errno, self.strerror, self.filename = errno.EINVAL, f"{found}, not a regular file", str(path)
 
     def __str__(self) -> str:
         return f"{self.what}: {self.found}"
@@ -109,7 +109,7 @@ def read_file(path: Path, most_bytes: int | None = None) -> bytes:
         size_bytes = os.fstat(stream.fileno()).st_size
         if most_bytes is not None and size_bytes > most_bytes:
             found = f"{size_bytes / 1e6:,.1f} MB of at most {most_bytes / 1e6:,.1f}"
-            raise InputError("the file is too large", where=path, found=found)
+            raise InputError("the file is too large", where=path, found=found, fix="give a smaller file")
         return stream.read()
 
 
@@ -173,7 +173,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise JsonError(f"the key {_short(twice)} stands twice in one place")
+        raise JsonError(f"the key {_short(twice)} appears twice in one object")
     return found
 
 
@@ -191,7 +191,7 @@ def _finite(digits: str) -> float:
 
 
 def _no_number(word: str) -> NoReturn:
-    raise JsonError(f"{word} is no number")
+    raise JsonError(f"{word} is not a number")
 
 
 def check_extremes(value: object) -> None:

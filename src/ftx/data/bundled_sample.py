@@ -29,7 +29,9 @@ def place_sample(task: TaskName, folder: Path) -> Path:
     if not table.exists():
         write_atomic(table, content)
     elif read_file(table) != content:
-        raise DataError("this file is in the way of the sample", where=table, fix="move it away")
+        raise DataError(
+            "the sample must not replace a file with other contents", where=table, fix="move this file away"
+        )
     return table
 
 
@@ -65,7 +67,12 @@ def _check_inside(member: zipfile.ZipInfo, archive: Path) -> None:
     parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
     rooted = PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).anchor)
     if rooted or ".." in parts or stat.S_ISLNK(member.external_attr >> 16):
-        raise DataError("a file in the archive would leave its folder", where=archive, found=name)
+        raise DataError(
+            "each file of the sample archive must stay below its folder",
+            where=archive,
+            found=name,
+            fix="install ftx-vit-models again",
+        )
 
 
 def _same_contents(folder: Path, members: list[zipfile.ZipInfo]) -> Path:
@@ -80,9 +87,9 @@ def _same_contents(folder: Path, members: list[zipfile.ZipInfo]) -> Path:
     )
     if differing:
         raise DataError(
-            "this folder is in the way of the sample",
+            "the sample must not replace a folder with other contents",
             where=folder,
-            found=f"{len(differing)} files that are not as in the archive, first {differing[0]}",
-            fix="move it away, or unpack to another folder",
+            found=f"{len(differing)} files that differ from the archive, first {differing[0]}",
+            fix="move this folder away, or give another one",
         )
     return folder

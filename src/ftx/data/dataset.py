@@ -50,7 +50,7 @@ class Entry:
             raise ValueError(first_error(error)) from error
         path = Path(entry.path)
         if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in entry.path or "://" in entry.path:
-            raise ValueError(f"the path {shown(entry.path)} is not below the data")
+            raise ValueError(f"the path {shown(entry.path)} must be below the data folder")
         return entry
 
     def to_json(self) -> dict[str, object]:

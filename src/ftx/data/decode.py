@@ -66,7 +66,7 @@ def decode(content: bytes) -> Image.Image:
             del image  # its pixels go before those of the turned image come
             return rgb if turn is None else rgb.transpose(turn)
     except Image.DecompressionBombError as error:  # WebP's reader checks before it allocates
-        raise ImageError("the image is too large", found=str(error), fix="scale it down") from error
+        raise ImageError("the image is too large", found=str(error), fix="scale the image down") from error
     except Exception as error:
         if stream.exceeded is not None:  # Pillow may have made another error of it
             raise stream.exceeded from error
@@ -82,7 +82,7 @@ def read_header(stream: BinaryIO) -> ImageFile.ImageFile:
     """
     start = stream.read(512)
     if not start:
-        raise ImageError("the image is empty", found="0 bytes", fix="copy it again")
+        raise ImageError("the image is empty", found="0 bytes", fix="copy the file again")
     for name in FORMATS:
         opened, signed = Image.OPEN.get(name, (None, None))
         if opened and signed and signed(start[:16]) is True:  # a text: this build of Pillow lacks the format
@@ -90,7 +90,7 @@ def read_header(stream: BinaryIO) -> ImageFile.ImageFile:
                 check_directory(stream)
             stream.seek(0)
             return opened(stream, "")
-    raise ImageError("this is no image", found=_kind(start), fix=f"the formats are {', '.join(FORMATS)}")
+    raise ImageError("the file must be an image", found=_kind(start), fix=f"save it as one of {', '.join(FORMATS)}")
 
 
 def _kind(start: bytes) -> str:
@@ -120,7 +120,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "F":
         found = "floating-point pixels"
-        raise ImageError("the image's brightness is not defined", found=found, fix="save it with 8 or 16 bits")
+        raise ImageError(
+            "the image must have brightness values of 8 or 16 bits", found=found, fix="save the image with 8 or 16 bits"
+        )
     if not (image.mode.startswith("I") or image.mode == "La" or image.has_transparency_data):
         return image if image.mode == "RGB" else image.convert("RGB")
     # By bands, as what lies between takes several times the memory of the image.
@@ -159,7 +161,9 @@ def _eight_bits(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if low < 0 or high >= 1 << bits:
         found = f"grey values from {low} to {high}"
-        raise ImageError("the image's brightness is not defined", found=found, fix="save it with 8 or 16 bits")
+        raise ImageError(
+            "the image must have brightness values of 8 or 16 bits", found=found, fix="save the image with 8 or 16 bits"
+        )
     white_is_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0
     key = image.info.get("transparency")  # a PNG's: the grey that stands for nothing
 

@@ -57,12 +57,18 @@ def check_size(image: Image.Image) -> None:
     pixels, shape = image.width * image.height, f"{image.width} x {image.height}"
     if pixels > MAX_PIXELS:
         found = f"{shape}, {pixels / 1e6:.0f} megapixels of at most {MAX_PIXELS / 1e6:.0f}"
-        raise ImageError("the image is too large", found=found, fix="scale it down")
+        raise ImageError("the image is too large", found=found, fix="scale the image down")
     if max(image.size) > MAX_ASPECT * min(image.size):
-        raise ImageError("the image is too long a strip", found=f"{shape}, at most {MAX_ASPECT} : 1", fix="cut it up")
+        raise ImageError(
+            "the image is too long and narrow",
+            found=f"{shape}, at most {MAX_ASPECT} : 1",
+            fix="cut the image into parts",
+        )
     if (needed := decoding_bytes(image)) > MAX_DECODING_BYTES:
         found = f"{shape} in {image.format}, {needed / 1e9:.1f} GB of at most {MAX_DECODING_BYTES / 1e9:.0f} to decode"
-        raise ImageError("the image is too large for its format", found=found, fix="scale it down, or save it as PNG")
+        raise ImageError(
+            "the image is too large for its format", found=found, fix="scale the image down, or save it as PNG"
+        )
 
 
 def check_scans(image: Image.Image, content: bytes) -> None:
@@ -74,7 +80,9 @@ def check_scans(image: Image.Image, content: bytes) -> None:
     if content.count(_SCAN) > most and (scans := count_scans(content)) > most:
         shape = f"{image.width} x {image.height}"
         raise ImageError(
-            "the image has too many scans", found=f"{scans} over {shape}, at most {most}", fix="save it again as JPEG"
+            "the image has too many scans",
+            found=f"{scans} over {shape}, at most {most}",
+            fix="save the image again as JPEG",
         )
 
 
@@ -105,11 +113,13 @@ def check_directory(stream: BinaryIO) -> None:
     entries = tiff_directory(stream)
     if crowded := [count for kind, count, _ in entries if kind not in _BYTE_KINDS and count > MAX_ENTRY_NUMBERS]:
         found = f"{max(crowded):,} numbers in one entry, at most {MAX_ENTRY_NUMBERS:,}"
-        raise ImageError("the image's directory is too large", found=found, fix="save it again")
+        raise ImageError("the image's directory is too large", found=found, fix="save the image again")
     size_bytes, held_bytes = stream.seek(0, io.SEEK_END), sum(held for _, _, held in entries)
     if held_bytes > MAX_HELD_TIMES * size_bytes + _SLACK_BYTES:
         found = f"{held_bytes / 1e6:,.0f} MB in a file of {size_bytes / 1e6:,.1f}"
-        raise ImageError("the image's directory names its bytes over and over", found=found, fix="save it again")
+        raise ImageError(
+            "the image's directory names the same bytes many times", found=found, fix="save the image again"
+        )
 
 
 def is_sound_exif(exif: bytes) -> bool:
@@ -168,9 +178,9 @@ class LimitedStream(io.BytesIO):
         some = super().read(size)
         self._left_bytes -= len(some)
         if self._left_bytes < 0:
-            self._stop("the image reads its file over and over", f"more than {MAX_READ_TIMES} times")
+            self._stop("the image needs its file to be read too many times", f"more than {MAX_READ_TIMES} times")
         return some
 
     def _stop(self, what: str, found: str) -> None:
-        self.exceeded = ImageError(what, found=found, fix="save it again, or leave it out")
+        self.exceeded = ImageError(what, found=found, fix="save the image again, or remove it from the data")
         raise self.exceeded

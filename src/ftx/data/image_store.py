@@ -24,6 +24,8 @@ from ftx.data.decode_limits import FILES, MAX_FILE_BYTES, decoding_bytes
 from ftx.data.shards.paths import member_of
 from ftx.data.shards.shard_store import has_member, open_member
 
+_RESTORE_IMAGE = "restore the image that the run was trained on"
+
 
 @dataclass(frozen=True)
 class EncodedImage:
@@ -78,7 +80,9 @@ def in_memory(pixels: InMemory, name: str) -> EncodedImage:
     if not isinstance(pixels, Image.Image):
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             found = f"{pixels.dtype} {list(pixels.shape)}"
-            raise InputError("pixels are RGB of 8 bits", found=found, fix="give uint8 [height, width, 3]")
+            raise InputError(
+                "pixels must be RGB of 8 bits", found=found, fix="give a uint8 array of [height, width, 3]"
+            )
         pixels = Image.fromarray(pixels)
     return EncodedImage(name, partial(_as_file, pixels))
 
@@ -108,7 +112,11 @@ class ImageStore:
             there = isinstance(self.root, Path) and (self.root / entry.path).is_file()
         if not there:
             where = f"{self.root}/{entry.path}"
-            raise DataError("an image of the run is missing", where=where, fix="restore it, or name --data DIR")
+            raise DataError(
+                "an image of the run is missing",
+                where=where,
+                fix="restore the file, or give the folder of the images: --data DIR",
+            )
         return self.at(entry.path, entry.sha256)
 
     def at(self, path: str, sha256: str | None = None) -> EncodedImage:
@@ -118,7 +126,11 @@ class ImageStore:
             return EncodedImage(f"{self.root}/{path}", partial(open_member, *member), sha256)
         file = self.root / path
         if isinstance(file, Address):
-            raise ImageError("an image at an address lies in a shard", where=file, fix="name shards: …/{0..9}.tar")
+            raise ImageError(
+                "images at an address must be in shards",
+                where=file,
+                fix="give the shards, as in https://host/{0..9}.tar",
+            )
         return replace(EncodedImage.of(file), sha256=sha256)
 
 
@@ -185,7 +197,7 @@ def _content(image: EncodedImage, opened: BinaryIO | None = None) -> Generator[b
         with FILES.holding(size_bytes):
             content = stream.read(size_bytes)
             if image.sha256 not in (None, sha256(content).hexdigest()):
-                raise DataError("an image of the run has changed since training", where=image.name, fix="restore it")
+                raise DataError("an image of the run has changed since training", where=image.name, fix=_RESTORE_IMAGE)
             yield content
 
 
@@ -194,7 +206,7 @@ def _size_bytes(stream: BinaryIO) -> int:
     stream.seek(0)
     if size_bytes > MAX_FILE_BYTES:
         found = f"{size_bytes / 1e6:,.0f} MB of at most {MAX_FILE_BYTES / 1e6:.0f}"
-        raise ImageError("the image's file is too large", found=found, fix="scale it down, or compress it")
+        raise ImageError("the image's file is too large", found=found, fix="scale the image down, or compress it more")
     return size_bytes
 
 
@@ -206,9 +218,9 @@ def _image_faults(name: str) -> Generator[None, None, None]:
     except (DataError, EnvironmentFault):  # of the data, or of a network: not of one image
         raise
     except FileNotFoundError as error:
-        raise ImageError("there is no such image", where=name) from error
+        raise ImageError("the image does not exist", where=name, fix="check the path of the image") from error
     except FtxError as error:
         raise ImageError(error.what, where=name, found=error.found, fix=error.fix) from error
     except Exception as error:  # Pillow's decoders let struct, value and memory errors through on damaged files
         found = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError("the image cannot be read", where=name, found=found, fix="copy it again") from error
+        raise ImageError("the image cannot be read", where=name, found=found, fix="copy the file again") from error

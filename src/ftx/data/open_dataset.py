@@ -179,10 +179,10 @@ def too_many_unreadable(root: Location, unreadable: Sequence[Unreadable], total:
     """An error if the fraction of images that cannot be read is too large for a few damaged files."""
     if len(unreadable) > MOST_UNREADABLE * total:
         yield DataError(
-            f"{len(unreadable)} of {total} images cannot be read",
+            f"{len(unreadable)} of {total} images cannot be read (at most {MOST_UNREADABLE:.0%} may be unreadable)",
             where=root,
             found=listed([f"{one.path}: {one.reason}" for one in unreadable]),
-            fix=f"repair or remove them; up to {MOST_UNREADABLE:.0%} are skipped",
+            fix="repair these files or remove them, then run: ftx data check DIR",
         )
 
 
@@ -195,10 +195,10 @@ def _contradictions(root: Location, images: Sequence[OpenedImage]) -> Iterator[D
             clashes.append(f"{other.path} = {image.listed.path}")
     if clashes:
         yield DataError(
-            "the same image stands under different labels",
+            "the same image must not have different labels",
             where=root,
             found=listed(clashes),
-            fix="give each image its correct labels",
+            fix="correct the labels, or keep only one copy of each image",
         )
 
 
@@ -206,14 +206,16 @@ def _split_problems(listing: Listing, images: Sequence[OpenedImage]) -> Iterator
     splits = {file.split for file in listing.files}
     if not splits & {None, "train"}:
         yield DataError(
-            "there are no images to train on",
+            "the data must have images of the split train",
             where=listing.root,
-            found=f"all are of {' and '.join(sorted(str(split) for split in splits))}",
-            fix="add the split train",
+            found=f"all images are of {' and '.join(sorted(str(split) for split in splits))}",
+            fix="add images of the split train",
         )
     for split in sorted(splits - {image.listed.split for image in images}, key=str):
         yield DataError(
-            "no image of this split can be read", where=listing.root / str(split or ""), fix="repair or remove them"
+            "the split must have an image that can be read",
+            where=listing.root / str(split or ""),
+            fix="repair these images or add others, then run: ftx data check DIR",
         )
     of_group: dict[str, set[str]] = defaultdict(set)
     for file in listing.files:
@@ -222,7 +224,7 @@ def _split_problems(listing: Listing, images: Sequence[OpenedImage]) -> Iterator
     both = [f"{group}: {' and '.join(sorted(each))}" for group, each in sorted(of_group.items()) if len(each) > 1]
     if both:
         yield DataError(
-            f"groups in more than one split: {len(both)}",
+            f"a group of images must be in one split, {len(both)} are in several",
             where=listing.root,
             found=listed(both),
             fix="put all images of a group into one split, or leave the column split empty",

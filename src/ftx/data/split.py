@@ -13,6 +13,7 @@ from ftx.data.sources import ListedImage
 
 # One image to learn from and one to choose by.
 FEWEST_PER_CLASS = 2
+_SPLIT_IT = "add images of other groups, or split the data yourself: folders train/ and val/, or a column split"
 
 
 def assign_splits(
@@ -80,7 +81,9 @@ def hash_split(
     Raises: DataError if the fraction is not between 0 and 1, or naming each class of fewer than two images.
     """
     if not 0 < val_fraction < 1:
-        raise DataError("val_fraction must lie between 0 and 1", found=str(val_fraction), fix="for example 0.2")
+        raise DataError(
+            "data.val_fraction must be between 0 and 1", found=str(val_fraction), fix="set data.val_fraction=0.2"
+        )
     hashes: dict[str, set[str]] = defaultdict(set)
     for digest, name in samples:
         hashes[name].add(digest)
@@ -105,7 +108,9 @@ def hash_split_sets(
     that no other has, which must be trained on.
     """
     if not 0 < val_fraction < 1:
-        raise DataError("val_fraction must lie between 0 and 1", found=str(val_fraction), fix="for example 0.2")
+        raise DataError(
+            "data.val_fraction must be between 0 and 1", found=str(val_fraction), fix="set data.val_fraction=0.2"
+        )
     labels_of: dict[str, set[str]] = defaultdict(set)
     keys_of: dict[str, set[str]] = defaultdict(set)
     for key, labels in samples:
@@ -115,9 +120,9 @@ def hash_split_sets(
     ranked = _ranked(labels_of, trained_on)
     if len(ranked) < FEWEST_PER_CLASS:
         raise DataError(
-            "there is too little to split",
-            found=f"{len(ranked)} different images or groups",
-            fix="add images (of other groups), or put them into splits yourself: train/ and val/, or a column split",
+            "the data must have at least two different images or groups to split",
+            found=f"{len(ranked)} of them",
+            fix=_SPLIT_IT,
         )
     val = set(ranked[: _val_count(len(ranked), val_fraction)])
     fresh = labels_of.keys() - set(trained_on)
@@ -140,9 +145,9 @@ def hash_split_sets(
         spare = [key for key in ranked if all(len(keys_of[one]) >= FEWEST_PER_CLASS for one in labels_of[key])]
         if not spare:
             raise DataError(
-                "no image is left to validate on",
+                "some labels must have a second image, to validate on",
                 found="each image has a label that no other image, or no other group, has",
-                fix="add images (of other groups), or put them into splits yourself: train/ and val/, or in a column",
+                fix=_SPLIT_IT,
             )
         val = {spare[0]}
     return tuple("val" if key in val else "train" for key, _ in samples)
@@ -157,10 +162,10 @@ def check_class_sizes(distinct: dict[str, int], *, where: str | None = None, bec
     small = [f"{name}: {count}" for name, count in sorted(distinct.items()) if count < FEWEST_PER_CLASS]
     if small:
         raise DataError(
-            f"a class needs at least {FEWEST_PER_CLASS} different images to train on",
+            f"each class must have at least {FEWEST_PER_CLASS} different images to train on",
             where=where,
             found=", ".join(small) + because,
-            fix="add images of it, or take it out of the data",
+            fix="add images to these classes, or remove the classes",
         )
 
 

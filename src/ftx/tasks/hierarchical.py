@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ftx.core.errors import DataError
+from ftx.core.errors import DataError, listed
 from ftx.tasks.base import ImageLabels, LossChoice, RelatedLabels, ScoredLabel, Targets, Task
 from ftx.tasks.label_tree import tree_of
 from ftx.tasks.labels import LabelDeclaration, Labels
@@ -38,7 +38,11 @@ class Hierarchical(Task):
     def __init__(self, labels: Labels, thresholds: Thresholds | None = None) -> None:
         super().__init__(labels, thresholds)
         if labels.names != tuple(name for group in labels.groups for name in group) + labels.singles:
-            raise DataError("labels of a tree stand in the order of their groups, the singles last")
+            raise DataError(
+                "labels of a tree must be in the order of their groups, the independent ones last",
+                found=listed(labels.names),
+                fix="list the labels of each group in turn, then the independent labels",
+            )
 
     @staticmethod
     def suits(samples: ImageLabels, declared: LabelDeclaration) -> bool:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from ftx.core.errors import DataError, listed
 from ftx.core.untrusted_input import MOST_TREE_LEVELS
 from ftx.tasks.base import ImageLabels, RelatedLabels
-from ftx.tasks.labels import LabelDeclaration, Labels, path_in
+from ftx.tasks.labels import LABEL_IMAGES, LabelDeclaration, Labels, path_in
 
 LabelPath = tuple[str, ...]
 MemberT = TypeVar("MemberT", str, LabelPath)
@@ -22,7 +22,7 @@ def tree_of(samples: ImageLabels, declared: LabelDeclaration, where: object) -> 
     Raises: DataError naming the images that carry mutually exclusive labels, or if no image has a label.
     """
     if not any(samples.values()):
-        raise DataError("no image has a label", where=str(where))
+        raise DataError("at least one image must have a label", where=str(where), fix=LABEL_IMAGES)
     if declared.groups is not None:
         return _declared(samples, declared, where)
     if declared.parents:
@@ -35,10 +35,16 @@ def tree_of(samples: ImageLabels, declared: LabelDeclaration, where: object) -> 
 def _node(name: str, path: str) -> LabelPath:
     parts = tuple(part.strip() for part in name.split("/"))
     if not all(parts):
-        raise DataError("a label's path has an empty part", where=path, found=name, fix="write it as animal/cat")
+        raise DataError(
+            "a label path must not have an empty part", where=path, found=name, fix="write it as in animal/cat"
+        )
     if len(parts) > MOST_TREE_LEVELS:
-        found = f"{len(parts)} levels, at most {MOST_TREE_LEVELS}"
-        raise DataError("a label's path has too many levels", where=path, found=found)
+        raise DataError(
+            f"a label path must have at most {MOST_TREE_LEVELS} levels",
+            where=path,
+            found=f"{len(parts)} levels",
+            fix="shorten the path",
+        )
     return parts
 
 
@@ -144,7 +150,7 @@ def _check_one_of_a_group(
                 clashes.append(f"{path}: {show(first[group])} and {show(member)}")
     if clashes:
         raise DataError(
-            "images carry mutually exclusive labels",
+            "an image must not have mutually exclusive labels",
             where=str(where),
             found=listed(clashes),
             fix="keep one label of each group, one child of each label, and one root that has children",

@@ -10,6 +10,8 @@ from functools import cached_property
 from ftx.core.errors import DataError, listed
 from ftx.core.untrusted_input import MOST_LABELS, MOST_TREE_LEVELS
 
+LABEL_IMAGES = "label your images, then run: ftx data check DIR"
+
 
 @dataclass(frozen=True)
 class LabelDeclaration:
@@ -39,19 +41,37 @@ class Labels:
 
     def __post_init__(self) -> None:
         if len(self.names) > MOST_LABELS:
-            raise DataError("too many labels", found=f"{len(self.names):,}, at most {MOST_LABELS:,}")
+            raise DataError(
+                f"a data set must have at most {MOST_LABELS:,} labels",
+                found=f"{len(self.names):,} labels",
+                fix="merge labels, or remove some",
+            )
         if not self.names or not all(self.groups):
-            raise DataError("there are no labels" if not self.names else "a group of labels is empty")
+            raise DataError(
+                "a group of labels must not be empty" if self.names else "there must be at least one label",
+                found=f"{len(self.groups)} groups of {len(self.names)} labels",
+                fix="remove the empty group" if self.names else LABEL_IMAGES,
+            )
         members = Counter(name for group in self.groups for name in group) + Counter(self.singles)
         named = Counter(self.names)
         if wrong := sorted(name for name in members | named if members[name] != 1 or named[name] != 1):
             raise DataError(
-                "every label stands in exactly one group or among the singles",
-                found=listed([f"{name!r}: {named[name]} names, {members[name]} groups or singles" for name in wrong]),
+                "every label must be in exactly one group, or be independent",
+                found=listed(
+                    [
+                        f"{name!r}: listed {named[name]} times, in {members[name]} groups or independent"
+                        for name in wrong
+                    ]
+                ),
+                fix="list every label once, in one group or as an independent label",
             )
         unknown = sorted({*self.parents.keys(), *self.parents.values()} - set(self.names))
         if unknown:
-            raise DataError("the label tree names labels that do not exist", found=listed(unknown))
+            raise DataError(
+                "the label tree must name only labels that exist",
+                found=listed(unknown),
+                fix="add these labels, or remove them from the tree",
+            )
         self._check_circles()
 
     def _check_circles(self) -> None:
@@ -97,13 +117,17 @@ def path_in(parents: Mapping[str, str], name: str) -> tuple[str, ...]:
     found = [name]
     while (up := parents.get(found[-1])) is not None:
         if up in found:
-            raise DataError("the label tree runs in a circle", found=" -> ".join([*found, up]))
+            raise DataError(
+                "no label of a tree must be above itself",
+                found=" -> ".join([*found, up]),
+                fix="remove one of these parents",
+            )
         found.append(up)
         if len(found) > MOST_TREE_LEVELS:
             raise DataError(
-                f"the label tree has more than {MOST_TREE_LEVELS} levels",
+                f"a label tree must have at most {MOST_TREE_LEVELS} levels",
                 found=f"{' -> '.join(found[:3])} -> …",
-                fix="leave out levels of it",
+                fix="remove levels from the tree",
             )
     return tuple(reversed(found))
 

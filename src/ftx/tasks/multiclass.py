@@ -33,18 +33,18 @@ class Multiclass(Task):
         strange = [f"{path}: {';'.join(names) or 'none'}" for path, names in samples.items() if len(names) != 1]
         if strange:
             raise DataError(
-                "multiclass images carry exactly one label each",
+                "each image of a multiclass data set must have exactly one label",
                 where=str(where),
                 found=listed(strange),
-                fix="the task multilabel, or hierarchical for a tree (--task, or a recipe of that task)",
+                fix="use --task multilabel, or --task hierarchical for a label tree",
             )
         names = sorted({*declared.names, *(name for (name,) in samples.values())})
         if len(names) < 2:
             raise DataError(
-                "there is only one class",
+                "the data must have at least two classes",
                 where=str(where),
                 found=", ".join(names),
-                fix="add another, or --task multilabel, where a label holds or does not",
+                fix="add images of another class, or use --task multilabel for one label that an image has or has not",
             )
         return Labels.multiclass(names), list(samples.values())
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ftx.core.errors import DataError
 from ftx.tasks.base import ImageLabels, LossChoice, RelatedLabels, ScoredLabel, Targets, Task
-from ftx.tasks.labels import LabelDeclaration, Labels
+from ftx.tasks.labels import LABEL_IMAGES, LabelDeclaration, Labels
 from ftx.tasks.metrics import f1_of, mean_average_precision
 from ftx.tasks.scores import binary_loss, sigmoid
 from ftx.tasks.thresholds import Flags, Floats, Thresholds, tune
@@ -33,7 +33,7 @@ class Multilabel(Task):
         """Independent labels, including a class folder without images, as that is a mistake to report."""
         names = tuple(sorted({*declared.names, *(name for carried in samples.values() for name in carried)}))
         if not names:
-            raise DataError("no image has a label", where=str(where))
+            raise DataError("at least one image must have a label", where=str(where), fix=LABEL_IMAGES)
         return Labels(names, singles=names), list(samples.values())
 
     def loss(self, logits_NC: Tensor, targets_NC: Tensor, how: LossChoice, whole_MC: Tensor | None = None) -> Tensor:

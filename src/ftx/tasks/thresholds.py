@@ -26,7 +26,7 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         if wrong := [one for one in (self.shared, *self.labels.values()) if not 0 <= one <= 1]:
-            raise ValueError(f"a threshold is a score in [0, 1], found {wrong[0]}")
+            raise ValueError(f"a threshold must be between 0 and 1, found {wrong[0]}")
 
     def of(self, names: Sequence[str]) -> NDArray[np.float32]:
         """One a label, in their order. Shape: [C]."""

@@ -105,7 +105,7 @@ def _copied(system: Any, place: str, into: Path, size_bytes: int | None) -> None
     with system.open(place, "rb") as stream, into.open("wb") as copy:
         shutil.copyfileobj(stream, copy, 1 << 20)
     if size_bytes is not None and into.stat().st_size != size_bytes:
-        raise OSError(f"{into.stat().st_size:,} bytes came, of {size_bytes:,}")
+        raise OSError(f"{into.stat().st_size:,} bytes arrived, of {size_bytes:,}")
 
 
 def _file_system(address: Address) -> tuple[Any, str]:
@@ -115,7 +115,10 @@ def _file_system(address: Address) -> tuple[Any, str]:
         return url_to_fs(str(address))
     except (ImportError, ValueError) as error:
         raise EnvironmentFault(
-            "nothing here reads such an address", where=address, found=str(error), fix="install what it names"
+            "no installed package reads this kind of address",
+            where=address,
+            found=str(error),
+            fix="install the package that this message names",
         ) from error
 
 
@@ -125,15 +128,17 @@ def _attempts(address: Address, read: Callable[[], T]) -> T:
             return read()
         except Exception as error:  # each of fsspec's packages raises its own
             if isinstance(error, FileNotFoundError) and _is_absent(error):
-                raise EnvironmentFault("there is no such file", where=address, fix="check the address") from error
+                raise EnvironmentFault(
+                    "the file at this address does not exist", where=address, fix="check the address"
+                ) from error
             if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 raise
             if isinstance(error, MemoryError) or wait_s is None:
                 raise EnvironmentFault(
-                    "a file cannot be fetched",
+                    "the file cannot be downloaded",
                     where=address,
                     found=str(error.__cause__ or error) or type(error).__name__,
-                    fix="check the network and the right to read it, and run the command again: what came is kept",
+                    fix="check the network and your access, then run the command again: it keeps what has arrived",
                 ) from error
             sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")

@@ -65,7 +65,7 @@ def read_index(archive: Path, where: str) -> TarIndex:
                 last = -1
                 for one in opened:
                     if one.size < 0 or opened.offset <= last:  # a header that leads back, for ever (CVE-2025-8194)
-                        raise tarfile.ReadError(f"{one.name[:100]!r} has a size that no file has")
+                        raise tarfile.ReadError(f"{one.name[:100]!r} has an impossible size")
                     last = opened.offset
                     if one.isreg() and one.sparse is None:
                         members[one.name] = TarMember(one.offset_data, one.size)
@@ -74,8 +74,8 @@ def read_index(archive: Path, where: str) -> TarIndex:
                     opened.members.clear()  # it would keep all it has met  # pyright: ignore[reportAttributeAccessIssue]
                 end = opened.offset
         except (tarfile.TarError, ValueError, OverflowError) as error:
-            fix = "write it again: ftx data shard DATA OUT, or tar without compression"
-            raise DataError("this is no tar archive", where=where, found=str(error), fix=fix) from error
+            fix = "write the shards again with `ftx data shard DATA OUT`, or with tar without compression"
+            raise DataError("a shard must be a tar archive", where=where, found=str(error), fix=fix) from error
         _check_end(stream, end, 0, where)  # a block of zeros would end it anywhere
         return TarIndex(members, tuple(others), _OpenFile(os.dup(stream.fileno())))
 
@@ -89,8 +89,10 @@ def _check_end(stream: io.BufferedReader, start: int, fewest_bytes: int, where: 
             break
         end += len(content)
     if content or end < fewest_bytes:
-        found = f"{stream.seek(0, io.SEEK_END):,} bytes, and at their end not the zeros that end a tar archive"
-        raise DataError("a shard is cut, or is no tar archive", where=where, found=found, fix="copy it again")
+        found = f"{stream.seek(0, io.SEEK_END):,} bytes, without the zeros that end a tar archive"
+        raise DataError(
+            "the shard is incomplete, or not a tar archive", where=where, found=found, fix="copy the shard again"
+        )
 
 
 class _OpenFile:

@@ -19,7 +19,7 @@ from ftx.tasks.labels import LabelDeclaration
 
 # A hundred thousand shards, and as many labels.
 _MOST_BYTES = 64 << 20
-_WRITE_AGAIN = "write the shards again: ftx data shard DATA OUT"
+WRITE_SHARDS_AGAIN = "write the shards again: ftx data shard DATA OUT"
 
 
 class Shard(ClosedModel):
@@ -66,10 +66,12 @@ def read_shards_json(root: Location) -> Shards | None:
             content = read_file(file, _MOST_BYTES) if file.exists() else None
         return None if content is None else Shards.model_validate(parse_json(content))
     except OSError as error:
-        raise DataError(f"{SHARDS_FILE} cannot be read", where=file, found=error.strerror, fix=_WRITE_AGAIN) from error
+        raise DataError(
+            f"{SHARDS_FILE} cannot be read", where=file, found=error.strerror, fix=WRITE_SHARDS_AGAIN
+        ) from error
     except (JsonError, ValidationError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
-        raise DataError(f"{SHARDS_FILE} is invalid", where=file, found=found, fix=_WRITE_AGAIN) from error
+        raise DataError(f"{SHARDS_FILE} is invalid", where=file, found=found, fix=WRITE_SHARDS_AGAIN) from error
 
 
 def write_shards_json(folder: Path, shards: Shards) -> None:

@@ -67,7 +67,9 @@ def write_shards(
     EnvironmentFault if the disk is full.
     """
     if out.exists() or out.is_symlink():
-        raise InputError("something already exists here", where=out, fix="name another folder, or move it away")
+        raise InputError(
+            "the output folder must not exist yet", where=out, fix="choose another folder, or move this one away"
+        )
     require("webdataset")
     data = typed(data)
     nested = task is None or TASKS[task].nested_folders

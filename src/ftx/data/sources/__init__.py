@@ -27,7 +27,12 @@ def list_images(
     Raises: DataError if the data set is invalid; EnvironmentFault if the package is needed and not installed.
     """
     if isinstance(path, Address) and form != "auto":
-        raise DataError("at an address lie shards", where=path, found=f"format {form}", fix="leave the format out")
+        raise DataError(
+            "data.format must be auto for an address",
+            where=path,
+            found=f"format {form}",
+            fix="run the command again without --format",
+        )
     if isinstance(path, Address) or (form == "auto" and are_shards(path)):
         return read_shards(path, progress)
     if form != "auto":
@@ -36,10 +41,10 @@ def list_images(
         return read_table(path, follow_links=follow_links)
     if path.is_file() and path.suffix.lower() != ".json":
         raise DataError(
-            "a data file is a table or an annotation file",
+            "a data file must be a table, an annotation file or a shard",
             where=path,
-            found=path.suffix or "no ending",
-            fix="give a .csv, a .jsonl, COCO's or Datumaro's .json, or shards (.tar)",
+            found=path.suffix or "no file ending",
+            fix="give a folder, .csv, .jsonl, the .json of COCO or Datumaro, or shards (.tar)",
         )
     if tables := metadata_tables(path, follow_links=follow_links):
         return read_tables(path, tables, follow_links=follow_links)

@@ -30,6 +30,9 @@ class DocumentPart(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
+CORRECT_ANNOTATIONS = "correct the annotation files, then run: ftx data check DIR"
+
+
 def annotation_files(path: Path, *, follow_links: bool = False) -> list[Path]:
     """The annotation files of a data set; none where it is another kind of data set.
 
@@ -67,7 +70,12 @@ def read_annotations(path: Path) -> tuple[AnnotationFormat, bytes]:
     try:
         content = read_file(path, MAX_ANNOTATIONS_BYTES)
     except OSError as error:
-        raise DataError("the annotation file cannot be read", where=path, found=error.strerror) from error
+        raise DataError(
+            "the annotation file cannot be read",
+            where=path,
+            found=error.strerror,
+            fix="check the path and the right to read it",
+        ) from error
     # By text, as parsing all of COCO's polygons to look at the keys would take seconds and gigabytes.
     if re.search(rb'"categories"\s*:', content):
         if re.search(rb'"images"\s*:', content):
@@ -75,10 +83,10 @@ def read_annotations(path: Path) -> tuple[AnnotationFormat, bytes]:
         if re.search(rb'"items"\s*:', content):
             return "datumaro", content
     raise DataError(
-        "this is no annotation file that ftx knows",
+        "an annotation file must be in the format of COCO or Datumaro",
         where=path,
         found=short(content[:60].decode(errors="replace")),
-        fix="COCO's has images, annotations and categories, Datumaro's items and categories",
+        fix="export the annotations as COCO (images, annotations, categories) or Datumaro (items, categories)",
     )
 
 
@@ -95,8 +103,8 @@ def parse(kind: type[Document], content: bytes, where: Path) -> Document:
             + ("" if one["type"] == "json_invalid" else f", found {short(one['input'])}")
             for one in error.errors(include_url=False, include_context=False)
         ]
-        what = f"invalid places of the annotations: {len(lines)}"
-        raise DataError(what, where=where, found=listed(lines)) from error
+        what = f"the annotations have invalid values: {len(lines)}"
+        raise DataError(what, where=where, found=listed(lines), fix=CORRECT_ANNOTATIONS) from error
 
 
 def folder_of(root: Path, folders: list[str], names: list[str]) -> str:
@@ -112,11 +120,11 @@ def folder_of(root: Path, folders: list[str], names: list[str]) -> str:
 def check_images_exist(root: Path, found: Collection[ListedImage], where: Path) -> None:
     """Raise DataError if there are no images, or not one of them is there."""
     if not found:
-        raise DataError("the annotations name no images", where=where)
+        raise DataError("the annotations must name at least one image", where=where, fix=CORRECT_ANNOTATIONS)
     if not any((root / image.path).is_file() for image in found):
         raise DataError(
-            "no image that the annotations name is there",
+            "the images that the annotations name must exist",
             where=where,
-            found=f"{len(found)} images, the first {next(iter(found)).path}",
-            fix=f"put them below {root}: into images/<split>/, <split>/, images/ or straight into it",
+            found=f"none of {len(found)} images, first {next(iter(found)).path}",
+            fix=f"put the images below {root}: in images/<split>/, in <split>/, in images/, or in the folder itself",
         )

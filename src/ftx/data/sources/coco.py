@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ftx.core.errors import DataError, listed
 from ftx.data.dataset import Split
-from ftx.data.sources.annotation_files import DocumentPart, check_images_exist, folder_of, parse
+from ftx.data.sources.annotation_files import CORRECT_ANNOTATIONS, DocumentPart, check_images_exist, folder_of, parse
 from ftx.data.sources.listing import ImageCollector, ListedImage, Listing, label_name, path_below, short, split_named
 from ftx.tasks.labels import LabelDeclaration
 
@@ -61,7 +61,7 @@ def read_coco(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_links: 
             if parents.setdefault(name, up) != up
         ]
         _add_images(found, coco, file, names, root, within)
-    found.check("invalid entries of the annotations", path)
+    found.check("the annotations have invalid entries", path, CORRECT_ANNOTATIONS)
     check_images_exist(root, found.images.values(), path)
     return Listing(root, "coco", tuple(found.images.values()), LabelDeclaration(groups=(), parents=parents))
 
@@ -71,11 +71,15 @@ def _names(categories: Sequence[_Category], where: Path) -> dict[Id, str]:
     try:
         names = {one.id: label_name(one.name) for one in categories}
     except ValueError as error:
-        raise DataError("a category has no name that can be used", where=where, found=str(error)) from error
+        raise DataError(
+            "each category must have a valid name", where=where, found=str(error), fix=CORRECT_ANNOTATIONS
+        ) from error
     twice = sorted(name for name, count in Counter(names.values()).items() if count > 1)
     if twice or len(names) < len(categories):
-        found = listed([repr(name) for name in twice]) or "an id twice"
-        raise DataError("categories need names and ids of their own", where=where, found=found)
+        found = listed([repr(name) for name in twice]) or "an id that appears twice"
+        raise DataError(
+            "each category must have a different name and id", where=where, found=found, fix=CORRECT_ANNOTATIONS
+        )
     return names
 
 

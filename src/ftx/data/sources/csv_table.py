@@ -35,6 +35,7 @@ from ftx.data.sources.listing import (
 TABLE_ENDINGS = (".csv", ".jsonl")
 # Several million lines.
 MAX_TABLE_BYTES = 1 << 29
+_JSON_LINE = 'write each line as in {"path": "a.jpg", "labels": ["cat"]}'
 
 # Names of a column here and elsewhere; file_name is that of Hugging Face's metadata files.
 _COLUMNS = {
@@ -58,7 +59,12 @@ def metadata_tables(folder: Path, *, follow_links: bool = False) -> list[Path]:
         return []
     for path, tables in found.items():
         if not tables:
-            raise DataError("a split has no table, and others have", where=path, fix="add metadata.csv to it")
+            raise DataError(
+                "each split must have a table, as others have one",
+                where=path,
+                found="no metadata.csv or metadata.jsonl",
+                fix="add metadata.csv to this folder",
+            )
         if not follow_links:
             check_link_inside(Path(os.path.realpath(folder)), path)
     return [table for tables in found.values() for table in _only(tables)]
@@ -70,7 +76,12 @@ def _metadata(folder: Path) -> list[Path]:
 
 def _only(tables: list[Path]) -> list[Path]:
     if len(tables) > 1:
-        raise DataError("there are two tables", where=tables[0].parent, found=" and ".join(t.name for t in tables))
+        raise DataError(
+            "a folder must have only one table",
+            where=tables[0].parent,
+            found=" and ".join(t.name for t in tables),
+            fix="remove one of the tables",
+        )
     return tables
 
 
@@ -90,7 +101,10 @@ def read_tables(root: Path, tables: Sequence[Path], *, follow_links: bool = Fals
         for file in read.files:
             if file.split not in (None, split):
                 raise DataError(
-                    "a line names another split than its folder's", where=table, found=f"{file.path}: {file.split}"
+                    f"the split of a line must be that of its folder, {split}",
+                    where=table,
+                    found=f"{file.path}: {file.split}",
+                    fix="correct the column split, or remove it",
                 )
             files.append(replace(file, path=f"{table.parent.name}/{file.path}", split=split))
     return Listing(root, "table", tuple(files), repeated=tuple(repeated))
@@ -110,13 +124,15 @@ def read_table(table: Path, *, follow_links: bool = False) -> Listing:
             image = _image(record, within)
             known = found.images.setdefault(image.path, image)
             if known != image:
-                raise ValueError(f"{image.path} stands above with {';'.join(known.labels) or 'no labels'}")
+                raise ValueError(f"{image.path} is on an earlier line with {';'.join(known.labels) or 'no labels'}")
             if known is not image:
                 repeated.append(f"line {number}: {image.path}")
-    fix = "a line has path (below the table's folder), labels (separated by ;), and optionally split and group"
-    found.check("invalid lines of the table", table, fix)
+    fix = "give each line a path below the table's folder, labels separated by ; and optionally split and group"
+    found.check("the table has invalid lines", table, fix)
     if not found.images:
-        raise DataError("the table names no images", where=table, fix="write a line an image: path,labels")
+        raise DataError(
+            "the table must name at least one image", where=table, fix="write one line per image: path,labels"
+        )
     return Listing(table.parent, "table", tuple(found.images.values()), repeated=tuple(repeated))
 
 
@@ -124,9 +140,13 @@ def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
     try:
         text = read_file(table, MAX_TABLE_BYTES).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
-        raise DataError("the table cannot be read", where=table, found=error.strerror) from error
+        raise DataError(
+            "the table cannot be read", where=table, found=error.strerror, fix="check the path and the right to read it"
+        ) from error
     except UnicodeDecodeError as error:
-        raise DataError("the table is not UTF-8 text", where=table, found=str(error), fix="save it as UTF-8") from error
+        raise DataError(
+            "the table must be UTF-8 text", where=table, found=str(error), fix="save the table as UTF-8"
+        ) from error
     if table.suffix.lower() == ".jsonl":
         for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
@@ -134,30 +154,45 @@ def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
             try:
                 record: object = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError("a line is not JSON", where=f"{table}, line {number}", found=str(error)) from error
+                raise DataError(
+                    "a line must be a JSON object", where=f"{table}, line {number}", found=str(error), fix=_JSON_LINE
+                ) from error
             if not isinstance(record, dict):
-                raise DataError("a line is no JSON object", where=f"{table}, line {number}", found=short(line))
+                raise DataError(
+                    "a line must be a JSON object", where=f"{table}, line {number}", found=short(line), fix=_JSON_LINE
+                )
             yield number, _renamed(record, table)  # pyright: ignore[reportUnknownArgumentType]
         return
     if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(","):
         raise DataError(
-            "the table's columns are separated by ;", where=table, fix="separate columns by commas and labels by ;"
+            "the columns of the table must be separated by commas",
+            where=table,
+            found="semicolons",
+            fix="separate columns by commas, and labels by semicolons",
         )
     if "\t" in text.partition("\n")[0]:
-        raise DataError("the table's columns are separated by tabs", where=table, fix="separate columns by commas")
+        raise DataError(
+            "the columns of the table must be separated by commas",
+            where=table,
+            found="tabs",
+            fix="save the table with commas between columns",
+        )
     rows = csv.DictReader(io.StringIO(text), strict=True)
     try:
         for row in rows:
             if None in row or None in row.values():
                 raise DataError(
-                    "a line has another number of columns than the first",
+                    "every line must have as many columns as the first",
                     where=f"{table}, line {rows.line_num}",
-                    fix="quote cells that hold commas",
+                    fix="put cells that contain commas in quotes",
                 )
             yield rows.line_num, _renamed(row, table)
     except csv.Error as error:
         raise DataError(
-            "the table is no CSV", where=f"{table}, after line {rows.line_num}", found=str(error)
+            "the table must be valid CSV",
+            where=f"{table}, after line {rows.line_num}",
+            found=str(error),
+            fix="correct this line",
         ) from error
 
 
@@ -168,17 +203,20 @@ def _renamed(record: Mapping[str, object], table: Path) -> dict[str, object]:
         columns = [word for word in known if word in lowered]
         if len(columns) > 1 or len(lowered) < len(record):
             raise DataError(
-                "two columns mean the same", where=table, found=_columns(record), fix=f"keep one of {known}"
+                "two columns must not have the same meaning",
+                where=table,
+                found=_columns(record),
+                fix=f"keep only one of the columns {', '.join(known)}",
             )
         if columns:
             named[name] = lowered[columns[0]]
         elif name in ("path", "labels"):
             alike = nearest(name, list(lowered))
             raise DataError(
-                f"the table has no column {name}",
+                f"the table must have a column {name}",
                 where=table,
                 found=_columns(record),
-                fix=f"rename {alike} to {name}" if alike else f"call it {name}",
+                fix=f"rename the column {alike} to {name}" if alike else f"add a column {name}",
             )
     return named
 
@@ -189,7 +227,7 @@ def _columns(record: Mapping[str, object]) -> str:
 
 def _image(record: Mapping[str, object], within: Callable[[str], str]) -> ListedImage:
     if not isinstance(record["path"], str):
-        raise ValueError(f"{short(record['path'])} is no path")
+        raise ValueError(f"{short(record['path'])} is not a path")
     path = within(record["path"].strip())
     split = split_in(record.get("split"))
     return ListedImage(path, labels_in(record["labels"]), split, name_in(record.get("group"), "group") or None)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ftx.core.errors import DataError, EnvironmentFault, listed, nearest
 from ftx.core.packages import install_command
-from ftx.data.sources.annotation_files import DocumentPart, check_images_exist, folder_of, parse
+from ftx.data.sources.annotation_files import CORRECT_ANNOTATIONS, DocumentPart, check_images_exist, folder_of, parse
 from ftx.data.sources.listing import ImageCollector, ListedImage, Listing, label_name, path_below, short, split_named
 from ftx.tasks.labels import LabelDeclaration
 
@@ -74,7 +74,12 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_lin
     found = ImageCollector()
     for file, document in read:
         if document.categories.label != labels:
-            raise DataError("the files of one data set differ in their labels", where=file, found=listed(names))
+            raise DataError(
+                "all annotation files of a data set must have the same labels",
+                where=file,
+                found=listed(names),
+                fix="export the data set again with one list of labels",
+            )
         placed: list[tuple[str, str, tuple[str, ...]]] = []
         for item in document.items:
             entry = f"{file.name}, item {short(item.id)}"
@@ -85,7 +90,7 @@ def read_datumaro(path: Path, files: Sequence[tuple[Path, bytes]], *, follow_lin
         for entry, name, item_labels in placed:
             with found.entry(entry):
                 found.add(ListedImage(within(above + name), item_labels, split_named(file.stem)))
-    found.check("invalid items", path)
+    found.check("the annotations have invalid items", path, CORRECT_ANNOTATIONS)
     check_images_exist(root, found.images.values(), path)
     groups = [group.labels for group in labels.label_groups if group.group_type == "exclusive"]
     parents = {label.name: label.parent for label in labels.labels if label.parent}
@@ -98,7 +103,9 @@ def _names(labels: _Labels, where: Path) -> list[str]:
     try:
         return [label_name(label.name) for label in labels.labels]
     except ValueError as error:
-        raise DataError("a label has no name that can be used", where=where, found=str(error)) from error
+        raise DataError(
+            "each label must have a valid name", where=where, found=str(error), fix=CORRECT_ANNOTATIONS
+        ) from error
 
 
 def labels_by_number(numbers: Sequence[int | None], names: Sequence[str]) -> tuple[str, ...]:
@@ -121,11 +128,23 @@ def declared_relations(
     """
     grouped = [name for group in groups or () for name in group]
     if unknown := sorted({*parents.values(), *grouped} - set(names)):
-        raise DataError("groups or parents name labels that are not listed", where=where, found=listed(unknown))
+        raise DataError(
+            "groups and parents must be labels that are listed",
+            where=where,
+            found=listed(unknown),
+            fix=CORRECT_ANNOTATIONS,
+        )
     if len(set(names)) < len(names):
-        raise DataError("labels need names of their own", where=where, found=listed(_twice(names)))
+        raise DataError(
+            "each label must have a different name", where=where, found=listed(_twice(names)), fix=CORRECT_ANNOTATIONS
+        )
     if len(set(grouped)) < len(grouped):
-        raise DataError("a label stands in two exclusive groups", where=where, found=listed(_twice(grouped)))
+        raise DataError(
+            "a label must be in only one exclusive group",
+            where=where,
+            found=listed(_twice(grouped)),
+            fix=CORRECT_ANNOTATIONS,
+        )
     kept = None if groups is None else tuple(tuple(group) for group in groups if len(group) > 1)
     return LabelDeclaration(groups=kept, parents=parents)
 
@@ -146,23 +165,29 @@ def read_with_datumaro(path: Path, form: str, *, follow_links: bool = False) -> 
         from datumaro.components.environment import Environment  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise EnvironmentFault(
-            f"reading the format {form} needs the datumaro package",
+            f"the datumaro package must be installed to read the format {form}",
             found=f"no package '{error.name}'",
-            fix="leave --format out for folders, tables, COCO and Datumaro's JSON; for others: "
-            + install_command("datumaro"),
+            fix=f"{install_command('datumaro')}  (folders, tables, COCO and Datumaro's JSON need no --format)",
         ) from error
     known = sorted(str(name) for name in Environment().importers)
     if form not in known:
         alike = nearest(form, known)
         raise DataError(
-            f"Datumaro has no format '{form}'", fix=f"did you mean {alike}?" if alike else f"one of {', '.join(known)}"
+            "--format must be auto or a format of Datumaro",
+            found=f"'{form}'",
+            fix=f"did you mean {alike}?" if alike else f"choose one of {', '.join(known)}",
         )
     try:
         dataset: Any = Dataset.import_from(str(path), form)
         items: list[Any] = list(dataset)
     except Exception as error:  # whatever the package raises for data that it cannot read
         found = f"{type(error).__name__}: {error}"[:300]
-        raise DataError(f"Datumaro does not read this as {form}", where=path, found=found) from error
+        raise DataError(
+            f"Datumaro cannot read this data as {form}",
+            where=path,
+            found=found,
+            fix="choose the --format of this data, or run again without --format",
+        ) from error
     categories: Any = dataset.categories().get(AnnotationType.label)
     known: list[Any] = [] if categories is None else list(categories.items)
     names = [str(label.name) for label in known]
@@ -175,9 +200,9 @@ def read_with_datumaro(path: Path, form: str, *, follow_links: bool = False) -> 
         with found.entry(str(item.id)):
             labels = labels_by_number([getattr(one, "label", None) for one in item.annotations], names)
             found.add(ListedImage(within(_file(item, root)), labels, split_named(str(item.subset))))
-    found.check("invalid images", path)
+    found.check("the data has invalid images", path, "correct these images and their labels")
     if not found.images:
-        raise DataError("there are no images", where=path)
+        raise DataError("the data must contain images", where=path, fix="check the path and the --format of the data")
     parents = {str(label.name): str(label.parent) for label in known if label.parent}
     given: list[Any] = list(getattr(categories, "label_groups", None) or ())
     # Objects in boxes exclude nothing.
@@ -193,5 +218,5 @@ def _is_exclusive(group: Any) -> bool:
 def _file(item: Any, root: Path) -> str:
     named = getattr(item.media, "path", None)
     if not named:
-        raise ValueError("it is no file of its own")
+        raise ValueError("it is not a separate file")
     return os.path.relpath(os.path.realpath(named), os.path.realpath(root))

@@ -19,7 +19,7 @@ from ftx.tasks.labels import LabelDeclaration
 # What operating systems and file servers leave in folders; not worth a word. Hidden files join them.
 LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx", "@eadir", "$recycle.bin"})
 
-_SHAPE = "make one folder a class and put its images straight into it: DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg"
+_SHAPE = "make one folder per class and put its images directly into it: DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg"
 
 
 def read_folder(root: Path, *, nested: bool = False, follow_links: bool = False) -> Listing:
@@ -43,13 +43,15 @@ def read_folder(root: Path, *, nested: bool = False, follow_links: bool = False)
         if unknown := [name for name in present if name not in names]:
             alike = nearest(unknown[0], names)
             raise DataError(
-                f"{folder.name} has a class that train lacks",
+                f"each class of {folder.name}/ must be in train/ too",
                 where=folder,
                 found=", ".join(unknown),
-                fix=f"did you mean {alike}?" if alike else f"classes in train: {', '.join(names)}",
+                fix=f"did you mean {alike}?" if alike else f"add it to train/, which has {', '.join(names)}",
             )
         if not found:
-            raise DataError("there are no images", where=folder, fix=f"add some, or remove {folder.name}/")
+            raise DataError(
+                f"{folder.name}/ must contain images", where=folder, fix=f"add images, or remove {folder.name}/"
+            )
     files = tuple(file for *_, found in listed for file in found)
     return _checked(Listing(root, "splits", files, LabelDeclaration(names), walker.ignored), walker)
 
@@ -63,10 +65,10 @@ def check_data_path(path: Path) -> None:
 
 def _no_folder(root: Path) -> DataError:
     return DataError(
-        "there is no such data folder",
+        "the data folder does not exist",
         where=root,
-        found="a file" if root.is_file() else "no regular file" if root.exists() else _neighbour(root),
-        fix="name the folder that holds your images (of ftx train: --data DIR)",
+        found="a file" if root.is_file() else "not a regular file" if root.exists() else _neighbour(root),
+        fix="give the folder that contains your images, as in: ftx train --data DIR",
     )
 
 
@@ -96,7 +98,12 @@ class _Walker:
         try:
             paths = sorted(path for path in folder.iterdir() if not _is_litter(path.name))
         except OSError as error:
-            raise DataError("a folder cannot be read", where=folder, found=error.strerror) from error
+            raise DataError(
+                "the folder cannot be read",
+                where=folder,
+                found=error.strerror,
+                fix="check the right to read the folder",
+            ) from error
         for link in (path for path in paths if path.is_symlink()):
             if not self.follow_links:
                 check_link_inside(self.real_root, link)
@@ -118,13 +125,13 @@ class _Walker:
         class_folders = self.folders(folder)
         if not class_folders and not loose and (named := archives_in(folder)):
             raise DataError(
-                f"archives are named where there is no {SHARDS_FILE}", where=folder, fix=f"name them: {named}"
+                f"shards without {SHARDS_FILE} must be named", where=folder, fix=f"give their names: {named}"
             )
         if not class_folders:
             raise DataError(
-                "there are no class folders",
+                "the data folder must contain one folder per class",
                 where=folder,
-                found=f"{loose} images straight in the folder" if loose else "no folders in it",
+                found=f"{loose} images and no folders" if loose else "no folders",
                 fix=_SHAPE,
             )
         names = tuple(path.name for path in class_folders)
@@ -145,12 +152,18 @@ class _Walker:
     def _images(self, class_folder: Path, label: str, split: Split | None, level: int = 1) -> Iterator[ListedImage]:
         if not _is_text(class_folder.name):
             name = ascii(class_folder.name)
-            raise DataError("a folder's name is not valid text", where=class_folder.parent, found=name)
+            raise DataError(
+                "the name of a class folder must be UTF-8 text",
+                where=class_folder.parent,
+                found=name,
+                fix="rename the folder",
+            )
         if level > MOST_TREE_LEVELS:
             raise DataError(
-                "the folders are nested too deeply",
+                f"class folders must be nested at most {MOST_TREE_LEVELS} levels deep",
                 where=class_folder,
                 found=f"more than {MOST_TREE_LEVELS} levels of labels",
+                fix="move the images to fewer levels of folders",
             )
         for path in self.visible(class_folder):
             if path.is_dir() and self.nested:
@@ -158,11 +171,11 @@ class _Walker:
             elif path.is_dir():
                 meant = self._data_set_inside(class_folder)
                 raise DataError(
-                    "there is a folder inside a class folder",
+                    "a class folder must contain only images",
                     where=path,
                     found=f"{path.name} inside the class {class_folder.name}",
-                    fix=(f"did you mean {meant}? Else " if meant else "")
-                    + f"--task hierarchical, if folders are a label tree; else {_SHAPE}",
+                    fix=(f"did you mean {meant}? If not, " if meant else "")
+                    + f"use --task hierarchical for a label tree, or {_SHAPE}",
                 )
             elif _is_image(path):
                 yield ListedImage(path.relative_to(self.root).as_posix(), (label,), split)
@@ -181,7 +194,9 @@ def _split_of(folder: Path) -> Split | None:
 
 def _listed_already(link: Path, target: Path | str) -> DataError:
     found = f"it points at {target}"
-    return DataError("a link leads to a folder that is listed already", where=link, found=found, fix="remove the link")
+    return DataError(
+        "a link must not lead to a folder that is read already", where=link, found=found, fix="remove the link"
+    )
 
 
 def _splits(root: Path, walker: _Walker) -> dict[Split, Path]:
@@ -195,25 +210,27 @@ def _splits(root: Path, walker: _Walker) -> dict[Split, Path]:
         split = _split_of(folder)
         if split is not None and (other := found.setdefault(split, folder)) is not folder:
             raise DataError(
-                f"two folders are the split {split}",
+                f"only one folder must be the split {split}",
                 where=root,
                 found=f"{other.name} and {folder.name}",
-                fix="put their images into one, or classes with such names below train/",
+                fix="put their images into one folder; if these are classes, move both into train/",
             )
     names = [folder.name for folder in top]
     others = [folder.name for folder in top if _split_of(folder) is None]
     if names and not others and "train" not in found:
-        raise DataError("there is no train folder", where=root, found=", ".join(names), fix="add train/<class>/")
+        raise DataError(
+            "the data must have a folder train/", where=root, found=", ".join(names), fix="add train/<class>/"
+        )
     if "train" not in found:
         return {}
     # A class may be called "train" (of wagons); a split holds folders, a class does not.
     if others and walker.folders(found["train"]):
         alike = nearest(others[0], SPLITS)
         raise DataError(
-            "there is a folder next to train that is no split",
+            "each folder next to train/ must be a split: val/ or test/",
             where=root / others[0],
             found=", ".join(names),
-            fix=f"did you mean {alike}?" if alike else "splits are called train, val and test; move the others away",
+            fix=f"did you mean {alike}?" if alike else "move the other folders away",
         )
     return {} if others else found
 
@@ -221,13 +238,16 @@ def _splits(root: Path, walker: _Walker) -> dict[Split, Path]:
 def _checked(tree: Listing, walker: _Walker) -> Listing:
     if not tree.files:
         raise DataError(
-            "there are no images", where=tree.root, found=describe_ignored(tree.ignored) or "no files", fix=_SHAPE
+            "the data folder must contain images",
+            where=tree.root,
+            found=describe_ignored(tree.ignored) or "no files",
+            fix=_SHAPE,
         )
     if len(tree.declared.names) < 2:
         only = ", ".join(tree.declared.names)
         inside = tree.layout == "folders" and walker.folders(walker.root / only)
-        fix = f"did you mean {walker.root / only}? Else {_SHAPE}" if inside else _SHAPE
-        raise DataError("there is only one class", where=tree.root, found=only, fix=fix)
+        fix = f"did you mean {walker.root / only}? If not, {_SHAPE}" if inside else _SHAPE
+        raise DataError("the data must have at least two classes", where=tree.root, found=only, fix=fix)
     return tree
 
 

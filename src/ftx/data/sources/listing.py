@@ -90,7 +90,7 @@ class ImageCollector:
         if self.images.setdefault(image.path, image) is not image:
             raise ValueError(f"{short(image.path)} is listed twice")
 
-    def check(self, what: str, where: Location, fix: str | None = None) -> None:
+    def check(self, what: str, where: Location, fix: str) -> None:
         """Raise DataError with all problems, if there are any."""
         if self.problems:
             raise DataError(f"{what}: {len(self.problems)}", where=where, found=listed(self.problems), fix=fix)
@@ -122,7 +122,9 @@ def path_below(root: Path, *, follow_links: bool = False) -> Callable[[str], str
         if os.path.islink(file):  # noqa: PTH114
             file = os.path.realpath(file)
         if not f"{file}/".startswith(f"{real.rstrip('/')}/"):
-            raise ValueError(f"{short(name)} is a link that leaves the data folder, and needs {FOLLOW_LINKS}")
+            raise ValueError(
+                f"{short(name)} is a link that leaves the data folder; if you trust it, add {FOLLOW_LINKS}"
+            )
         return path
 
     return within
@@ -134,18 +136,18 @@ def relative_path(name: str) -> str:
     Raises: ValueError if it is none, an address, absolute, or leaves where it counts from.
     """
     if "\0" in name or _SURROGATE.search(name) or len(name) > _LONGEST_PATH:
-        raise ValueError(f"{short(name)} is no path of a file")
+        raise ValueError(f"{short(name)} is not a path of a file")
     if names_address(name):
-        raise ValueError(f"{short(name)} is an address, and a document must not contain one")
+        raise ValueError(f"{short(name)} is an address, and must be a path")
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.parts:
-        raise ValueError("no path")
+        raise ValueError("the path is empty")
     if path.is_absolute() or re.match(r"[A-Za-z]:", path.parts[0]):
-        raise ValueError(f"{short(name)} is absolute, and must count from the data folder")
+        raise ValueError(f"{short(name)} is absolute, and must be relative to the data folder")
     if ".." in path.parts:
         raise ValueError(f"{short(name)} leaves the data folder")
     if len(max(path.parts, key=len).encode()) > _LONGEST_NAME:
-        raise ValueError(f"{short(name)} is too long a name")
+        raise ValueError(f"{short(name)} is too long")
     return path.as_posix()
 
 
@@ -173,10 +175,10 @@ def check_link_inside(real_root: Path, path: Path) -> None:
     target = Path(os.path.realpath(path))  # as Path.resolve raises on a link that points at itself
     if not target.is_relative_to(real_root):
         raise DataError(
-            "a link leads out of the data folder",
+            "a link must not lead out of the data folder",
             where=path,
             found=f"it points at {target}",
-            fix=f"if you trust the folder: {FOLLOW_LINKS}; or copy what the link points at into it",
+            fix=f"copy the target of the link into the folder, or if you trust it, add {FOLLOW_LINKS}",
         )
 
 
@@ -187,9 +189,9 @@ def label_name(text: str) -> str:
     """
     name = text.strip()
     if not name:
-        raise ValueError("a label without a name")
+        raise ValueError("a label must have a name")
     if not name.isprintable():  # control characters, line ends, lone surrogates
-        raise ValueError(f"'{short(name)}' holds characters that cannot be shown")
+        raise ValueError(f"'{short(name)}' contains characters that cannot be printed")
     if len(name) > _LONGEST_LABEL:
         raise ValueError(f"'{short(name)}' has {len(name):,} characters, at most {_LONGEST_LABEL:,}")
     return name
@@ -204,7 +206,7 @@ def labels_in(cell: object) -> tuple[str, ...]:
     if isinstance(cell, list):
         cells = cast("list[object]", cell)
     if strange := [one for one in cells if isinstance(one, bool) or not isinstance(one, str | int | None)]:
-        raise ValueError(f"{short(strange[0])} is no label")
+        raise ValueError(f"{short(strange[0])} is not a label")
     # A number is one of Hugging Face's: 0 is a label as well.
     parts = ["" if one is None else _digits(one) for one in cells if one is None or isinstance(one, str | int)]
     named = [part.strip().strip("/") for text in parts for part in (text.split(";") if cells == [cell] else [text])]
@@ -223,7 +225,7 @@ def name_in(cell: object, what: str) -> str:
     if cell is None or (isinstance(cell, str | int) and not isinstance(cell, bool)):
         text = "" if cell is None else _digits(cell)
         return label_name(text) if text.strip() else ""
-    raise ValueError(f"{short(cell)} is no {what}")
+    raise ValueError(f"{short(cell)} is not a {what}")
 
 
 def split_in(cell: object) -> Split | None:
@@ -234,11 +236,11 @@ def split_in(cell: object) -> Split | None:
     word = name_in(cell, "split")
     split = split_named(word)
     if word and split is None:
-        raise ValueError(f"the split '{short(word)}' is none of {', '.join(SPLITS)}")
+        raise ValueError(f"the split '{short(word)}' must be one of {', '.join(SPLITS)}")
     return split
 
 
 def _digits(cell: str | int) -> str:
     if isinstance(cell, int) and cell.bit_length() > 64:
-        raise ValueError("a whole number beyond 64 bits is no name")
+        raise ValueError("a whole number beyond 64 bits is not a name")
     return str(cell)

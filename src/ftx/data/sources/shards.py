@@ -27,7 +27,7 @@ from ftx.data.dataset import Split
 from ftx.data.decode_limits import MAX_FILE_BYTES
 from ftx.data.shards.paths import ENDING, SHARDS_FILE, images_root
 from ftx.data.shards.shard_store import TarIndex, open_current
-from ftx.data.shards.shards_json import Shard, read_shards_json
+from ftx.data.shards.shards_json import WRITE_SHARDS_AGAIN, Shard, read_shards_json
 from ftx.data.sources.listing import (
     IMAGE_ENDINGS,
     ImageCollector,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import tarfile
 
 MOST_SHARDS = 100_000
+_NAME_SHARDS = "give the names of the shards, as in DIR/{0000..0099}.tar"
 # Of the metadata of an image; its labels are a few hundred bytes.
 _MOST_JSON_BYTES = 1 << 20
 # Shards that are read at a time: those of other machines come over the network meanwhile.
@@ -65,17 +66,19 @@ def shard_names(path: Location) -> list[str]:
     if images_root(path) == path:
         if "?" in path.name and isinstance(path, Address):
             found = "a query, as signed addresses have"
-            raise DataError("this address names no shards", where=path, found=found, fix="…/x.tar")
+            raise DataError("the address must be the name of a shard", where=path, found=found, fix=_NAME_SHARDS)
         known = read_shards_json(path)
         if known is None or not known.shards:
             raise DataError(
-                f"there is no {SHARDS_FILE} with shards" if known is None else "there are no shards",
+                f"the folder of shards must contain {SHARDS_FILE}"
+                if known is None
+                else f"{SHARDS_FILE} must list shards",
                 where=path / SHARDS_FILE,
-                fix="name the archives: DIR/{0000..0099}.tar",
+                fix=_NAME_SHARDS,
             )
         return [shard.name for shard in known.shards]
     if "{" in str(path.parent):
-        raise DataError("shards lie in one folder", where=path, found="several", fix="DIR/{0000..0099}.tar")
+        raise DataError("all shards must be in one folder", where=path, found="several folders", fix=_NAME_SHARDS)
     if "{" not in path.name:
         return [path.name]
     from braceexpand import braceexpand
@@ -83,13 +86,17 @@ def shard_names(path: Location) -> list[str]:
     try:
         number = prod(_choices(braces) for braces in _BRACES.findall(path.name))
         if _BRACES_IN_BRACES.search(path.name) or number > MOST_SHARDS:
-            found = f"{number:,}, at most {MOST_SHARDS:,}" if number > MOST_SHARDS else "braces in braces"
-            raise DataError("too many shards", where=path, found=found, fix="DIR/{0000..0099}.tar")
+            found = f"{number:,} shards" if number > MOST_SHARDS else "braces in braces"
+            raise DataError(
+                f"the braces must name at most {MOST_SHARDS:,} shards", where=path, found=found, fix=_NAME_SHARDS
+            )
         names = [*braceexpand(path.name)]
     except ValueError as error:
-        raise DataError("the braces of the shards' names are invalid", where=path, found=str(error)[:200]) from error
+        raise DataError(
+            "the braces of the shards' names are invalid", where=path, found=str(error)[:200], fix=_NAME_SHARDS
+        ) from error
     if len(set(names)) < len(names):
-        raise DataError("a shard is named twice", where=path, fix="DIR/{0000..0099}.tar")
+        raise DataError("each shard must be named only once", where=path, fix=_NAME_SHARDS)
     return names
 
 
@@ -110,7 +117,7 @@ def images_of(root: Location, shard: str) -> list[str]:
     with _shard_faults(root / shard):
         _, index = open_current(root / shard)
     if problems := [*_header_problems(shard, index)]:
-        raise DataError("a shard is invalid", where=root / shard, found=listed(problems))
+        raise DataError("the shard is invalid", where=root / shard, found=listed(problems), fix=WRITE_SHARDS_AGAIN)
     return [f"{shard}/{name}" for name in index.members if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS]
 
 
@@ -126,10 +133,10 @@ def read_shards(path: Location, progress: Progress = SILENT) -> Listing:
     if stated and (unknown := [name for name in names if name not in stated]):
         first, *_, last = [*stated, *stated]
         raise DataError(
-            f"shards that {SHARDS_FILE} does not list",
+            f"the shards must be in {SHARDS_FILE}",
             where=root,
             found=listed(unknown),
-            fix=f"name some that it lists, {first} to {last}, or all: the folder",
+            fix=f"give shards that it lists, from {first} to {last}, or the folder for all",
         )
     images: list[ListedImage] = []
     problems = ImageCollector()
@@ -139,12 +146,12 @@ def read_shards(path: Location, progress: Progress = SILENT) -> Listing:
             problems.problems += shard.found.problems
             bar.advance()
     fix = (
-        "write the shards again without them; an image needs KEY.json next to it with its labels (a list), or KEY.cls "
-        "with one"
+        "write the shards again with KEY.json (a list of labels) or KEY.cls (one label) for every image: "
+        "ftx data shard DATA OUT"
     )
-    problems.check("invalid images of the shards", root, fix)
+    problems.check("the shards have invalid images", root, fix)
     if not images:
-        raise DataError("the shards contain no images", where=path, fix="write them: ftx data shard")
+        raise DataError("the shards must contain images", where=path, fix=WRITE_SHARDS_AGAIN)
     return Listing(root, "shards", tuple(images), LabelDeclaration() if index is None else index.labels.open())
 
 
@@ -171,11 +178,11 @@ def _read(root: Location, name: str, stated: Shard | None) -> _ReadShard:
         read = _read_once(shard, fetch=True)  # the file at the address may have changed since it was fetched
     if not read.matches(stated):
         raise DataError(
-            f"a shard differs from {SHARDS_FILE}",
+            f"the shard must be the one in {SHARDS_FILE}",
             where=shard,
             found=f"{len(read.found.images)} images in {read.size_bytes:,} bytes with the SHA-256 {read.sha256[:12]}…, "
             f"of {stated.images} in {stated.bytes:,} with {stated.sha256[:12]}…",
-            fix="copy it again",
+            fix="copy the shard again",
         )
     return read
 
@@ -201,11 +208,18 @@ def _shard_faults(shard: Location) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError("a shard is missing", where=shard, fix="copy it, or name those that are there") from error
+        raise DataError(
+            "the shard does not exist", where=shard, fix="copy the shard here, or give only shards that exist"
+        ) from error
     except OSError as error:
-        raise DataError("a shard cannot be read", where=shard, found=error.strerror or str(error)) from error
+        raise DataError(
+            "the shard cannot be read",
+            where=shard,
+            found=error.strerror or str(error),
+            fix="check the right to read the file, or copy it again",
+        ) from error
     except ValueError as error:  # of webdataset: one name twice
-        raise DataError("a shard is invalid", where=shard, found=str(error), fix="write it again") from error
+        raise DataError("the shard is invalid", where=shard, found=str(error), fix=WRITE_SHARDS_AGAIN) from error
 
 
 def _header_problems(shard: str, index: TarIndex) -> Iterator[str]:
@@ -217,7 +231,7 @@ def _header_problems(shard: str, index: TarIndex) -> Iterator[str]:
             yield f"{shard}: {error}"
         if member.size_bytes > MAX_FILE_BYTES:
             yield f"{shard}/{short(name)} is too large: {member.size_bytes:,} bytes of at most {MAX_FILE_BYTES:,}"
-    yield from (f"{shard}/{short(name)} is a link or a device, no file" for name in index.others)
+    yield from (f"{shard}/{short(name)} is a link or a device, not a file" for name in index.others)
 
 
 def _add_images(found: ImageCollector, shard: str, samples: Iterable[Mapping[str, object]]) -> None:
@@ -235,14 +249,14 @@ def _image(shard: str, key: str, sample: Mapping[str, object], split: Split | No
     parts = {ending: value for ending, value in sample.items() if isinstance(value, bytes)}
     endings = [ending for ending in parts if f".{ending.lower()}" in IMAGE_ENDINGS]
     if len(endings) != 1:
-        raise ValueError(f"{len(endings) or 'no'} images of this key")
+        raise ValueError(f"{len(endings) or 'no'} images with this key")
     content = parts.get("json", b"{}")
     metadata = parse_json(content) if len(content) <= _MOST_JSON_BYTES else None
     if not isinstance(metadata, dict):
-        raise ValueError(f"its JSON is no object of at most {_MOST_JSON_BYTES:,} bytes")
+        raise ValueError(f"its JSON must be an object of at most {_MOST_JSON_BYTES:,} bytes")
     metadata = cast("dict[str, object]", metadata)
     if metadata.get("sha256") not in (None, hashlib.sha256(parts[endings[0]]).hexdigest()):
-        raise ValueError("the image is not the one of its sha256")
+        raise ValueError("the image does not match its sha256")
     own = split_in(metadata.get("split"))
     group = name_in(metadata.get("group"), "group") or None
     return ListedImage(f"{shard}/{key}.{endings[0]}", _labels(metadata, parts), own or split, group)
@@ -254,11 +268,11 @@ def _labels(metadata: Mapping[str, object], parts: Mapping[str, bytes]) -> tuple
     if metadata.get("label") is not None:
         return labels_in([metadata["label"]])
     if "cls" not in parts:
-        raise ValueError("it has no label")
+        raise ValueError("it must have a label")
     try:
         return labels_in([parts["cls"].decode()])
     except UnicodeDecodeError as error:
-        raise ValueError("its class is no text") from error
+        raise ValueError("its class must be UTF-8 text") from error
 
 
 class _HashedStream:
