@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+import ftx
 from ftx.core.errors import (
     LINES,
     NAMED,
+    AdapterError,
+    DataError,
     InputError,
     Interrupted,
+    MergeError,
+    ModelError,
     Terminated,
     Termination,
     check_known,
@@ -22,6 +31,26 @@ from ftx.core.errors import (
     shown,
     stopped,
 )
+
+SOURCE = Path(ftx.__file__).parent
+# The fix of such an error is always known: what to change in the data, the model, the adapter, or the flags.
+ALWAYS_FIXED = (DataError, ModelError, AdapterError, MergeError)
+
+
+def without_fix(source: str) -> Iterator[int]:
+    """The lines that make an error of ``ALWAYS_FIXED`` without a fix."""
+    names = {kind.__name__ for kind in ALWAYS_FIXED}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+            fixes = [keyword.value for keyword in node.keywords if keyword.arg == "fix"]
+            if not fixes or (isinstance(fixes[0], ast.Constant) and not fixes[0].value):
+                yield node.lineno
+
+
+def test_every_error_of_data_models_and_adapters_has_a_fix() -> None:
+    found = {str(file.relative_to(SOURCE)): [*without_fix(file.read_text("utf-8"))] for file in SOURCE.rglob("*.py")}
+    assert {file: lines for file, lines in found.items() if lines} == {}
+    assert [*without_fix('raise DataError("a")\nMergeError("b", fix=None)\nModelError("c", fix="d")')] == [1, 2]
 
 
 def test_what_is_not_listed_is_counted() -> None:
