@@ -57,4 +57,4 @@ def test_each_flag_is_spelled_and_explained(
 @pytest.mark.parametrize("words", ["--config multiclass-lora", "--out other", "--strict", "--dry-run"])
 def test_a_training_that_goes_on_has_its_recipe_and_its_folder(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--resume", "runs/gone", *words.split()]) == 2
-    assert f"{words.split()[0]}: cannot be combined with --resume" in capsys.readouterr().err
+    assert f"{words.split()[0]} cannot be combined with --resume" in capsys.readouterr().err

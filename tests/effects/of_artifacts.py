@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import shutil
@@ -259,6 +260,28 @@ def predict_scores(lab: Lab, flag: str, value: str) -> None:
             assert lines[0]["scores"] == pytest.approx(scored["scores"], abs=1e-6)
 
 
+def predict_top_k(lab: Lab, flag: str, value: str) -> None:
+    words = ("predict", "noise/val/a/0.png", "--artifact", lab.train().path / "trained", "--json")
+    (scored,), (two,), (one,) = (
+        lab.done(*words, *more).lines for more in (("--scores",), (flag, value), (flag, "1", "--scores"))
+    )
+    ranked = sorted(scored["scores"], key=scored["scores"].get, reverse=True)
+    assert two["labels"] == [{"name": name, "score": scored["scores"][name]} for name in ranked]
+    assert "scores" not in two
+    assert (one["labels"], one["scores"]) == (two["labels"][:1], scored["scores"])
+    assert lab.call(*words[:-1], flag, value, "--out", lab.root / "top.jsonl").status == 2
+
+
+def predict_csv(lab: Lab, flag: str, value: str) -> None:
+    words = ("predict", "noise/val/a/0.png", "noise/val/b/1.png", "--artifact", lab.train().path / "trained")
+    lines = lab.done(*words, "--json").lines
+    read = list(csv.DictReader(io.StringIO(lab.done(*words, flag).out)))
+    assert [(row["path"], row["label"]) for row in read] == [(one["path"], one["labels"][0]["name"]) for one in lines]
+    assert [row["score"] for row in read] == [f"{one['labels'][0]['score']:.4f}" for one in lines]
+    assert len(lab.done(*words, flag, "--top-k", "2").out.splitlines()) == 1 + 2 * 2
+    assert lab.call(*words, flag, "--json").status == 2
+
+
 def predict_json(lab: Lab, flag: str, value: str) -> None:
     words = ("predict", "noise/val/a/0.png", "--artifact", lab.train().path / "trained")
     assert lab.done(*words, flag).lines[0]["path"] == "noise/val/a/0.png"
@@ -290,6 +313,14 @@ def explain_artifact(lab: Lab, flag: str, value: str) -> None:
 
 
 def explain_method(lab: Lab, flag: str, value: str) -> None:
+    words = ("explain", "noise/val/a/0.png", "--artifact", lab.train().path, "--out", lab.root / "pictures-o")
+    said = lab.done(*words, "--json", flag, value)
+    assert said.json["method"] == value
+    assert f"--method {value} still works; it is now written --map {value}" in said.err
+    assert lab.call(*words, flag, value, "--map", value).status == 2
+
+
+def explain_map(lab: Lab, flag: str, value: str) -> None:
     words = ("explain", "noise/val/a/0.png", "--artifact", lab.train().path, "--out", lab.root / "pictures-m", "--json")
     usual, other = (lab.done(*words, *more).json["images"][0]["pictures"][0] for more in ((), (flag, value)))
     assert (usual["label"], other["label"]) == (Path(usual["path"]).name.split(".")[-2], None)

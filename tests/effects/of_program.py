@@ -49,7 +49,7 @@ def run_out(lab: Lab, flag: str, value: str) -> None:
 def run_strict(lab: Lab, flag: str, value: str) -> None:
     said = lab.call("run", "base.yaml", "--set", "data.classes=3", flag, "--out", "strict")
     assert said.status == 2
-    assert "error: the recipe is for 3 labels" in said.err
+    assert "error: data.classes must be 2" in said.err
     assert not (lab.root / "strict").exists()
 
 
@@ -139,7 +139,7 @@ def quickstart_task(lab: Lab, flag: str, value: str) -> None:
     assert plain == {"sample-data"}
     status, samples, error = _quickstart(lab, flag, value, "--out", "taken")
     assert (status, samples - plain) == (2, {"sample-tree.csv"})
-    assert "--out exists already" in error
+    assert "--out must not exist yet" in error
     assert _quickstart(lab, flag, "hierarchcal")[0] == 2
     (lab.root / "quickstart" / "runs" / "sample-tree.csv").unlink()
 

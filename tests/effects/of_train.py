@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from tests.effects.lab import BASE, STILL, Lab, Trained
 
@@ -97,6 +98,32 @@ def preset(lab: Lab, flag: str, value: str) -> None:
     ):
         report = lab.done("train", *tiny, *words).json
         assert (report["method"], report["augment"]) == found
+
+
+def method(lab: Lab, flag: str, value: str) -> None:
+    plain = _flattened(lab.train())
+    for name, keys in (
+        ("dora", {"model.peft": "dora"}),
+        ("linear", {"model.peft": "none", "model.freeze_backbone": True}),
+        ("full", {"model.peft": "none"}),
+    ):
+        made = _flattened(lab.train(words=(flag, name)))
+        assert {key: made[key] for key in ("model.peft", "model.freeze_backbone")} == {
+            key: keys.get(key, plain[key]) for key in ("model.peft", "model.freeze_backbone")
+        }
+    said = lab.call("train", "--config", "base.yaml", "--dry-run", flag, "dorra")
+    assert (said.status, "did you mean 'dora'?" in said.err) == (2, True)
+    assert lab.call("train", "--config", "base.yaml", "--dry-run", flag, "dora", "--peft", "dora").status == 2
+
+
+def device(lab: Lab, flag: str, value: str) -> None:
+    words = ("train", "--config", "base.yaml", "--dry-run", "--json", flag)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        assert lab.call(*words, value).status == (0 if torch.cuda.is_available() else 3)
+        assert lab.call(*words, "gpu").status == 2
+        assert lab.done(*words, "cpu").json["ok"]
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def budget(lab: Lab, flag: str, value: str) -> None:

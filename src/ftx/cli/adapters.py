@@ -24,24 +24,29 @@ if TYPE_CHECKING:
 def command(
     adapters: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="DIR...", show_default=False, help="Runs, or folders that peft wrote; all of runs/."),
+        typer.Argument(
+            metavar="DIR", show_default=False, help="Runs, or adapter folders of peft.  [default: all of runs/]"
+        ),
     ] = None,
     base: Annotated[
         str | None,
         typer.Option(
-            "--base", metavar="NAME|DIR", show_default=False, help="What they were trained on, if it is no run's."
+            "--base",
+            metavar="NAME|DIR",
+            show_default=False,
+            help="The model that they were trained on, if none is a run.",
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option("--weights", metavar="auto|FILE", help="Weights of a base that is a name.")
+        str, typer.Option("--weights", metavar="auto|FILE", help="The weights of --base NAME.")
     ] = "auto",
-    layers: Annotated[bool, typer.Option("--layers", help="Show each layer, not each kind of layer.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not only every kind of layer.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Adapters side by side: how much each changes the base, and whether they work in the same directions.
+    """Compare adapters: how much each changes the base model, and whether they change the same directions.
 
-    change is |W' - W| / |W|; the overlap of two is the fraction of the directions of the smaller that the other has
-    too, of those it reads and those it writes, next to what chance would give.
+    Change is |W' - W| / |W|. The overlap of two adapters is the fraction of directions that they share, of their inputs
+    and of their outputs, next to what two random adapters would share.
     """
     for one in adapters or ():
         check_adapter_folder(one)

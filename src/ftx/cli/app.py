@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 from typer.core import TyperGroup
 
+from ftx.cli.command_list import COMMANDS, GROUPS, SUBCOMMANDS
+from ftx.cli.help_page import CONTEXT, HelpfulCommand
 from ftx.core.errors import TERMINATING, InputError, Termination, stopped
 from ftx.core.signals import postponed_by_import
 from ftx.core.version import __version__
@@ -19,34 +21,6 @@ from ftx.core.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
-
-# Command -> its line in `ftx --help`, in the order of the work. It is in ftx.cli.<command>, which is
-# imported when the command runs: the list must not cost the imports of all.
-COMMANDS = {
-    "data": "`data check PATH`, `data look DATA`: a data set before training, and its wrong labels",
-    "train": "Train an adapter, a head or the whole model on images",
-    "merge": "Turn the trained model into one dense model, with proof",
-    "export": "Write the dense model as OpenVINO IR or ONNX",
-    "validate": "Compare each artifact with the trained model: a gate",
-    "eval": "Accuracy, per-class figures and confusion of an artifact",
-    "predict": "Label images with an exported model or a run",
-    "explain": "Draw over images what a model's predictions come from",
-    "report": "Write what a run is worth on one HTML page: verdict, errors, parity, latency",
-    "apply": "Merge an update into a base IR on a device, without torch",
-    "bench": "Time the models of a run on this machine, and find their fastest setting",
-    "serve": "Serve over HTTP, with a page to try it",
-    "tune": "Search for the recipe that suits the data",
-    "run": "Train, merge, export and validate from one recipe",
-    "runs": "List runs, compare them, remove them",
-    "adapters": "Compare adapters of one base, layer by layer",
-    "models": "List the models that can be trained, and what ftx supports of each",
-    "recipes": "List the recipes that come with ftx",
-    "quickstart": "All of it on the bundled model and sample",
-    "schema": "Print the JSON schema of a command's --json object",
-}
-
-# Those that have commands of their own; the field `verb` of a report has both words.
-_SUBCOMMANDS = {"data": ("check", "look", "sample", "shard")}
 
 # 128 + SIGPIPE, as the shell reports a program whose reader went away (`ftx predict ... | head`).
 BROKEN_PIPE = 141
@@ -67,15 +41,21 @@ class CommandGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"ftx.cli.{cmd_name}")
-        if cmd_name in _SUBCOMMANDS:
+        if cmd_name in SUBCOMMANDS:
             return typer.main.get_command(module.subcommands)
         program = typer.Typer(add_completion=False, rich_markup_mode=None)
-        program.command(cmd_name)(module.command)
+        program.command(cmd_name, cls=HelpfulCommand, context_settings=CONTEXT)(module.command)
         return typer.main.get_command(program)
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        self.format_commands(ctx, formatter)  # first: they are what one looks for
+        with formatter.section("Options"):
+            formatter.write_dl([record for one in self.get_params(ctx) if (record := one.get_help_record(ctx))])
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        for heading, commands in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:10}", listed.summary) for name, listed in commands.items()])
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -86,8 +66,7 @@ class CommandGroup(TyperGroup):
             raise stopped(ended, found="nothing half-written is left") from None
 
 
-# Plain help: rich's markup costs 0.15 s of import, half of what `ftx --help` may take.
-app = typer.Typer(cls=CommandGroup, rich_markup_mode=None)
+app = typer.Typer(cls=CommandGroup, rich_markup_mode=None, context_settings=CONTEXT)
 
 
 def _print_version(given: bool) -> None:
@@ -105,25 +84,26 @@ def program(
         bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
     ] = False,
 ) -> None:
-    """Fine-tune a Vision Transformer, merge it, and run it on an Intel CPU with proof of its accuracy.
+    """Fine-tune a Vision Transformer to classify your images, export it for an Intel CPU, and verify its accuracy.
 
-    In a folder that holds data/, one subfolder of images for each class:
+    Your images are in a folder, with one subfolder for each class:
 
     \b
-      ftx data check data
-      ftx train --data data --peft dora
+      ftx data check photos
+      ftx train --data photos
       ftx merge
-      ftx export --format openvino
+      ftx export --precision fp32,int8
       ftx validate
+      ftx predict photos/new
 
-    Commands use your newest finished run, runs/latest, unless you name one.
+    Commands use your newest run, runs/latest, unless you name one. `ftx COMMAND -h` shows the options of a command.
 
     \b
     Exit status:
-      0  done                          3   the machine: no space, no network, an extra missing
-      1  a gate failed                 4   done, but some inputs were skipped
-      2  the input is wrong            70  a bug of ftx
-      130  interrupted, 143  terminated: a training can be resumed (ftx train --resume)
+      0  done                      3    problem of the machine: no space, no network
+      1  a check failed            4    done, but some images were skipped
+      2  the input is wrong        70   a bug in ftx
+      130, 143  stopped by Ctrl-C or the system: ftx train --resume resumes a training
     """  # noqa: D301  \b, the character, keeps click from filling a paragraph
 
 
@@ -159,7 +139,7 @@ def _command_of(words: Sequence[str]) -> str | None:
     names = [word for word in words if not word.startswith("-")]
     for name, following in zip(names, [*names[1:], ""], strict=True):
         if name in COMMANDS:
-            return f"{name} {following}" if following in _SUBCOMMANDS.get(name, ()) else name
+            return f"{name} {following}" if following in SUBCOMMANDS.get(name, ()) else name
     return None
 
 

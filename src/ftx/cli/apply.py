@@ -19,42 +19,53 @@ def command(
     adapter: Annotated[
         Path | None,
         typer.Argument(
-            metavar="ADAPTER", show_default=False, help="An update by ftx export --as-update, or a folder of PEFT's."
+            metavar="UPDATE",
+            show_default=False,
+            help="A file of `ftx export --as-update`, or an adapter folder of peft.",
         ),
     ] = None,
     base: Annotated[
-        Path | None, typer.Argument(metavar="BASE_IR", show_default=False, help="What ftx export --base wrote.")
+        Path | None,
+        typer.Argument(metavar="BASE", show_default=False, help="The folder that `ftx export --base` wrote."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Argument(metavar="OUT_IR", show_default=False, help="The model; what is there is kept for --rollback."),
+        typer.Argument(
+            metavar="OUT", show_default=False, help="The model to write. The model before it is kept for --rollback."
+        ),
     ] = None,
     labels: Annotated[
-        str, typer.Option("--labels", metavar="A,B,...", help="Of a folder of PEFT's, where they are not the base's.")
+        str,
+        typer.Option(
+            "--labels",
+            metavar="A,B,...",
+            help="The labels of an adapter folder, if the base has others; separated by commas.",
+        ),
     ] = "",
     back: Annotated[
         Path | None,
-        typer.Option("--rollback", metavar="OUT_IR", help="Go back to the model before, and again forward."),
+        typer.Option(
+            "--rollback", metavar="OUT", help="Restore the model before the last update. Again: restore the update."
+        ),
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Merge an adapter into a base IR on a device, without torch, in seconds.
+    """Update a model on a device: merge an update into the base model, without torch, in seconds.
 
-    The weights are the server's to the last bit, and the result is checked on the server's reference images before it
-    takes its place. An update of another base, an older one, or one that is cut or altered is an error: the model there
-    does not change.
+    The result has exactly the weights of the server. It is checked on the reference images of the server before it
+    replaces the old model. If the update is damaged, older, or made for another base, the old model stays.
     """
     from ftx.updating.apply import apply, rollback
 
     progress = console.TerminalProgress()
     if back is not None:
         if adapter is not None or labels:
-            raise InputError("--rollback takes nothing else", fix="name only the model: ftx apply --rollback OUT_IR")
+            raise InputError(
+                "--rollback takes only the model", found=str(adapter or labels), fix="ftx apply --rollback OUT"
+            )
         report = rollback(back, progress)
     elif adapter is None or base is None or out is None:
-        raise InputError(
-            "an update, its base and the model to write are needed", fix="ftx apply ADAPTER BASE_IR OUT_IR"
-        )
+        raise InputError("ftx apply needs an update, its base, and the model to write", fix="ftx apply UPDATE BASE OUT")
     else:
         report = apply(adapter, base, out, labels=[name for name in labels.split(",") if name], progress=progress)
     return console.show(report, _print, json=json)

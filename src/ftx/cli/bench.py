@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import JsonFlag, TargetArgument
-from ftx.core.errors import check_known
+from ftx.cli.shared_options import JsonFlag, TargetArgument, parse_numbers, parse_precisions
 from ftx.runs.artifacts import IRS
-from ftx.runs.compute_precision import Compute
 
 if TYPE_CHECKING:
     from ftx.runs.bench_json import BenchReport, BenchRow
+    from ftx.runs.compute_precision import Compute
     from ftx.runs.tuning_json import OpenvinoSetting
 
-_COMPUTES = get_args(Compute)
 # Columns of a terminal that hold how the model starts as well.
 _WIDE = 120
 
@@ -26,58 +24,59 @@ def command(
     precisions: Annotated[
         list[str] | None,
         typer.Option(
-            "--precision", metavar="|".join(IRS), help="Of the run's IRs; may be repeated.  [default: all it holds]"
+            "--precision",
+            metavar="LIST",
+            help=f"The OpenVINO models to measure: {', '.join(IRS)}.  [default: all that were exported]",
         ),
     ] = None,
     computes: Annotated[
         list[str] | None,
         typer.Option(
             "--compute",
-            metavar="|".join(_COMPUTES),
-            help="The precision to compute in; auto is what OpenVINO chooses on this CPU.  [default: both]",
+            metavar="fp32|auto",
+            help="The precision of the computation. auto: the one that OpenVINO chooses on this CPU.  [default: both]",
         ),
     ] = None,
     batches: Annotated[
-        list[int] | None,
-        typer.Option("--batch", min=1, max=1024, metavar="N", help="Images in a request.  [default: 1 and 8]"),
+        list[str] | None,
+        typer.Option("--batch", metavar="LIST", help="Images in a request.  [default: 1,8]"),
     ] = None,
     threads: Annotated[
-        list[int] | None,
-        typer.Option("--threads", min=1, metavar="N", help="Threads of all streams.  [default: one a core]"),
+        list[str] | None,
+        typer.Option("--threads", metavar="LIST", help="Threads in total.  [default: one for each core]"),
     ] = None,
     streams: Annotated[
-        list[int] | None,
-        typer.Option("--streams", min=1, metavar="N", help="Requests at a time.  [default: 1, and one a core]"),
+        list[str] | None,
+        typer.Option("--streams", metavar="LIST", help="Requests at a time.  [default: 1, and one for each core]"),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", metavar="S", help="How long a row is timed, in three processes.")
+        float, typer.Option("--seconds", metavar="S", help="Seconds to measure each row, in three processes.")
     ] = 3.0,
     save: Annotated[
         bool,
         typer.Option(
             "--save",
-            help="Search batch, threads, streams and precision for the fastest; ftx predict takes it on this machine.",
+            help="Find the fastest settings and keep them: ftx predict uses them on this machine.",
         ),
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Time models on this machine: latency, throughput, compiling, the first prediction, memory.
+    """Measure how fast the models are on this machine, and how much memory they take.
 
-    A row is measured in fresh processes that take turns with those of the others. A run's models stand next to torch
-    and ONNX Runtime if these are installed. The run keeps reports/bench.json and a plot, bench.svg.
+    Each row is measured in fresh processes, in turn with the others. A run is also compared with torch and ONNX Runtime
+    if they are installed. The run keeps the figures in reports/bench.json and a picture in reports/bench.svg.
     """
     from ftx.evaluating.bench import BenchOptions, bench
 
-    if computes:
-        check_known("compute precision", computes, _COMPUTES)
+    chosen = ["f32" if one == "fp32" else one for one in parse_precisions(computes, ("fp32", "auto"), "--compute")]
     report = bench(
         target,
         BenchOptions(
-            precisions=precisions or (),
-            computes=cast("list[Compute]", computes or []),
-            batches=batches or (),
-            threads=threads or (),
-            streams=streams or (),
+            precisions=parse_precisions(precisions, tuple(IRS)),
+            computes=cast("list[Compute]", chosen),
+            batches=parse_numbers(batches, "--batch", most=1024),
+            threads=parse_numbers(threads, "--threads"),
+            streams=parse_numbers(streams, "--streams"),
             seconds=seconds,
             save=save,
         ),

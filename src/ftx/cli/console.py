@@ -6,6 +6,8 @@ path or a label may hold brackets.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import sys
@@ -86,6 +88,13 @@ def print_line(document: str) -> None:
 def print_fields(fields: Sequence[str]) -> None:
     """Write one line of a result on stdout without delay, with a tab between its fields."""
     _write_line("\t".join(map(_printable, fields)))
+
+
+def print_csv(fields: Sequence[str]) -> None:
+    """Write one line of comma-separated values on stdout without delay (RFC 4180)."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(list(map(_printable, fields)))
+    _write_line(line.getvalue())
 
 
 def _write_line(text: str) -> None:

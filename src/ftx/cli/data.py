@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import Field
+from typer.core import TyperGroup
 
 from ftx.cli import console
+from ftx.cli.command_list import SUBCOMMANDS
 from ftx.cli.data_look import look
+from ftx.cli.help_page import CONTEXT, HelpfulCommand
 from ftx.cli.shared_options import (
     SKIPPED,
     DataArgument,
@@ -33,8 +36,21 @@ if TYPE_CHECKING:
     from ftx.data.shards.write import ShardReport
     from ftx.tasks.labels import Labels
 
-subcommands = typer.Typer(add_completion=False, rich_markup_mode=None)
-subcommands.command("look")(look)
+
+class DataGroup(TyperGroup):
+    """The commands of ``ftx data``, in the order of their list."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(SUBCOMMANDS["data"])
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, listed.summary) for name, listed in SUBCOMMANDS["data"].items()])
+
+
+subcommands = typer.Typer(cls=DataGroup, add_completion=False, rich_markup_mode=None, context_settings=CONTEXT)
+_subcommand = partial(subcommands.command, cls=HelpfulCommand, context_settings=CONTEXT)
+_subcommand("look")(look)
 
 # How many of each kind of finding are listed; --json has all.
 _LISTED = 10
@@ -62,30 +78,32 @@ class SampleReport(CommandReport):
 
 @subcommands.callback(invoke_without_command=True)
 def data(context: typer.Context) -> int | None:
-    """Look at data before anything is trained on it."""
+    """Check your images before you train on them."""
     if context.invoked_subcommand is not None:
         return None
     typer.echo(context.get_help())
     return InputError.exit_code  # the help was shown, but no command was given
 
 
-@subcommands.command()
+@_subcommand()
 def check(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, a table, an annotation file, or shards.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A folder of images, a table, an annotation file, or shards.")
+    ],
     task: DataTaskOption = None,
     form: DataFormatOption = "auto",
     follow_links: FollowLinksFlag = False,
     more_images: Annotated[
         bool,
         typer.Option(
-            "--more-images", help="Also estimate how much more images would help, with probes (1,000 images: a minute)."
+            "--more-images", help="Also estimate how much more images would help (a minute for 1,000 images)."
         ),
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Say what is understood of a data set and what is wrong with it: labels, counts, near-duplicates, bad files.
+    """Report what ftx finds in a data set, and what is wrong with it: labels, counts, near-duplicates, bad files.
 
-    Exit status 0 if `ftx train` would take it as it is, 4 if it would skip images, 2 if it would end with an error.
+    The exit status is 0 if you can train on it, 4 if training would skip images, 2 if training would fail.
     """
     from ftx.data.check import check, open_and_check
 
@@ -104,18 +122,21 @@ def check(
     return SKIPPED if report.unreadable else 0
 
 
-@subcommands.command()
+@_subcommand()
 def sample(
     task: SampleTaskOption = "multiclass",
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="The folder that it is put into.  [default: this one]")
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", show_default=False, help="The folder to unpack it into.  [default: this folder]"
+        ),
     ] = Path(),
     json: JsonFlag = False,
 ) -> int:
-    """Unpack the sample that comes with ftx: pictures of garments with labels for one of the tasks.
+    """Unpack the sample images that come with ftx: small pictures of garments, with labels.
 
-    1,000 images of Fashion-MNIST to train on and 500 held out, as ten classes or as a tree with an independent label;
-    for multilabel 750 collages of up to four garments and 300 held out. Files that already exist do not change.
+    1,000 training and 500 test images of Fashion-MNIST, as ten classes or as a label tree; for multilabel 750 and 300
+    collages of up to four garments. Files that already exist do not change.
     """
     from ftx.data.bundled_sample import place_sample
 
@@ -123,20 +144,22 @@ def sample(
     return console.show(SampleReport(task=name, path=str(place_sample(name, out))), _print_sample, json=json)
 
 
-@subcommands.command()
+@_subcommand()
 def shard(
     data: DataArgument,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that is made.")],
-    per_shard: Annotated[int, typer.Option("--per-shard", metavar="N", min=1, help="Images in each archive.")] = 1000,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    per_shard: Annotated[
+        int, typer.Option("--per-shard", metavar="N", min=1, help="The number of images in each archive.")
+    ] = 1000,
     task: DataTaskOption = None,
     form: DataFormatOption = "auto",
     follow_links: FollowLinksFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Write images and their labels as WebDataset's shards: tar archives that train, eval and predict read.
+    """Pack images and labels into shards (WebDataset): tar archives that train, eval and predict can read.
 
-    For data that is read over a network, or is too much for a folder. Images keep their bytes, and equal data give
-    equal shards. Exit status 4 if images that cannot be read were left out.
+    Use it for data on a network, or for too many images for a folder. The image files do not change. The exit status is
+    4 if images that cannot be read were left out.
     """
     from ftx.data.shards.write import write_shards
 

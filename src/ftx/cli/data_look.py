@@ -31,33 +31,37 @@ def look(
     follow_links: FollowLinksFlag = False,
     model: Annotated[
         str,
-        typer.Option("--model", metavar="NAME", help="What makes the features: dinov2-small, or a model of timm."),
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="The model that compares the images: dinov2-small, or any model of `ftx models`.",
+        ),
     ] = "dinov2-small",
     weights: Annotated[
         str,
-        typer.Option("--weights", metavar="auto|none|FILE", help="Its weights, as for `ftx train`."),
+        typer.Option("--weights", metavar="auto|none|FILE", help="The weights of the model, as for `ftx train`."),
     ] = "auto",
     image_size: Annotated[
         str,
         typer.Option(
-            "--image-size", metavar="auto|PIXELS|HxW", help="Its input; 112 has a quarter of the patches of 224."
+            "--image-size", metavar="auto|PIXELS|HxW", help="The size that images are resized to; 112 is faster."
         ),
     ] = "auto",
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="CSV", help="The table of issues and choices; an existing one is continued."),
+        typer.Option("--out", metavar="CSV", help="The table of your choices; if it exists, you continue with it."),
     ] = Path("data-look.csv"),
     port: Annotated[
-        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Where the page is served; 0: any free port.")
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="The port of the page; 0: any free port.")
     ] = 8765,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Show what is probably wrong with a data set: wrong labels, near-duplicates across splits, unreadable images.
+    """Find images that are probably wrong: wrong labels, near-duplicates across splits, files that cannot be read.
 
-    A page on this machine shows them one by one and takes a choice for each: keep, relabel, drop. The table of choices
-    is written at once; the data never is. Ctrl-C ends it. With --json nothing is served: the table and one object are
-    written, and the exit status is 4 if images cannot be read.
+    A page in your browser shows them one by one. You choose for each: keep, change the label, or drop. Your choices go
+    into a table; your images do not change. Ctrl-C ends the page. With --json ftx only writes the table, and the exit
+    status is 4 if images cannot be read.
     """
     from ftx.data.sources.folder import check_data_path
 

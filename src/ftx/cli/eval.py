@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, open_run
+from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, open_run, run_of_artifact
 from ftx.runs.artifacts import ARTIFACTS
 
 if TYPE_CHECKING:
@@ -21,17 +21,18 @@ def command(
         str | None,
         typer.Option(
             "--artifact",
-            metavar="NAME",
-            help=f"One of {', '.join(ARTIFACTS)}.  [default: the best IR, or what the run holds]",
+            metavar="NAME|PATH",
+            help=f"The model: {', '.join(ARTIFACTS)}; or its folder.  [default: the best exported one]",
         ),
     ] = None,
     data: DataOption = None,
     json: JsonFlag = False,
 ) -> int:
-    """Accuracy, per-class precision, recall and F1, and the confusion matrix of one artifact.
+    """Measure the accuracy of one model on the test images: in total, for each class, and which classes it confuses.
 
-    On the held-out images of the run, read from their files, in the precision that the artifact is deployed in.
+    The model reads the image files and computes in the precision that it is deployed in.
     """
+    run, artifact = run_of_artifact(run, artifact)
     open_run(run, data, needs_images=True)
     from ftx.evaluating.evaluate import evaluate
 

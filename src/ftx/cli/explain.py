@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import JsonFlag, report_skipped
+from ftx.cli.shared_options import JsonFlag, check_usage, note_old_spelling, report_skipped
 from ftx.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,52 +18,59 @@ if TYPE_CHECKING:
 def command(
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGES", show_default=False, help="Images, folders that hold some, or patterns."),
+        typer.Argument(
+            metavar="IMAGES", show_default=False, help="Images, folders of images, or patterns as 'photos/*.jpg'."
+        ),
     ],
     artifact: Annotated[
         Path | None,
         typer.Option(
             "--artifact",
-            metavar="IR|RUN",
-            help="A run, or an IR that was exported with --explain, which needs no torch.  [default: runs/latest]",
+            metavar="NAME|PATH",
+            help="A run, or an OpenVINO model that was exported with --explain.  [default: your newest run]",
         ),
     ] = None,
-    method: Annotated[
-        str,
+    map_: Annotated[
+        str | None,
         typer.Option(
-            "--method",
-            metavar="NAME",
-            help="reciprocam: what favours a label; rollout: where a plain Vision Transformer looks at all.",
+            "--map",
+            metavar="reciprocam|rollout",
+            help="reciprocam: what supports a label. rollout: where the model looks, for any label.  [default: "
+            "reciprocam]",
         ),
-    ] = "reciprocam",
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", hidden=True)] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(
             "--label",
             metavar="NAME",
-            help="What favours this label; may be given several times.  [default: the predicted labels]",
+            help="Show this label; can be repeated.  [default: the predicted labels]",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go: IMAGE.LABEL.png.")] = Path(
-        "explained"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The folder of the pictures: IMAGE.LABEL.png.")
+    ] = Path("explained"),
     json: JsonFlag = False,
 ) -> int:
-    """Draw over images what a model's predictions come from.
+    """Draw on images what a prediction is based on.
 
-    Light is what favours the label most, dark what does least, in this image: where, and not how much, which is the
-    score. The darkened border is outside of the model's input. Images that cannot be read are reported and skipped; the
-    exit status is then 4.
+    Bright areas support the label most, dark areas least. The picture shows where, not how much: that is the score. The
+    model does not see the darkened border. Images that cannot be read are skipped; the exit status is then 4.
     """
     from ftx.explaining.explain import explain
 
+    if method is not None:
+        check_usage((map_ is not None, InputError("--map replaces --method", fix=f"give only --map {map_}")))
+        note_old_spelling(f"--method {method}", f"--map {method}")
+        map_ = method
     if Path("-") in images:
-        raise InputError("standard input is for ftx predict", found="-", fix="name images, folders or patterns")
+        raise InputError("ftx explain does not read standard input", found="-", fix="name images, folders or patterns")
     report = explain(
         images,
         artifact,
         out=out,
-        method=cast("MapMethod", method),
+        method=cast("MapMethod", map_ or "reciprocam"),
         labels=label or [],
         progress=console.TerminalProgress(),
     )

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, check_usage, open_run
+from ftx.cli.shared_options import (
+    DataOption,
+    JsonFlag,
+    RunArgument,
+    check_usage,
+    open_run,
+    parse_precisions,
+    split_commas,
+)
 from ftx.core.errors import InputError, check_known, shell_command
 from ftx.runs.artifacts import EXPORT_IR, FORMATS, IRS
 
@@ -30,101 +38,137 @@ def command(
         list[str] | None,
         typer.Option(
             "--format",
-            metavar="|".join([*FORMATS, OVMS]),
-            help="May be given more than once; ovms, by itself, turns IRs of the run into a repository for OpenVINO "
-            "Model Server.  [default: openvino]",
+            metavar="LIST",
+            help="openvino, onnx, or both: openvino,onnx. ovms: a repository for OpenVINO Model Server, from models "
+            "that are already exported.  [default: openvino]",
         ),
     ] = None,
     precisions: Annotated[
         list[str] | None,
         typer.Option(
             "--precision",
-            metavar="|".join(IRS),
-            help="Of the IR; may be given more than once. ONNX is fp32 and takes no other.  [default: fp32]",
+            metavar="LIST",
+            help=f"Precisions of the OpenVINO model, as fp32,int8: {', '.join(IRS)}. ONNX is always fp32.  [default: "
+            "fp32]",
         ),
     ] = None,
     data: DataOption = None,
     base: Annotated[
         Path | None,
         typer.Option(
-            "--base", metavar="DIR", help="Write what devices need once to take updates: the base IR, in fp32 or fp16."
+            "--base",
+            metavar="DIR",
+            help="Write the base model that a device needs once, for all updates; fp32 or fp16.",
         ),
     ] = None,
     as_update: Annotated[
         Path | None,
         typer.Option(
-            "--as-update", metavar="FILE", help="Write the update that ftx apply turns the base of --base into."
+            "--as-update", metavar="FILE", help="Write an update: `ftx apply` makes the new model of it and the base."
         ),
     ] = None,
     after: Annotated[
-        Path | None, typer.Option("--after", metavar="FILE", help="The update before: devices take only newer ones.")
+        Path | None,
+        typer.Option("--after", metavar="FILE", help="The update before this one. Devices accept only newer updates."),
     ] = None,
     recover: Annotated[
         bool,
         typer.Option(
             "--recover",
-            help="First train a little more through 8 bits: a new run, merged, whose int8 loses less.",
+            help="First train a little more with simulated int8. This makes a new run, whose int8 loses less.",
         ),
     ] = False,
     explain: Annotated[
         bool,
-        typer.Option(
-            "--explain", help="Let the model also output what each label comes from: saliency_map, feature_vector."
-        ),
+        typer.Option("--explain", help="Add outputs for `ftx explain`: saliency_map and feature_vector."),
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Where --format ovms goes.  [default: ovms]"),
+        typer.Option("--out", metavar="DIR", help="The folder that --format ovms writes.  [default: ovms]"),
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Write the dense model as OpenVINO IR or ONNX; or a base IR and updates of it.
+    """Export the model to OpenVINO or ONNX; or write a base model and updates for devices.
 
-    An IR takes raw images of any size: resize, crop and normalisation are inside. Each folder below openvino/
-    is complete for a device, with labels, hashes and reference outputs. int8 is calibrated on training images.
+    An OpenVINO model takes images of any size: it resizes, crops and normalises them itself. Its folder is complete for
+    a device: labels, hashes and reference outputs are in it. int8 is calibrated on training images.
     """
-    chosen, updates = formats or [], base is not None or as_update is not None or after is not None
+    chosen, updates = split_commas(formats), base is not None or as_update is not None or after is not None
     if formats is not None:
-        check_known("format", formats, [*FORMATS, OVMS])
+        check_known("--format", chosen, [*FORMATS, OVMS])
+    precisions = parse_precisions(precisions, tuple(IRS))
     flag = "--recover" if recover else "--explain"
     check_usage(
         (
             out is not None and OVMS not in chosen,
-            InputError("models go into their run", found=f"--out {out}", fix="--out is for --format ovms"),
+            InputError(
+                "--out is only for --format ovms: other models go into their run",
+                found=f"--out {out}",
+                fix="leave --out out, or add --format ovms",
+            ),
         ),
-        (updates and chosen, InputError("a base and updates are OpenVINO's", found="--format", fix="leave it out")),
+        (
+            updates and chosen,
+            InputError(
+                "--format cannot be combined with --base: a base and its updates are always OpenVINO models",
+                found=f"--format {','.join(chosen)}",
+                fix="leave --format out",
+            ),
+        ),
         (
             as_update is not None and precisions,
-            InputError("an update has the precision of its base", found="--precision", fix="leave it out"),
+            InputError(
+                "--precision cannot be combined with --as-update: an update has the precision of its base",
+                found=f"--precision {','.join(precisions)}",
+                fix="leave --precision out",
+            ),
         ),
-        (updates and recover, InputError("--recover is for int8, and no update is", fix="leave it out")),
+        (
+            updates and recover,
+            InputError(
+                "--recover is only for int8, and an update is never int8",
+                found="--recover",
+                fix="leave --recover out",
+            ),
+        ),
         (
             updates and explain,
-            InputError("--explain is for models, and an update changes only weights", fix="leave it out"),
+            InputError(
+                "--explain cannot be combined with --base: an update changes only weights",
+                found="--explain",
+                fix="leave --explain out",
+            ),
         ),
         (
             updates and base is None,
-            InputError("an update is of a base that devices have", fix="name its folder: --base DIR"),
+            InputError(
+                "an update needs the base that the devices have",
+                fix="name the folder of the base: --base DIR",
+            ),
         ),
         (
             after is not None and as_update is None,
-            InputError("--after is for an update", fix="name the update to write: --as-update FILE"),
+            InputError("--after is only for an update", fix="name the update to write: --as-update FILE"),
         ),
         (
             OVMS in chosen and set(chosen) != {OVMS},
             InputError(
-                "ovms is made of IRs that the run holds",
-                found=f"--format {', '.join(sorted(set(chosen) - {OVMS}))}",
-                fix="export these first, then ovms",
+                "--format ovms cannot be combined with other formats: it uses models that are already exported",
+                found=f"--format {','.join(sorted(set(chosen) - {OVMS}))}",
+                fix="export these formats first, then run ftx export --format ovms",
             ),
         ),
         (
             OVMS in chosen and data is not None,
-            InputError("ovms is made of IRs, and needs no image", found=f"--data {data}", fix="leave --data out"),
+            InputError("--format ovms needs no images", found=f"--data {data}", fix="leave --data out"),
         ),
         (
             OVMS in chosen and (recover or explain),
-            InputError("ovms is made of IRs that the run holds", found=flag, fix=f"{EXPORT_IR} {flag}, then ovms"),
+            InputError(
+                f"{flag} cannot be combined with --format ovms",
+                found=flag,
+                fix=f"run {EXPORT_IR} {flag} first, then ftx export --format ovms",
+            ),
         ),
     )
     open_run(run, data, needs_images=not updates and "openvino" in (chosen or ["openvino"]))
@@ -164,7 +208,7 @@ def _base(run: Path | None, base: Path, precisions: list[str], data: Path | None
     (precision,) = precisions if len(precisions) == 1 else ("",)
     if precision not in ("fp32", "fp16"):
         found = ", ".join(precisions)
-        raise InputError("a base is in fp32 or fp16", found=found, fix="int8 is made from the merged model")
+        raise InputError("--base must be fp32 or fp16", found=found, fix="ftx export --base DIR --precision fp32")
     written = export_base(run, base, precision=precision, data=data, progress=console.TerminalProgress())
     return console.show(written, _print_base, json=json)
 

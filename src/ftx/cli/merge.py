@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from ftx.adapters.peft_config import check_adapter_folder
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, check_usage, open_run
+from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, check_usage, open_run, split_commas
 from ftx.core.errors import InputError, check_known, shell_command
 from ftx.core.untrusted_input import read_file
 from ftx.recipe.value_types import auto_or_size
@@ -30,8 +30,8 @@ def command(
         typer.Option(
             "--adapter",
             metavar="DIR",
-            help="Instead of a run: an adapter that peft or ftx wrote, or a run's. Several times for several of one "
-            "base.",
+            help="An adapter folder that peft or ftx wrote, or a run, instead of RUN. Repeat it to merge several of "
+            "the same base.",
         ),
     ] = None,
     base: Annotated[
@@ -39,24 +39,24 @@ def command(
         typer.Option(
             "--base",
             metavar="NAME|DIR",
-            help="What the adapter was trained on: a model of timm, or a folder of timm or transformers (ViT, "
-            "DINOv2).  [default: the base of the first adapter's run]",
+            help="The model that the adapter was trained on: a name of `ftx models`, or a folder of timm or "
+            "transformers (ViT, DINOv2).  [default: the base of the first adapter]",
             show_default=False,
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option("--weights", metavar="auto|FILE", help="Weights of a base that is a name.")
+        str, typer.Option("--weights", metavar="auto|FILE", help="The weights of --base NAME.")
     ] = "auto",
     image_size: Annotated[
-        str, typer.Option("--image-size", metavar="auto|SIZE", help="Input size of a base that is a name.")
+        str, typer.Option("--image-size", metavar="auto|SIZE", help="The input size of --base NAME.")
     ] = "auto",
     shares: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--shares",
-            metavar="A,B,…",
+            metavar="LIST",
             show_default=False,
-            help="How much of each adapter goes in, adding up to 1.  [default: equal]",
+            help="The weight of each adapter, as 0.7,0.3; they add up to 1.  [default: equal]",
         ),
     ] = None,
     combine: Annotated[
@@ -64,61 +64,63 @@ def command(
         typer.Option(
             "--combine",
             metavar="linear|ties",
-            help="Sum the adapters' changes, or keep the largest and settle their signs (TIES).",
+            help="linear: add the changes of the adapters. ties: keep only the largest, with a common sign (TIES).",
         ),
     ] = "linear",
     density: Annotated[
-        float, typer.Option("--density", min=0.001, max=1, help="The fraction of entries that TIES keeps.")
+        float,
+        typer.Option(
+            "--density", min=0.001, max=1, metavar="FRACTION", help="The fraction of changes that TIES keeps."
+        ),
     ] = 0.2,
     labels: Annotated[
         str | None,
         typer.Option(
             "--labels",
-            metavar="A,B,…|FILE",
+            metavar="LIST|FILE",
             show_default=False,
-            help="Names of the classes, if neither adapter nor base has them; a .txt file has one a line.",
+            help="The names of the classes, if neither adapter nor base has them; or a .txt file, one per line.",
         ),
     ] = None,
-    no_head: Annotated[bool, typer.Option("--no-head", help="Merge only the backbone.")] = False,
+    no_head: Annotated[bool, typer.Option("--no-head", help="Merge only the backbone, not the head.")] = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", show_default=False, help="The folder to make, with --adapter.  [default: merged]"
+            "--out", metavar="DIR", show_default=False, help="The folder to write, with --adapter.  [default: merged]"
         ),
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Turn the trained model into one dense model, with proof.
+    """Merge the trained adapter into the weights of its base model, and check the result.
 
-    Writes dense/, which timm and transformers open, and reports/merge.json: how far each merged layer lies
-    from its unmerged forward in float64, and the logits of held-out images from the trained model's.
+    The dense model in RUN/dense opens in timm and transformers. ftx compares each merged layer with the unmerged
+    computation in float64, and the outputs on test images with those of the trained model.
 
-    With --adapter it merges adapters from outside of a run, or several of one base, into a folder of their own:
-    the names of transformers' ViT and DINOv2 are found in timm's by themselves.
-
-    \b
-      ftx merge --adapter lora/ --base vit_base_patch16_224 --out merged
-      ftx merge --adapter runs/a --adapter runs/b --shares 0.7,0.3 --out merged
-    """  # noqa: D301  \b, the character, keeps click from filling a paragraph
+    With --adapter you merge adapters that peft or ftx wrote, one or several of the same base, into a new folder.
+    """
     idle = ", ".join(
         f"--{name.replace('_', '-')}" for name in (("data",) if adapter else _OF_ADAPTERS) if _given(ctx, name)
     )
     check_usage(
         (
             idle and adapter,
-            InputError(f"{idle}: only with a run, and --adapter is given", fix="leave it out"),
+            InputError(f"{idle} is only for a run", found="--adapter", fix=f"leave {idle} out"),
         ),
-        (idle, InputError(f"{idle}: only with --adapter, and none is given", fix="name it: --adapter DIR")),
+        (idle, InputError(f"{idle} is only for --adapter", fix=f"add --adapter DIR, or leave {idle} out")),
         (
             adapter and run is not None,
-            InputError("a run and --adapter are given", fix=f"one of them: --adapter {run} takes the run's adapter"),
+            InputError(
+                "a run cannot be combined with --adapter",
+                found=str(run),
+                fix=f"write the run as an adapter, too: --adapter {run}",
+            ),
         ),
     )
     if not adapter:
         return _merge_run(run, data, json=json)
     check_known("--combine", [combine], ("linear", "ties"))
     if combine == "linear" and _given(ctx, "density"):
-        raise InputError("--density is of TIES", fix="add --combine ties, or leave --density out")
+        raise InputError("--density is only for --combine ties", found="--combine linear", fix="add --combine ties")
     for one in adapter:
         check_adapter_folder(one)
     from ftx.merging.combine_adapters import combine as combine_adapters
@@ -160,14 +162,20 @@ def _size(text: str) -> int | str:
     try:
         return cast("int | str", auto_or_size(text))
     except PydanticCustomError as error:
-        raise InputError(f"--image-size {error.message()}", found=text, fix="--image-size auto") from None
+        raise InputError(
+            f"--image-size {error.message()}", found=text, fix="leave --image-size out: ftx finds the size"
+        ) from None
 
 
-def _numbers(text: str | None) -> list[float]:
+def _numbers(given: list[str] | None) -> list[float]:
+    words = split_commas(given)
     try:
-        return [] if text is None else [float(part) for part in text.split(",")]
+        if given and not words:
+            raise ValueError
+        return [float(word) for word in words]
     except ValueError:
-        raise InputError("--shares must be numbers", found=text, fix="write them as --shares 0.7,0.3") from None
+        found = ",".join(given or ())
+        raise InputError("--shares must be numbers", found=found, fix="write them as --shares 0.7,0.3") from None
 
 
 def _names(given: str | None) -> list[str]:
@@ -179,7 +187,9 @@ def _names(given: str | None) -> list[str]:
     try:
         lines = read_file(Path(given)).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError("the labels cannot be read", where=given, found=str(error)) from error
+        raise InputError(
+            "--labels: the file cannot be read", where=given, found=str(error), fix="name a text file in UTF-8"
+        ) from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -219,5 +229,5 @@ def _print_combined(report: CombineReport) -> None:
         following = shell_command("ftx predict IMAGES --artifact", report.path)
     else:
         weights = shell_command("--weights", f"{report.path}/model.safetensors")
-        following = f"ftx train --model {report.architecture} {weights} {size} --freeze-backbone"
+        following = f"ftx train --model {report.architecture} {weights} {size} --method linear"
     console.print_note(f"next: {following}", "dim")

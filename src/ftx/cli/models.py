@@ -27,13 +27,14 @@ class ModelsReport(CommandReport):
 def command(
     pattern: Annotated[
         str | None,
-        typer.Argument(metavar="PATTERN", help="A name, a part of one, a glob ('vit_*dino*') or a family."),
+        typer.Argument(metavar="PATTERN", help="A name, a part of it, a pattern ('vit_*dino*') or a family."),
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """List what can be trained: the bundled models and every classifier of timm, with what ftx supports of each.
+    """List the models that you can train, and what ftx supports for each.
 
-    Without PATTERN one line a family, with it one line a model, with a model's name all that is known of it.
+    Without PATTERN you get one line for each family; with it one line for each model; with the full name of a model all
+    that ftx knows about it.
     """
     table = read_architectures()
     report = ModelsReport(timm=table.timm, models=table.matching(pattern))

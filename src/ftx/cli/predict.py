@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -27,15 +28,16 @@ def command(
         typer.Argument(
             metavar="IMAGES",
             show_default=False,
-            help="Images, folders that hold some, or patterns; - for paths on standard input, one a line.",
+            help="Images, folders of images, patterns, or shards; - reads paths from standard input, one per line.",
         ),
     ] = None,
     artifact: Annotated[
         Path | None,
         typer.Option(
             "--artifact",
-            metavar="IR|RUN",
-            help="An exported folder, which needs no torch, or a run.  [default: the best IR of runs/latest]",
+            metavar="NAME|PATH",
+            help="The model: a run, an exported folder, or a name as openvino/int8 in your newest run.  [default: the "
+            "best exported model of your newest run]",
         ),
     ] = None,
     watch: Annotated[
@@ -43,9 +45,19 @@ def command(
         typer.Option(
             "--watch",
             metavar="DIR",
-            help="Label each image that arrives in DIR, once, until Ctrl-C; a restart continues.",
+            help="Predict each new image in DIR, once, until Ctrl-C; a restart continues.",
         ),
     ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            "--top-k", metavar="N", min=1, help="Show the N best labels of each image.  [default: the predicted ones]"
+        ),
+    ] = None,
+    csv: Annotated[
+        bool,
+        typer.Option("--csv", help="Print CSV: a header, then one line for each image and label: path, label, score."),
+    ] = False,
     scores: Annotated[
         bool, typer.Option("--scores", help="With --json or --out: the score of every label too.")
     ] = False,
@@ -55,7 +67,7 @@ def command(
             "--out",
             metavar="FILE",
             show_default=False,
-            help="Write the predictions into FILE, which appears when it is whole; started again, it resumes.",
+            help="Write all predictions into FILE (.jsonl or .parquet). An interrupted command resumes.",
         ),
     ] = None,
     form: Annotated[
@@ -63,7 +75,7 @@ def command(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="Format of the --out file: jsonl or parquet.  [default: by FILE's ending]",
+            help="Format of the --out file: jsonl or parquet.  [default: by the ending of FILE]",
         ),
     ] = None,
     engine: Annotated[
@@ -71,90 +83,152 @@ def command(
         typer.Option(
             "--engine",
             metavar="ENGINE",
-            help="Who computes the --out file: local, or workers of ray.",
+            help="What computes the --out file: this process (local), or a Ray cluster (ray).",
         ),
     ] = "local",
     address: Annotated[
         str | None,
         typer.Option(
-            "--address", metavar="HOST:PORT", help="The cluster of --engine ray.  [default: RAY_ADDRESS, or one here]"
+            "--address",
+            metavar="HOST:PORT",
+            help="The Ray cluster.  [default: RAY_ADDRESS, else a new one on this machine]",
         ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", metavar="N", min=1, help="Workers of --engine ray.  [default: one for every four cores]"
+            "--workers", metavar="N", min=1, help="Workers on the Ray cluster.  [default: one for every four cores]"
         ),
     ] = None,
     json: Annotated[
         bool,
         typer.Option(
             "--json",
-            help="Print one line of JSON an image on stdout, with --out one for the file, and all else on stderr.",
+            help="Print one JSON line per image (with --out: one object) on stdout; everything else goes to stderr.",
         ),
     ] = False,
 ) -> int:
-    """Label images, or those in shards, with an exported model or a run.
+    """Predict the labels of images, with an exported model or a run.
 
-    Images that cannot be read are reported and skipped; the exit status is then 4. With --out what is done is kept
-    next to the file until all of it is.
+    Images that cannot be read are reported and skipped; the exit status is then 4. With --out an interrupted command
+    continues where it stopped.
     """
     of_file = {"--format": form, "--engine": engine != "local", "--address": address, "--workers": workers}
-    idle = next((flag for flag, value in of_file.items() if value), "")
+    unused = next((flag for flag, value in of_file.items() if value), "")
+    of_lines = next((flag for flag, value in {"--csv": csv, "--top-k": top_k}.items() if value), "")
     paths = images or []
     if scores and not json and out is None:
-        console.print_note("--scores is for --json and --out: a table has space only for the best")
+        console.print_note("--scores has an effect only with --json or --out; --top-k shows more labels", "dim")
     check_usage(
         (
             watch is not None and paths,
-            InputError("--watch labels what arrives in its folder, and takes no images", fix="name one or the other"),
-        ),
-        (
-            watch is None and not paths,
             InputError(
-                "there is nothing to predict", fix="name images or folders, - for standard input, or --watch DIR"
+                "--watch cannot be combined with IMAGES",
+                found=str(paths[0]) if paths else None,
+                fix="name images, or give --watch DIR",
             ),
         ),
         (
-            Path("-") in paths and len(paths) > 1,
-            InputError("- is standard input, and takes no other paths", fix="write the other paths to it, too"),
+            watch is None and not paths,
+            InputError("there are no images to predict", fix="Name images or folders: ftx predict photos/new"),
         ),
-        (out is None and idle, InputError(f"{idle} is for a file of predictions", fix="name the file: --out FILE")),
+        (
+            Path("-") in paths and len(paths) > 1,
+            InputError(
+                "- (standard input) cannot be combined with other paths",
+                found=" ".join(map(str, paths[:3])),
+                fix="write all paths to standard input",
+            ),
+        ),
+        (
+            out is None and unused,
+            InputError(f"{unused} is only for a file of predictions", fix="name the file: --out FILE"),
+        ),
         (
             out is not None and watch is not None,
-            InputError("--watch has no end, and --out writes when all is done", fix="give one of them"),
+            InputError(
+                "--out cannot be combined with --watch, which has no end",
+                found=f"--watch {watch}",
+                fix="Write the lines into a file: ftx predict --watch DIR --json > FILE",
+            ),
         ),
         (
+            out is not None and of_lines,
+            InputError(f"{of_lines} cannot be combined with --out", found=f"--out {out}", fix="add --scores instead"),
+        ),
+        (csv and json, InputError("--csv cannot be combined with --json", fix="give only one of them")),
+        (
             engine == "local" and (address or workers),
-            InputError("--address and --workers are for --engine ray", fix="add --engine ray"),
+            InputError("--address and --workers are only for --engine ray", fix="add --engine ray"),
         ),
     )
     if out is not None:
         return _predict_to_file(paths, artifact, out, form, engine, address, workers, scores=scores, json=json)
+    shown = _Lines(top_k, csv=csv, json=json, scores=scores)
     if watch is not None or paths == [Path("-")]:
-        return _predict_arriving(watch, artifact, scores=scores, json=json)
-    return _predict_files(paths, artifact, scores=scores, json=json)
+        return _predict_arriving(watch, artifact, shown)
+    return _predict_files(paths, artifact, shown)
 
 
-def _predict_files(images: list[Path], artifact: Path | None, *, scores: bool, json: bool) -> int:
-    """A table of all images, or a line of JSON for each as it is done."""
+@dataclass(frozen=True)
+class _Lines:
+    """How predictions are printed: how many labels, and in which form."""
+
+    top_k: int | None
+    csv: bool
+    json: bool
+    scores: bool
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether every label needs its score."""
+        return self.scores or self.top_k is not None
+
+    def of(self, prediction: Prediction) -> Prediction:
+        """The prediction with the labels to print."""
+        from ftx.evaluating.predict import with_best
+
+        if self.top_k is None or prediction.error is not None:
+            return prediction
+        return with_best(prediction, self.top_k, scores=self.scores)
+
+    def begin(self) -> None:
+        """Print what comes before the first line."""
+        if self.csv:
+            console.print_csv(("path", "label", "score"))
+
+    def print(self, prediction: Prediction) -> None:
+        """Print a line of JSON, or a line of CSV for each label; nothing for a table, which needs all of them."""
+        if self.json:
+            console.print_line(prediction.to_line())
+        elif self.csv and prediction.error is None:
+            for label in prediction.labels:
+                console.print_csv((prediction.path, label.name, f"{label.score:.4f}"))
+            if not prediction.labels:
+                console.print_csv((prediction.path, "", ""))
+
+
+def _predict_files(images: list[Path], artifact: Path | None, shown: _Lines) -> int:
+    """A table of all images, or lines for each as it is done."""
     from ftx.evaluating.predict import predict
 
+    by_line = shown.json or shown.csv
     # Lines that appear one by one and a bar would write over each other on one terminal.
-    progress = console.TerminalProgress(bars=not (json and console.results_on_terminal()))
+    progress = console.TerminalProgress(bars=not (by_line and console.results_on_terminal()))
     predictions: list[Prediction] = []
-    for prediction in predict(images, artifact, scores=scores, progress=progress):
-        if json:
-            console.print_line(prediction.to_line())
+    found = predict(images, artifact, scores=shown.needs_scores, progress=progress)
+    shown.begin()
+    for prediction in map(shown.of, found):
+        shown.print(prediction)
         predictions.append(prediction)
     labelled = [prediction for prediction in predictions if prediction.error is None]
-    if labelled and not json:
+    if labelled and not by_line:
         console.print_table(
             ("image", "label", "score"),
             [
                 (
                     one.path,
-                    ", ".join(label.name for label in one.labels),
+                    ", ".join(label.name for label in one.labels) or "no label",
                     ", ".join(f"{label.score:.4f}" for label in one.labels),
                 )
                 for one in labelled
@@ -182,7 +256,12 @@ def _predict_to_file(
     form = form or _BY_ENDING.get(out.suffix.lower())
     if form is None:
         known = " or ".join(get_args(OutFormat))
-        raise InputError(f"no format is known by the ending {out.suffix}", where=out, fix=f"--format {known}")
+        raise InputError(
+            "--out must end with .jsonl or .parquet, or --format must be given",
+            where=out,
+            found=out.suffix or "no ending",
+            fix=f"add --format {known}",
+        )
     check_known("--format", [form], get_args(OutFormat))
     check_known("--engine", [engine], get_args(Engine))
     if images == [Path("-")]:
@@ -191,7 +270,7 @@ def _predict_to_file(
             raise InputError(
                 "standard input must not contain an address",
                 found=as_typed(elsewhere),
-                fix="name it in the command",
+                fix="name the address in the command line, if you trust it",
             )
     report = predict_to_file(
         images,
@@ -206,7 +285,7 @@ def _predict_to_file(
     return SKIPPED if report.skipped else 0
 
 
-def _predict_arriving(watch: Path | None, artifact: Path | None, *, scores: bool, json: bool) -> int:
+def _predict_arriving(watch: Path | None, artifact: Path | None, shown: _Lines) -> int:
     """A line for each image as it comes, whether for people or programs."""
     from ftx.evaluating.arrivals import WatchedFolder, named_on
     from ftx.evaluating.predict import predict_arriving
@@ -215,12 +294,13 @@ def _predict_arriving(watch: Path | None, artifact: Path | None, *, scores: bool
     watched = None if watch is None else WatchedFolder(watch, progress=progress)
     arrivals = named_on(sys.stdin) if watched is None else watched
     total = skipped = 0
+    found = predict_arriving(arrivals, artifact, scores=shown.needs_scores, progress=progress)
+    shown.begin()
     try:
-        for prediction in predict_arriving(arrivals, artifact, scores=scores, progress=progress):
+        for prediction in map(shown.of, found):
             total += 1
-            if json:
-                console.print_line(prediction.to_line())
-            elif prediction.error is None:
+            shown.print(prediction)
+            if prediction.error is None and not (shown.json or shown.csv):
                 console.print_fields([prediction.path, *(f"{one.name} {one.score:.4f}" for one in prediction.labels)])
             if prediction.error is not None:
                 skipped += 1
@@ -230,18 +310,17 @@ def _predict_arriving(watch: Path | None, artifact: Path | None, *, scores: bool
     except KeyboardInterrupt:  # a signal is how watching ends
         if watched is None:
             raise
-        console.print_note(f"stopped after {total} images; started again, it continues after them", "dim")
+        console.print_note(f"stopped after {total} images; the same command continues after them", "dim")
         return SKIPPED if skipped else 0
     if not total:
-        raise InputError("standard input named no images", fix="write paths to it, one a line")
+        raise InputError("standard input contains no paths", fix="write the paths of images to it, one per line")
     return SKIPPED if skipped else 0
 
 
 def _print_job(report: PredictReport) -> None:
-    speed = f" ({report.images / report.seconds:,.0f} a second)" if report.seconds and not report.kept else ""
+    speed = f" ({report.images / report.seconds:,.0f} per second)" if report.seconds and not report.kept else ""
     by = "" if report.engine == "local" else f" by {report.workers} workers"
     done = f"{report.images:,} images in {report.seconds:,.1f} s{by}{speed}"
     console.print_facts([("predictions", f"{report.path}: {done}")])
     if report.skipped:
-        note = f"lines that name an image, folder or shard that cannot be read, and why: {report.skipped:,}"
-        console.print_note(note, "bad")
+        console.print_note(f"{report.skipped:,} images cannot be read; their lines contain the reason", "bad")

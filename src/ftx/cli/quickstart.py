@@ -8,10 +8,10 @@ from ftx.cli.shared_options import JsonFlag, OutOption, SampleTaskOption, parse_
 
 
 def command(task: SampleTaskOption = "multiclass", out: OutOption = None, json: JsonFlag = False) -> int:
-    """Train, merge, export and validate on the bundled model and sample, without a network.
+    """Train, merge, export and validate on the bundled model and images, without a network.
 
-    1,000 images of Fashion-MNIST to train on and 500 held out, as ten classes or as a tree with an independent label;
-    for multilabel 750 collages of up to four garments and 300 held out. The sample is unpacked next to the run.
+    The sample is 1,000 training and 500 test images of Fashion-MNIST, as ten classes or as a label tree. For multilabel
+    it is 750 and 300 collages of up to four garments. ftx unpacks it next to the run.
     """
     from ftx.pipeline import quickstart
 

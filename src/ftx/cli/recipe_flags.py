@@ -12,11 +12,16 @@ from typing import Annotated, Any, cast
 import typer
 
 from ftx.cli import console
+from ftx.cli.shared_options import note_old_spelling
+from ftx.core.errors import InputError, check_known
 from ftx.core.shipped_files import recipe_file
 from ftx.recipe.adapter_targets import TARGETS, WORDS
-from ftx.recipe.method_defaults import ADAPTERS
+from ftx.recipe.method_defaults import ADAPTERS, METHODS
 from ftx.recipe.schema import Recipe, notes_on_otx
 from ftx.tasks.task_names import TASK_CHOICES
+
+# The groups of options in `ftx train --help`.
+START, TIME, ADAPTER, RESUME, OTHER = "Start here", "Time and memory", "Adapter", "Continue a training", "Other options"
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class RecipeFlag:
     key: str
     metavar: str | None
     text: str
+    group: str
     default: str | None = None
 
     @property
@@ -41,15 +47,14 @@ class RecipeFlag:
         """The parameter that typer makes the flag of."""
         if self.metavar is None:
             spelled = f"{self.flag}/{self.flag.replace('--', '--no-')}"
-            annotation: Any = Annotated[bool | None, typer.Option(spelled, show_default=False, help=self.text)]
+            annotation: Any = _switch(spelled, help=self.text, rich_help_panel=self.group)
         else:
             value: object = attrgetter(self.key)(Recipe())
             default = self.default or (f"{value:g}" if isinstance(value, float) else value)
             text = f"{self.text}  [default: {default}]"
             # The value stays text here: the recipe checks all of them together and reports every error at once.
-            option = typer.Option(self.flag, metavar=self.metavar, show_default=False, help=text)
-            annotation = Annotated[str | None, option]
-        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            annotation = _text(self.flag, metavar=self.metavar, help=text, rich_help_panel=self.group)
+        return _parameter(self.name, annotation)
 
 
 FLAGS = (
@@ -57,79 +62,136 @@ FLAGS = (
         "--data",
         "data.path",
         "PATH",
-        "Folder of images, one subfolder a class, a .csv or .jsonl table, or COCO or Datumaro annotations.",
+        "A folder with one subfolder of images for each class; or a .csv or .jsonl table, or COCO or Datumaro "
+        "annotations.",
+        START,
     ),
-    RecipeFlag(
-        "--follow-links",
-        "data.follow_links",
-        None,
-        "Follow links in the data folder that lead out of it; else an error.",
-    ),
-    RecipeFlag("--task", "task", "TASK", f"{TASK_CHOICES}."),
-    RecipeFlag("--model", "model.name", "NAME", "dinov2-small, which is bundled, or a model of timm."),
-    RecipeFlag("--weights", "model.weights", "auto|none|FILE", "Pretrained, seeded random, or a .safetensors file."),
+    RecipeFlag("--task", "task", "TASK", f"{TASK_CHOICES}.", START),
+    RecipeFlag("--model", "model.name", "NAME", "dinov2-small, which is bundled, or any model of `ftx models`.", START),
     RecipeFlag(
         "--image-size",
         "data.image_size",
         "auto|PIXELS|HxW",
-        "Side of the square image, or height and width as 224x160.",
-        default="auto: the pretrained size, 224 for dinov2",
+        "The size that images are resized to: 112, or height and width as 224x160. A smaller size trains faster.",
+        TIME,
+        default="auto: that of pretraining, 224 for dinov2",
     ),
-    RecipeFlag("--peft", "model.peft", "|".join((*ADAPTERS, "none")), "The adapter; none trains everything."),
     RecipeFlag(
-        "--freeze-backbone",
-        "model.freeze_backbone",
-        None,
-        "Train only the head (linear probing); goes with --peft none, which is then the default.",
-    ),
-    RecipeFlag("--rank", "adapter.rank", "R", "Rank of the adapter, or of each target: attn=4,mlp=16."),
-    RecipeFlag("--alpha", "adapter.alpha", "A", "The adapter is scaled by alpha / rank; also one for each target."),
-    RecipeFlag("--rslora", "adapter.rslora", None, "Scale by alpha / sqrt(rank) instead."),
-    RecipeFlag(
-        "--targets",
-        "adapter.targets",
-        "LIST",
-        f"Which layers, out of {','.join(TARGETS)}, or {', '.join(WORDS)}.",
-        default="all of them",
+        "--epochs", "train.epochs", "auto|N", "Epochs at most. auto: 16 for an adapter in all blocks, else 10.", TIME
     ),
     RecipeFlag(
         "--blocks",
         "adapter.blocks",
         "auto|all|N|first:N|LIST",
-        "All transformer blocks, the last N, the first N, or those listed, counted from 0, as 0,3,6-8; auto: all. "
-        "Training only the last N is faster: the blocks before them are computed once.",
+        "The transformer blocks that get an adapter: all, the last N, the first N, or a list from 0, as 0,3,6-8. Only "
+        "the last N train faster, because the others are computed once. auto: all.",
+        TIME,
+    ),
+    RecipeFlag("--batch-size", "train.batch_size", "N", "Images in each step.", TIME),
+    RecipeFlag(
+        "--precision",
+        "train.precision",
+        "auto|fp32|bf16",
+        "The precision of the computation. auto: bf16 if the hardware has it.",
+        TIME,
+    ),
+    RecipeFlag("--rank", "adapter.rank", "R", "Rank of the adapter, or one for each target: attn=4,mlp=16.", ADAPTER),
+    RecipeFlag("--alpha", "adapter.alpha", "A", "The adapter is scaled by alpha / rank.", ADAPTER),
+    RecipeFlag("--rslora", "adapter.rslora", None, "Scale by alpha / sqrt(rank) instead.", ADAPTER),
+    RecipeFlag(
+        "--targets",
+        "adapter.targets",
+        "LIST",
+        f"The layers that get an adapter: {','.join(TARGETS)}, or {', '.join(WORDS)}.",
+        ADAPTER,
+        default="all of them",
     ),
     RecipeFlag(
         "--layers",
         "adapter.layers",
         "REGEX",
-        "Instead of targets: the linear layers whose whole name the expression matches, for families that ftx does "
-        "not know.",
+        "For other families of models: linear layers whose whole name matches the expression, instead of --targets.",
+        ADAPTER,
     ),
     RecipeFlag(
-        "--dropout",
-        "adapter.dropout",
-        "P",
-        "Dropout on the adapter's input, with peft's meaning; above 0 the layer cannot compute with the merged weight "
-        "while it trains, which is slower.",
+        "--dropout", "adapter.dropout", "P", "Dropout on the adapter's input, as in peft. Training is slower.", ADAPTER
     ),
-    RecipeFlag(
-        "--epochs",
-        "train.epochs",
-        "auto|N",
-        "Epochs at most; auto: 16 for an adapter in all blocks, otherwise 10.",
-    ),
-    RecipeFlag("--lr", "train.lr", "LR", "Peak learning rate."),
-    RecipeFlag("--batch-size", "train.batch_size", "N", "Images in a step."),
+    RecipeFlag("--lr", "train.lr", "LR", "Peak learning rate. auto: by the method, 1e-3 for dora and lora.", OTHER),
     RecipeFlag(
         "--augment",
         "train.augment",
         "auto|light|none",
-        "How training images are augmented; auto: not at all if blocks in front are computed once.",
+        "light: crop and flip training images at random. auto: light, except behind blocks that are computed once.",
+        OTHER,
     ),
-    RecipeFlag("--precision", "train.precision", "auto|f32|bf16", "auto is bf16 where the hardware computes in it."),
-    RecipeFlag("--seed", "seed", "N", "Seed of everything random."),
+    RecipeFlag("--seed", "seed", "N", "Seed of everything random.", OTHER),
+    RecipeFlag(
+        "--weights",
+        "model.weights",
+        "auto|none|FILE",
+        "auto: pretrained weights; none: random ones; or a .safetensors file.",
+        OTHER,
+    ),
+    RecipeFlag(
+        "--follow-links",
+        "data.follow_links",
+        None,
+        "Follow links that lead out of the data folder; without it they are an error.",
+        OTHER,
+    ),
 )
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _text(flag: str, **settings: Any) -> Any:
+    return Annotated[str | None, typer.Option(flag, show_default=False, **settings)]
+
+
+def _switch(flag: str, **settings: Any) -> Any:
+    return Annotated[bool | None, typer.Option(flag, show_default=False, **settings)]
+
+
+# One flag for two keys of the recipe, model.peft and model.freeze_backbone; and what it was before.
+_METHOD_FLAGS = (
+    _parameter(
+        "method",
+        _text(
+            "--method",
+            metavar="|".join(METHODS),
+            help="What trains. dora, lora, lokr: a small adapter and the head. linear: only the head. full: all "
+            "weights.  [default: dora]",
+            rich_help_panel=START,
+        ),
+    ),
+    _parameter("peft", _text("--peft", metavar="|".join((*ADAPTERS, "none")), hidden=True)),
+    _parameter("freeze_backbone", _switch("--freeze-backbone/--no-freeze-backbone", hidden=True)),
+)
+
+
+def method_keys(method: str | None, peft: str | None, freeze_backbone: bool | None) -> dict[str, object]:
+    """The keys that ``--method`` sets, or the flags that it replaces.
+
+    Raises: InputError for an unknown method, or for both spellings.
+    """
+    keys: dict[str, object] = {"model.peft": peft, "model.freeze_backbone": freeze_backbone}
+    if method is None:
+        if peft is not None or freeze_backbone is not None:
+            old = [*([] if peft is None else [f"--peft {peft}"]), *(["--freeze-backbone"] if freeze_backbone else [])]
+            new = "linear" if freeze_backbone else "full" if peft == "none" else peft
+            note_old_spelling(" ".join(old) or "--no-freeze-backbone", f"--method {new or 'full'}")
+        return keys
+    if peft is not None or freeze_backbone is not None:
+        raise InputError(
+            "--method replaces --peft and --freeze-backbone",
+            found="both spellings",
+            fix=f"give only --method {method}",
+        )
+    check_known("--method", [method], tuple(METHODS))
+    adapter = method if method in ADAPTERS else "none"
+    return {"model.peft": adapter, "model.freeze_backbone": method == "linear"}
 
 
 def with_recipe_flags(function: Callable[..., int]) -> Callable[..., int]:
@@ -137,12 +199,14 @@ def with_recipe_flags(function: Callable[..., int]) -> Callable[..., int]:
 
     @wraps(function)
     def command(**given: object) -> int:
-        flags = {flag.key: given.pop(flag.name) for flag in FLAGS}
-        return function(**given, flags=flags)
+        flags: dict[str, object] = {flag.key: given.pop(flag.name) for flag in FLAGS}
+        method = method_keys(*(cast("Any", given.pop(flag.name)) for flag in _METHOD_FLAGS))
+        return function(**given, flags=flags | method)
 
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        parameters += [flag.parameter() for flag in FLAGS] if parameter.name == "flags" else [parameter]
+        of_recipe = [flag.parameter() for flag in FLAGS]
+        parameters += [*of_recipe[:3], *_METHOD_FLAGS, *of_recipe[3:]] if parameter.name == "flags" else [parameter]
     read_by_typer = cast("Any", command)
     read_by_typer.__signature__ = inspect.Signature(parameters)
     read_by_typer.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -30,7 +30,7 @@ class RecipesReport(CommandReport):
 def command(json: JsonFlag = False) -> int:
     """List the recipes that come with ftx.
 
-    `ftx run NAME --data DIR` does everything from one, `ftx train --config NAME --data DIR` trains.
+    `ftx train --config NAME --data DIR` trains with one; `ftx run NAME --data DIR` also exports and validates.
     """
     return console.show(RecipesReport(recipes=[_line(name) for name in recipe_names()]), _print, json=json)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, open_run
+from ftx.cli.shared_options import DataOption, JsonFlag, open_run, run_of_artifact
 from ftx.runs.artifacts import ARTIFACTS
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ def command(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             show_default=False,
-            help="A run folder; without it the newest, runs/latest. Several are compared with each other.",
+            help="A run folder; several are compared with each other.  [default: your newest, runs/latest]",
         ),
     ] = None,
     out: Annotated[
@@ -30,26 +30,29 @@ def command(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="The file to write.  [default: reports/report.html in the run, comparison.html here for several]",
+            help="The file to write.  [default: reports/report.html in the run; comparison.html for several]",
         ),
     ] = None,
     artifact: Annotated[
         str | None,
         typer.Option(
             "--artifact",
-            metavar="NAME",
-            help=f"Whose predictions are shown: {', '.join(ARTIFACTS)}.  [default: the best IR, or what the run holds]",
+            metavar="NAME|PATH",
+            help=f"The model whose predictions are shown: {', '.join(ARTIFACTS)}; or its folder.  [default: the best "
+            "exported one]",
         ),
     ] = None,
     data: DataOption = None,
     json: JsonFlag = False,
 ) -> int:
-    """Write what a run is worth on one HTML page: verdict, data, errors, parity, latency, provenance.
+    """Show a run on one HTML page: verdict, data, errors, export, speed. Or compare several runs.
 
-    The page is one file that needs no network. Of several runs it shows which is better, and how surely.
-    The exit status is 1 if the verdict on a run is not to use it.
+    The page is one file and needs no network. The exit status is 1 if the page says not to use the model.
     """
     progress = console.TerminalProgress()
+    if not runs or len(runs) == 1:
+        run, artifact = run_of_artifact(runs[0] if runs else None, artifact)
+        runs = [run] if run is not None else None
     for run in runs or [None]:
         open_run(run, data)
     if runs is not None and len(runs) > 1:

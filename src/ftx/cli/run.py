@@ -16,6 +16,7 @@ from ftx.cli.shared_options import (
     RequireProofFlag,
     SetOption,
     StrictFlag,
+    parse_precisions,
 )
 from ftx.cli.validate import accuracy, print_parity
 from ftx.runs.artifacts import IRS
@@ -31,8 +32,8 @@ def command(
         list[str] | None,
         typer.Option(
             "--precision",
-            metavar="|".join(IRS),
-            help="Of the IR; may be given more than once.  [default: fp32 and int8]",
+            metavar="LIST",
+            help=f"Precisions of the OpenVINO model: {', '.join(IRS)}.  [default: fp32,int8]",
         ),
     ] = None,
     set_: SetOption = None,
@@ -41,9 +42,9 @@ def command(
     require_proof: RequireProofFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Train, merge, export (ONNX, OpenVINO fp32 and int8) and validate, from one recipe.
+    """Train, merge, export (ONNX, OpenVINO fp32 and int8) and validate, with one command.
 
-    Exit status 1 if an artifact failed: its predictions are not those of the trained model.
+    The exit status is 1 if a model fails: it does not predict as the trained model does.
     """
     read = read_recipe(recipe, set_ or (), {"data.path": data})
     from ftx.pipeline import run_all
@@ -52,7 +53,7 @@ def command(
     report = run_all(
         read,
         out=out,
-        precisions=precisions or ["fp32", "int8"],
+        precisions=parse_precisions(precisions, tuple(IRS)) or ["fp32", "int8"],
         strict=strict,
         require_proof=require_proof,
         progress=progress,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN...", show_default=False, help="Run folders; without them all below runs/."),
+        typer.Argument(metavar="RUN", show_default=False, help="Run folders.  [default: all in runs/]"),
     ] = None,
     metric: Annotated[
         str | None,
@@ -30,20 +30,22 @@ def command(
             "--metric",
             metavar="NAME",
             show_default=False,
-            help="The figure to compare by: accuracy, eval.accuracy, bench.p50_ms, …  [default: what chose the epoch]",
+            help="The figure to show: accuracy, eval.accuracy, bench.p50_ms, …  [default: what chose the epoch]",
         ),
     ] = None,
     sort: Annotated[
-        str, typer.Option("--sort", metavar="ORDER", help="started, name, metric, size or seconds.")
+        str, typer.Option("--sort", metavar="ORDER", help="Sort by started, name, metric, size or seconds.")
     ] = "started",
-    remove: Annotated[bool, typer.Option("--remove", help="Remove the runs that are named, with all in them.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --remove: no confirmation.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Delete the runs that you name, with everything in them.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --remove: delete without a question.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """List runs, with what each has reached and takes; compare those that are named; or remove them.
+    """List your runs with their results; compare runs; or remove runs.
 
-    The most recent comes first, by metric the best. Of several that are named it also shows in which keys their recipes
-    differ. A run is removed with all that was exported from it and its checkpoints; runs that started from it stay.
+    The newest comes first. If you name runs, ftx also shows which recipe keys differ. --remove deletes a run with its
+    exported models and checkpoints; runs that started from it stay.
     """
     from ftx.runs.inventory import SORTS, list_runs
 

@@ -49,7 +49,7 @@ SCHEMAS = {
 
 
 def command(name: Annotated[str, typer.Argument(metavar="COMMAND", help=f"One of {', '.join(SCHEMAS)}.")]) -> None:
-    """Print the JSON schema of a command's --json object, of a failed command's (error), or of the recipe."""
+    """Print the JSON schema of what a command prints with --json, of an error, or of the recipe."""
     check_known("schema", [name], list(SCHEMAS))
     module, model_name = SCHEMAS[name]
     model: type[BaseModel] = getattr(import_module(module), model_name)

@@ -20,48 +20,60 @@ def command(
         typer.Argument(
             metavar="RUN|IR",
             show_default=False,
-            help="Runs, IRs, or folders of versions (1/, 2/, ...); NAME=PATH gives a name.  [default: runs/latest]",
+            help="Runs, exported folders, or folders of versions (1/, 2/, ...). NAME=PATH sets the name of a model.  "
+            "[default: your newest run]",
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option("--host", metavar="HOST", help="The address to listen at; 0.0.0.0 for all networks.")
+        str, typer.Option("--host", metavar="HOST", help="The address to listen on; 0.0.0.0: all networks.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, metavar="N", help="0 takes one that is free, and says which.")
+        int, typer.Option("--port", min=0, max=65535, metavar="N", help="The port; 0: any free port.")
     ] = 8000,
     name: Annotated[
         list[str] | None,
         typer.Option(
-            "--name", metavar="NAME", help="What clients call a model; once for each.  [default: its folder's]"
+            "--name",
+            metavar="NAME",
+            help="The name of the model for clients; repeat it for several models.  [default: the name of the folder]",
         ),
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option("--token-file", metavar="FILE", help="Require the token in this file (Authorization: Bearer)."),
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="Accept only requests with the token in this file (Authorization: Bearer).",
+        ),
     ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Serve HTTPS with this certificate, in PEM.")
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Use HTTPS, with this certificate (PEM).")
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key, in PEM.")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="The key of the certificate (PEM).")
+    ] = None,
     max_body_mb: Annotated[
-        float, typer.Option("--max-body-mb", min=0.001, metavar="MB", help="The largest request.")
+        float, typer.Option("--max-body-mb", min=0.001, metavar="MB", help="The largest request, in megabytes.")
     ] = 32.0,
     max_pixels: Annotated[
-        int, typer.Option("--max-pixels", min=1, metavar="N", help="The largest image, known before it is decoded.")
+        int, typer.Option("--max-pixels", min=1, metavar="N", help="The largest image; larger ones are not decoded.")
     ] = 50_000_000,
     max_concurrency: Annotated[
-        int, typer.Option("--max-concurrency", min=1, metavar="N", help="Requests at a time; more get status 503.")
+        int, typer.Option("--max-concurrency", min=1, metavar="N", help="Requests at a time; others get status 503.")
     ] = 64,
     timeout_s: Annotated[
-        float, typer.Option("--timeout-s", min=0.1, metavar="S", help="For a request to arrive, and for its response.")
+        float,
+        typer.Option(
+            "--timeout-s", min=0.1, metavar="S", help="Seconds for a request to arrive, and for its response."
+        ),
     ] = 30.0,
     json: JsonFlag = False,
 ) -> int:
-    """Serve over HTTP: the Open Inference Protocol v2, files at /predict, a page to drop pictures on at /.
+    """Predict over HTTP, with a page to try it: open the address in a browser and drop an image.
 
-    A newer model takes the place of the one that is served as soon as it lies in its folder (ftx apply), and no request
-    is lost. SIGTERM and Ctrl-C let requests that began end; the exit status is then 0. With --json one object contains
-    the address once the server is ready.
+    Programs use POST /predict, or the Open Inference Protocol v2. If `ftx apply` writes a newer model, the server takes
+    it without losing a request. Ctrl-C or SIGTERM ends the server after the open requests. With --json one object
+    contains the address.
     """
     from ftx.serving.limits import Limits
     from ftx.serving.listening import Endpoint

@@ -22,57 +22,69 @@ SKIPPED = 4
 
 RunArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="RUN", show_default=False, help="A run folder; without it the newest, runs/latest."),
+    typer.Argument(metavar="RUN", show_default=False, help="A run folder.  [default: your newest, runs/latest]"),
 ]
 TargetArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="RUN|IR",
         show_default=False,
-        help="A run (without it the newest, runs/latest), or an IR folder on a device, which needs no torch.",
+        help="A run folder, or an exported OpenVINO folder (IR), which needs no torch.  [default: your newest run]",
     ),
 ]
 JsonFlag = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout and everything else on stderr.")
+    bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="Where the images are now, if they moved since training."),
+    typer.Option("--data", metavar="DIR", help="The folder of the images, if you moved it since training."),
 ]
-DataArgument = Annotated[Path, typer.Argument(metavar="DATA", help="A folder, a table, an annotation file, or shards.")]
+DataArgument = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A folder of images, a table, an annotation file, or shards.")
+]
 DataTaskOption = Annotated[
     str | None,
-    typer.Option("--task", metavar="TASK", help=f"{TASK_CHOICES}.  [default: what the labels look like]"),
+    typer.Option("--task", metavar="TASK", help=f"{TASK_CHOICES}.  [default: found from the labels]"),
 ]
 DataFormatOption = Annotated[
     str,
-    typer.Option("--format", metavar="NAME", help="auto, or one of Datumaro's formats (needs the extra `datumaro`)."),
+    typer.Option(
+        "--format", metavar="NAME", help="auto, or a format of Datumaro, as voc (needs the extra `datumaro`)."
+    ),
 ]
 FollowLinksFlag = Annotated[
     bool,
-    typer.Option("--follow-links", help="Follow links in the data folder that lead out of it; else an error."),
+    typer.Option("--follow-links", help="Follow links that lead out of the data folder; without it they are an error."),
 ]
 SampleTaskOption = Annotated[str, typer.Option("--task", metavar="TASK", help=f"{TASK_CHOICES}.")]
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="NAME|FILE", help="A recipe of `ftx recipes`, or a YAML file.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="NAME|FILE", help="The name of a recipe (`ftx recipes` lists them), or a YAML file.", show_default=False
+    ),
 ]
 RecipeDataOption = Annotated[
-    str | None, typer.Option("--data", metavar="PATH", show_default=False, help="Images, as in `ftx train`.")
+    str | None, typer.Option("--data", metavar="PATH", show_default=False, help="Your images, as for `ftx train`.")
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the recipe, as train.weight_decay=0.01."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set any key of the recipe, as train.weight_decay=0.01; can be repeated."
+    ),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The run folder to make.  [default: a new one in runs/]")
+    Path | None, typer.Option("--out", metavar="DIR", help="The run folder to write.  [default: a new one in runs/]")
 ]
 RequireProofFlag = Annotated[
-    bool, typer.Option("--require-proof", help="End with status 1 if an artifact is not proved, too.")
+    bool, typer.Option("--require-proof", help="End with status 1 also if a model is unproved.")
 ]
 StrictFlag = Annotated[
     bool,
-    typer.Option("--strict", help="Fail on data with another number of labels than the recipe says (data.classes)."),
+    typer.Option("--strict", help="Fail if the data has another number of labels than the recipe (data.classes)."),
 ]
+
+# What a value was called before: read still, with a note.
+RENAMED_PRECISIONS = {"f32": "fp32"}
 
 _DURATION = re.compile(r"(?=\d)(?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,8})s?)?", re.ASCII)
 
@@ -98,6 +110,25 @@ def open_run(run: Path | None, data: Path | None, *, needs_images: bool = False)
         found.data_root(data)
 
 
+def run_of_artifact(run: Path | None, artifact: str | None) -> tuple[Path | None, str | None]:
+    """The run and the name of an artifact that is given by name, or by its folder in a run.
+
+    Raises: InputError if the folder is in another run than the one that is given.
+    """
+    from ftx.runs.artifacts import ARTIFACTS
+    from ftx.runs.run import Run
+
+    found = None if artifact is None or artifact in ARTIFACTS else Run.around(Path(artifact))
+    if found is None:
+        return run, artifact
+    its_run, chosen = found
+    if run is not None and run.resolve() != its_run.path.resolve():
+        raise InputError(
+            "--artifact is in another run", where=artifact, found=str(run), fix=f"name it as --artifact {chosen}"
+        )
+    return run or its_run.path, chosen.name
+
+
 def report_skipped(results: Sequence[Prediction] | Sequence[Explanation]) -> int:
     """Print which images were skipped, and why; the exit status of a command with one result an image."""
     skipped = [result for result in results if result.error is not None]
@@ -106,6 +137,44 @@ def report_skipped(results: Sequence[Prediction] | Sequence[Explanation]) -> int
     if skipped:
         console.print_note(f"{len(skipped)} of {len(results)} images were skipped", "bad")
     return SKIPPED if skipped else 0
+
+
+def note_old_spelling(old: str, new: str) -> None:
+    """Print one line that says how to write a flag or a value from now on."""
+    console.print_note(f"{old} still works; it is now written {new}", "dim")
+
+
+def split_commas(given: Sequence[str] | None) -> list[str]:
+    """The values of a flag that takes ``a,b`` and can be repeated; none if it is not given."""
+    return [one for text in given or () for one in (part.strip() for part in text.split(",")) if one]
+
+
+def parse_numbers(given: Sequence[str] | None, flag: str, least: int = 1, most: int = 1_000_000) -> list[int]:
+    """Whole numbers, written with commas or in repeated flags.
+
+    Raises: InputError for another value.
+    """
+    words = split_commas(given)
+    for word in words or ([] if given is None else [",".join(given)]):
+        if not (word.isdecimal() and word.isascii() and least <= int(word[:9]) <= most):
+            expected = f"{flag} must be whole numbers from {least} to {most:,}"
+            raise InputError(expected, found=shown(word), fix=f"write them as {flag} {least},{least + 1}")
+    return [int(word) for word in words]
+
+
+def parse_precisions(given: Sequence[str] | None, known: Sequence[str], flag: str = "--precision") -> list[str]:
+    """Precisions, written with commas or in repeated flags; f32 is read as fp32.
+
+    Raises: InputError naming the nearest, or those that are known.
+    """
+    words = split_commas(given)
+    for word in words:
+        if word in RENAMED_PRECISIONS:
+            note_old_spelling(f"{flag} {word}", f"{flag} {RENAMED_PRECISIONS[word]}")
+    found = [RENAMED_PRECISIONS.get(word, word) for word in words]
+    if given:
+        check_known(flag, found, known)  # also if nothing is between the commas
+    return found
 
 
 def parse_task(name: str) -> TaskName:

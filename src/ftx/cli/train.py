@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,18 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.recipe_flags import read_recipe, with_recipe_flags
-from ftx.cli.shared_options import (
-    JsonFlag,
-    OutOption,
-    SetOption,
-    StrictFlag,
-    check_usage,
-    numberless,
-    parse_duration,
-)
+from ftx.cli.recipe_flags import OTHER, RESUME, START, TIME, read_recipe, with_recipe_flags
+from ftx.cli.shared_options import check_usage, numberless, parse_duration
 from ftx.core import rank_zero_output
-from ftx.core.errors import InputError, Interrupted, shell_command
+from ftx.core.errors import EnvironmentFault, InputError, Interrupted, shell_command, shown
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import PRESET_NAMES, RENAMED_PRESETS
 
@@ -32,54 +25,110 @@ if TYPE_CHECKING:
 @with_recipe_flags
 def command(
     *,
-    config: Annotated[
+    flags: Mapping[str, object],
+    preset: Annotated[
         str | None,
         typer.Option(
-            "--config",
-            metavar="FILE|NAME",
-            help="A recipe: a YAML file (OTX's too) or one of `ftx recipes`.",
+            "--preset",
+            metavar="|".join(PRESET_NAMES),
+            help="How much to train. fast: only the head, in seconds. auto: an adapter in all blocks, for 16 epochs; "
+            "usually more accurate.  [default: auto]",
+            show_default=False,
+            rich_help_panel=START,
         ),
     ] = None,
-    flags: Mapping[str, object],
-    set_: SetOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="The run folder to write.  [default: a new one in runs/]",
+            rich_help_panel=START,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Train nothing: report what ftx finds in the data, what would train, and how long it would take.",
+            rich_help_panel=START,
+        ),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="TIME",
+            help="Train only as many epochs as fit into this time: 90s, 10m, 1h30m.",
+            rich_help_panel=TIME,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="cpu|cuda|cuda:N",
+            help="The torch device that trains.  [default: the first NVIDIA GPU, else the CPU]",
+            show_default=False,
+            rich_help_panel=TIME,
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN", help="Resume an interrupted training: it ends with the same bytes."),
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Resume an interrupted training. The result is the same, byte for byte.",
+            rich_help_panel=RESUME,
+        ),
     ] = None,
     from_: Annotated[
         Path | None,
         typer.Option(
             "--from",
             metavar="RUN",
-            help="Begin with the adapter and head of a finished run, by its recipe: more images, more labels.",
+            help="Start from a finished run, on more images or more labels.",
+            rich_help_panel=RESUME,
         ),
     ] = None,
-    preset: Annotated[
+    config: Annotated[
         str | None,
         typer.Option(
-            "--preset",
-            metavar="|".join(PRESET_NAMES),
-            help="How to train, where a recipe, flags and --set leave it open. auto: an adapter in all "
-            "blocks for 16 epochs, usually the most accurate; fast: only the head, in seconds.  [default: auto]",
-            show_default=False,
+            "--config",
+            metavar="FILE|NAME",
+            help="A recipe: a YAML file, of OTX too, or a name of `ftx recipes`.",
+            rich_help_panel=OTHER,
         ),
     ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", metavar="TIME", help="As many of the epochs as fit into it: 90s, 10m, 1h30m."),
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set any key of the recipe, as train.weight_decay=0.01; can be repeated. `ftx schema recipe` lists "
+            "the keys.",
+            rich_help_panel=OTHER,
+        ),
     ] = None,
-    out: OutOption = None,
-    strict: StrictFlag = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what was understood (data, layers, memory) and train nothing.")
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Fail if the data has another number of labels than the recipe (data.classes).",
+            rich_help_panel=OTHER,
+        ),
     ] = False,
-    json: JsonFlag = False,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON object on stdout; everything else goes to stderr.", rich_help_panel=OTHER
+        ),
+    ] = False,
 ) -> int:
-    """Train an adapter, a head or the whole model on a folder of images.
+    """Train a model on your images: an adapter, only the head, or all weights.
 
-    A folder with train/, val/ and perhaps test/ is used as it is; one tree of class folders is split by
-    content. Ctrl-C ends training with the best epoch so far saved; --resume RUN resumes it, as after a loss of
-    power. Keys without a flag of their own: `ftx schema recipe` lists them.
+    Your data is a folder with one subfolder for each class. If it contains train/ and val/ (and test/), ftx uses this
+    split; else ftx makes one. Ctrl-C stops the training and saves the best epoch so far; --resume resumes it.
     """
     with_resume = {
         "--config": config,
@@ -94,13 +143,22 @@ def command(
     check_usage(
         (
             resume is not None and idle,
-            InputError(f"{idle}: cannot be combined with --resume", fix="leave it out: the run has its own"),
+            InputError(
+                f"{idle} cannot be combined with --resume",
+                found=f"--resume {resume}",
+                fix="give only --resume RUN: the run has its recipe and its folder",
+            ),
         ),
         (
             from_ is not None and (config or preset),
-            InputError("--from takes the recipe of its run", fix="leave --config and --preset out"),
+            InputError(
+                "--from cannot be combined with --config or --preset: it takes the recipe of its run",
+                found=f"--from {from_}",
+                fix=f"give only {shell_command('ftx train --from', from_)}, and --set KEY=VALUE for other keys",
+            ),
         ),
     )
+    choose_device(device)
     if resume is not None:
         return _resume(resume, set_ or (), flags, json)
     budget_s = parse_duration(budget, "--budget")
@@ -108,7 +166,8 @@ def command(
         recipe = _recipe_from(from_, set_ or (), flags)
     else:
         if preset is not None and preset in RENAMED_PRESETS:
-            console.print_note(f"--preset {preset} is now called {RENAMED_PRESETS[preset]}, and trains differently")
+            new = RENAMED_PRESETS[preset]
+            console.print_note(f"--preset {preset} is now called {new}, and trains differently", "dim")
         recipe = read_recipe(config, set_ or (), flags, preset)
     if dry_run:
         return _dry_run(recipe, out, strict, budget_s, json)
@@ -117,6 +176,29 @@ def command(
     progress = console.TerminalProgress()
     report = train(recipe, out=out, strict=strict, budget_s=budget_s, progress=progress, on_epoch=progress.note_epoch)
     return _show_trained(report, json)
+
+
+def choose_device(name: str | None) -> None:
+    """Let torch, which is not imported yet, see only the device of this name; None: all that it finds.
+
+    Raises: InputError if it is no name of a device; EnvironmentFault if there is no such GPU.
+    """
+    if name is None:
+        return
+    kind, _, number = name.partition(":")
+    if name != "cpu" and not (kind == "cuda" and (number.isdecimal() if ":" in name else True)):
+        raise InputError("--device must be cpu, cuda or cuda:N", found=shown(name), fix="train with --device cpu")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "" if name == "cpu" else number or os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    if name == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EnvironmentFault(
+            f"--device {name}: torch finds no such GPU",
+            found=f"torch {torch.__version__}",
+            fix="install a build of torch with CUDA, or train with --device cpu",
+        )
 
 
 def _recipe_from(run: Path, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:

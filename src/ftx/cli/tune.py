@@ -29,41 +29,50 @@ def command(
             "--space",
             metavar="FILE",
             show_default=False,
-            help="What is searched, in YAML: `key: [a, b]`, `key: {low: a, high: b, log: true}`.",
+            help="What to search, in YAML: `key: [a, b]`, `key: {low: a, high: b, log: true}`.",
         ),
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option("--trials", metavar="N", min=1, show_default=False, help="How many the study is to have."),
+        typer.Option("--trials", metavar="N", min=1, show_default=False, help="The number of trials."),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", metavar="TIME", show_default=False, help="Begin no trial after it: 90s, 10m, 8h."),
+        typer.Option(
+            "--budget", metavar="TIME", show_default=False, help="Start no trial after this time: 90s, 10m, 8h."
+        ),
     ] = None,
     objective: Annotated[
-        str, typer.Option("--objective", metavar="NAMES", help="metric, or metric,latency: of the IR in f32.")
+        str,
+        typer.Option(
+            "--objective", metavar="NAMES", help="metric; or metric,latency: also the time of the fp32 OpenVINO model."
+        ),
     ] = "metric",
-    study: Annotated[str, typer.Option("--study", metavar="NAME", help="The study's name in the storage.")] = "ftx",
+    study: Annotated[
+        str, typer.Option("--study", metavar="NAME", help="The name of the study in the storage.")
+    ] = "ftx",
     storage: Annotated[
         str | None,
         typer.Option(
             "--storage",
             metavar="URL",
             show_default=False,
-            help="Of Optuna, for many machines.  [default: study.db in --out]",
+            help="A storage of Optuna, for several machines.  [default: study.db in --out]",
         ),
     ] = None,
     set_: SetOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", show_default=False, help="The study's folder.  [default: below runs/]"),
+        typer.Option(
+            "--out", metavar="DIR", show_default=False, help="The folder of the study.  [default: a new one in runs/]"
+        ),
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Search for the recipe that suits the data: each trial is a training with a run folder of its own.
+    """Search for the best recipe for your data: each trial is a training with its own run folder.
 
-    The same command line again, or in another terminal at the same time, continues the study, and resumes a trial
-    whose worker was killed. best.yaml is the recipe of the best trial, trials.jsonl has all of them.
+    Run the same command again to continue a study, or in another terminal to share the work. best.yaml is the recipe of
+    the best trial; trials.jsonl contains all of them.
     """
     read = read_recipe(recipe, set_ or (), {"data.path": data})
     from ftx.tuning.tune import OBJECTIVES, SearchGoal, tune
@@ -71,7 +80,7 @@ def command(
     names = [name.strip() for name in objective.split(",")]
     check_known("objective", names, OBJECTIVES)
     if "metric" not in names:
-        raise InputError("--objective must include metric", found=objective, fix="--objective metric,latency")
+        raise InputError("--objective must include metric", found=objective, fix="write --objective metric,latency")
     report = tune(
         read,
         SearchGoal(

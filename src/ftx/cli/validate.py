@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag, TargetArgument
+from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag, TargetArgument, split_commas
 from ftx.core.errors import InputError, check_known, shell_command
 from ftx.runs.artifacts import EXPORT_IR, IR_INT8_SAFE, TRAINED
 from ftx.runs.machine import INSTRUCTION_SETS, InstructionSet, this_set
@@ -32,37 +32,39 @@ def command(
         typer.Option(
             "--bound",
             metavar="KEY=VALUE",
-            help="Another bound of a row, as int8.graph.max_abs=2; the error of a wrong key lists all there are.",
+            help="Change a bound, as int8.graph.max_abs=2; can be repeated. A wrong key lists all keys.",
         ),
     ] = None,
     images: Annotated[
-        int | None, typer.Option("--images", min=1, metavar="N", help="Take N of the held-out images.  [default: all]")
+        int | None, typer.Option("--images", min=1, metavar="N", help="Use only N of the test images.  [default: all]")
     ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
             "--max-drop",
             metavar="FRACTION",
-            help="The fraction of images that it may lose, net of those it gains.  [default: the recipe's, 0.02]",
+            help="How much accuracy a model may lose: 0.02 is 2 points.  [default: that of the recipe, 0.02]",
         ),
     ] = None,
     isa: Annotated[
         list[str] | None,
         typer.Option(
             "--isa",
-            metavar="native|all|SETS",
-            help=f"Also run in processes limited to instruction sets of other CPUs: {','.join(INSTRUCTION_SETS)}.",
+            metavar="native|all|LIST",
+            help=f"Also verify for CPUs with other instruction sets: {', '.join(INSTRUCTION_SETS)}.",
         ),
     ] = None,
     require_proof: RequireProofFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Compare every artifact with the trained model, and give each a verdict: proved, unproved or failed.
+    """Verify that the exported models predict as the trained model does.
 
-    Views: graph, the same pixels into each model; files, each runtime with its own preprocessing; one_image, as graph,
-    of int8 if it runs by other kernels for one image at a time than for many. Under f32, and in a row of its own under
-    the precision that the CPU chooses by itself. Failed is what exceeds a bound on logits, or
-    certainly loses more images than --max-drop; proved is what certainly does not. Exit status 1 if one failed.
+    Each model gets a verdict. proved: with 95 % confidence it loses at most 2 points of accuracy (--max-drop). failed:
+    it certainly loses more, or its outputs exceed a bound. unproved: there are too few images to tell. The exit status
+    is 1 if a model failed.
+
+    ftx compares in three views. graph: both models get the same pixels. files: each reads the image file. one_image:
+    int8 for one image at a time, if it then uses other kernels.
     """
     from ftx.evaluating import validate
 
@@ -93,7 +95,7 @@ def parse_bounds(given: Sequence[str]) -> dict[str, float]:
             bounds[key.strip()] = float(value)
         except ValueError:
             raise InputError(
-                f"--bound {text} is not KEY=VALUE with a number", fix="write it as --bound int8.graph.max_abs=2"
+                "--bound must be KEY=VALUE with a number", found=text, fix="write it as --bound int8.graph.max_abs=2"
             ) from None
     return bounds
 
@@ -106,9 +108,9 @@ def parse_sets(given: Sequence[str]) -> list[InstructionSet]:
     own = this_set()
     sets: dict[str, Sequence[InstructionSet]] = {one: [one] for one in INSTRUCTION_SETS}
     sets |= {"native": [] if own is None else [own], "all": INSTRUCTION_SETS}
-    names = [word.strip() for words in given for word in words.split(",")]
-    if names:
-        check_known("instruction set", names, list(sets))
+    names = split_commas(given)
+    if given:
+        check_known("--isa", names, list(sets))
     return [one for name in names for one in sets[name]]
 
 

@@ -52,6 +52,17 @@ class Prediction(ClosedModel):
         return self.model_dump_json(exclude_none=True)
 
 
+def with_best(prediction: Prediction, count: int, *, scores: bool) -> Prediction:
+    """A prediction with the ``count`` labels of the highest scores; it has a score for every label.
+
+    ``scores``: it keeps all of them.
+    """
+    every = prediction.scores or {}
+    best = sorted(every, key=lambda name: -every[name])[:count]
+    labels = [ScoredLabel(name, every[name]) for name in best]
+    return prediction.model_copy(update={"labels": labels, "scores": prediction.scores if scores else None})
+
+
 def predict(
     images: OneImage | Sequence[OneImage],
     artifact: Predictor | Run | Path | str | None = None,
@@ -103,7 +114,7 @@ def no_images(given: Sequence[OneImage], items: Sequence[Item]) -> InputError:
         "there are no images",
         where=", ".join(as_typed(str(item)) for item in given[:5] if isinstance(item, Path | Address | str)) or None,
         found="; ".join(f"{one.path}: {one.error}" for one in failed),
-        fix=f"name images, or folders that hold some ({' '.join(sorted(IMAGE_ENDINGS))})",
+        fix=f"name images, or folders that contain some ({' '.join(sorted(IMAGE_ENDINGS))})",
     )
 
 
@@ -153,8 +164,8 @@ def _failed(name: str, error: FtxError | str) -> Item:
 
 def _no_image(given: object) -> InputError:
     found = type(given).__name__
-    fix = "read it: file.read()" if isinstance(given, io.IOBase) else None
-    return InputError("an image is a file's name or its bytes, Pillow's, or an RGB array", found=found, fix=fix)
+    fix = "read the file: file.read()" if isinstance(given, io.IOBase) else "give the path of an image file"
+    return InputError("an image must be a path, bytes, a Pillow image or an RGB array", found=found, fix=fix)
 
 
 def _named(path: Location) -> Sequence[Item]:
@@ -218,7 +229,7 @@ def predictions_of(
 ) -> Iterator[Prediction]:
     """The prediction for each item, in order."""
     outcomes = predictor.logits_from_files(item.image for item in items)
-    with progress.track("predicting", len(items)) as bar:
+    with progress.track("Predicting", len(items)) as bar:
         for item, outcome in zip(items, outcomes, strict=True):
             yield to_prediction(item.name, outcome, predictor.task, scores=scores)
             bar.advance()

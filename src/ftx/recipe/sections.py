@@ -28,11 +28,11 @@ from ftx.recipe.value_types import (
     SizeOrAuto,
     Switch,
     Text,
+    TrainPrecision,
 )
 from ftx.tasks.task_names import LossName
 
 PeftMethod = Literal[AdapterName, "none"]
-TrainPrecision = Literal["auto", "f32", "bf16"]
 # light: random resized crop and horizontal flip. none: the preprocessing of evaluation.
 Augment = Literal["light", "none"]
 BalanceName = Literal["none", "sampling", "loss"]
@@ -115,7 +115,9 @@ class ModelRecipe(Section):
         peft: object = info.data.get("peft", "none")
         if frozen and peft != "none":
             raise PydanticCustomError(
-                "ftx", "contradicts model.peft {peft}: linear probing trains no adapter (use peft none)", {"peft": peft}
+                "ftx",
+                "must be false with model.peft {peft}: linear probing trains no adapter (set model.peft=none)",
+                {"peft": peft},
             )
         return frozen
 
@@ -146,8 +148,8 @@ class AdapterRecipe(Section):
         for key in ("rank", "alpha"):
             each: object = info.data.get(key)
             if isinstance(each, dict) and each.keys() != set(targets):
-                context = {"key": key, "each": ", ".join(cast("dict[str, float]", each)), "targets": ", ".join(targets)}
-                form = "are {targets}, and {key} for {each} only: give one number, or one for each"
+                context = {"key": key, "each": ", ".join(cast("dict[str, float]", each))}
+                form = "must be the same targets as in {key} ({each}): give one number, or one for each target"
                 raise PydanticCustomError("ftx", form, context)
         return targets
 
@@ -156,7 +158,9 @@ class AdapterRecipe(Section):
     def _no_dropout_on_pissa(cls, dropout: float, info: ValidationInfo) -> float:
         # PiSSA's factors hold the principal part of the weight: dropout on their input would drop what was pretrained.
         if dropout > 0 and info.data.get("init") == "pissa":
-            raise PydanticCustomError("ftx", "contradicts adapter.init pissa, whose factors are a part of the weight")
+            raise PydanticCustomError(
+                "ftx", "must be 0 with adapter.init pissa, whose factors are a part of the weight"
+            )
         return dropout
 
     @field_validator("layers")
@@ -165,9 +169,11 @@ class AdapterRecipe(Section):
         if layers != "auto":
             for key, neutral in (("targets", (TARGETS,)), ("blocks", ("all", "auto"))):
                 if info.data.get(key, neutral[0]) not in neutral:
-                    raise PydanticCustomError("ftx", "contradicts adapter.{key}: it names the layers", {"key": key})
+                    raise PydanticCustomError(
+                        "ftx", "must be auto with this adapter.{key}, as both choose the layers", {"key": key}
+                    )
             if any(isinstance(info.data.get(key), dict) for key in ("rank", "alpha")):
-                raise PydanticCustomError("ftx", "takes one rank and one alpha for all layers")
+                raise PydanticCustomError("ftx", "must be auto if adapter.rank or adapter.alpha differs by target")
         return layers
 
 

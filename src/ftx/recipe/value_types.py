@@ -41,6 +41,13 @@ def word_or_count(value: object, word: str, most: int) -> object:
     return int(number)
 
 
+def auto_or_precision(value: object) -> object:
+    """``auto``, ``fp32`` (stored as ``f32``, which is read as well) or ``bf16``."""
+    if value not in ("auto", "fp32", "f32", "bf16"):
+        raise PydanticCustomError("ftx", "must be 'auto', 'fp32' or 'bf16'")
+    return "f32" if value == "fp32" else value
+
+
 def auto_or_size(value: object) -> object:
     """``auto``, the side of a square, or ``HEIGHTxWIDTH``."""
     sides = [side.strip() for side in str(value).split("x")]
@@ -68,7 +75,9 @@ def expression(value: object) -> object:
     try:
         re.compile(value)
     except (re.error, OverflowError, RecursionError) as error:
-        raise PydanticCustomError("ftx", "is no regular expression: {error}", {"error": str(error)}) from error
+        raise PydanticCustomError(
+            "ftx", "must be a valid regular expression: {error}", {"error": str(error)}
+        ) from error
     return value
 
 
@@ -112,7 +121,7 @@ def key_values(value: object) -> list[tuple[object, object]]:
     return list(cast("Mapping[object, object]", value).items()) if isinstance(value, Mapping) else []
 
 
-_KEEP_TOKENS = "must be 'all', or fractions of the patches by the block they go into, as {4: 0.7, 8: 0.5}"
+_KEEP_TOKENS = "must be 'all', or fractions of the patches by the block they go into, as in {4: 0.7, 8: 0.5}"
 
 
 def fractions_by_block(value: object) -> object:
@@ -126,7 +135,7 @@ def fractions_by_block(value: object) -> object:
     for block, fraction in given:
         number = _block(block)
         if number in fractions:
-            raise PydanticCustomError("ftx", "says two things of block {block}", {"block": number})
+            raise PydanticCustomError("ftx", "must set block {block} only once", {"block": number})
         fractions[number] = _kept_fraction(fraction, number)
     return dict(sorted(fractions.items()))
 
@@ -134,12 +143,12 @@ def fractions_by_block(value: object) -> object:
 def _block(value: object) -> int:
     text = str(value)
     if isinstance(value, bool) or not (text.isascii() and text.isdecimal()) or len(text) > len(str(MOST_DEPTH)):
-        raise PydanticCustomError("ftx", "names blocks by their numbers, as {4: 0.7}")
+        raise PydanticCustomError("ftx", "must use block numbers as keys, as in {4: 0.7}")
     if not 1 <= (number := int(text)) <= MOST_DEPTH:
         first = "blocks count from 0, and none is before the first"
         why = first if number == 0 else f"no network has more than {MOST_DEPTH}"
         raise PydanticCustomError(
-            "ftx", "cannot drop tokens before block {block}: {why}", {"block": number, "why": why}
+            "ftx", "must not drop tokens before block {block}: {why}", {"block": number, "why": why}
         )
     return number
 
@@ -167,6 +176,7 @@ LabelsOrAuto = Annotated[
     Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_LABELS)],
     BeforeValidator(partial(word_or_count, word="auto", most=MOST_LABELS)),
 ]
+TrainPrecision = Annotated[Literal["auto", "f32", "bf16"], BeforeValidator(auto_or_precision)]
 SizeOrAuto = Annotated[Literal["auto"] | int | _Sides, BeforeValidator(auto_or_size)]
 FiniteFloat = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
 PositiveOrAuto = Annotated[Literal["auto"] | float, BeforeValidator(auto_or_positive)]

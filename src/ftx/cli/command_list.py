@@ -1,0 +1,82 @@
+"""All commands, by what they are for: a line of help and an example for each.
+
+``ftx --help`` prints this list without importing a command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ListedCommand:
+    """The line of ``ftx --help``, and the examples of ``ftx COMMAND --help``."""
+
+    summary: str
+    examples: tuple[str, ...]
+
+
+_BUILD = {
+    "data": ListedCommand("Check a data set, find wrong labels, unpack sample images", ("ftx data check photos",)),
+    "train": ListedCommand(
+        "Train a model on a folder of images",
+        ("ftx train --data photos", "ftx train --data photos --preset fast", "ftx train --resume runs/latest"),
+    ),
+    "merge": ListedCommand(
+        "Merge the trained adapter into one dense model",
+        (
+            "ftx merge",
+            "ftx merge --adapter lora/ --base vit_base_patch16_224 --out merged",
+            "ftx merge --adapter runs/a --adapter runs/b --shares 0.7,0.3 --out merged",
+        ),
+    ),
+    "export": ListedCommand("Export to OpenVINO or ONNX, also in int8", ("ftx export --precision fp32,int8",)),
+    "run": ListedCommand(
+        "Train, merge, export and validate with one command", ("ftx run multiclass-dora --data photos",)
+    ),
+    "tune": ListedCommand(
+        "Search for the best recipe for your data", ("ftx tune multiclass-dora --data photos --trials 20",)
+    ),
+    "quickstart": ListedCommand("Try everything on the bundled model and images", ("ftx quickstart",)),
+}
+_JUDGE = {
+    "validate": ListedCommand(
+        "Verify that exported models are as accurate as the trained one", ("ftx validate", "ftx validate openvino/int8")
+    ),
+    "eval": ListedCommand("Measure accuracy, for each class too", ("ftx eval", "ftx eval --artifact openvino/int8")),
+    "report": ListedCommand(
+        "Show a run, or compare runs, on one HTML page", ("ftx report", "ftx report runs/a runs/b")
+    ),
+    "explain": ListedCommand("Draw on images what a prediction is based on", ("ftx explain photos/new",)),
+    "bench": ListedCommand("Measure speed and memory on this machine", ("ftx bench", "ftx bench openvino/int8 --save")),
+}
+_USE = {
+    "predict": ListedCommand(
+        "Predict the labels of images",
+        ("ftx predict photos/new", "ftx predict photos/new --artifact openvino/int8 --out labels.csv"),
+    ),
+    "serve": ListedCommand("Predict over HTTP, with a page to try it", ("ftx serve", "ftx serve openvino/int8")),
+    "apply": ListedCommand("Update a model on a device, without torch", ("ftx apply update.ftx base/ model/",)),
+}
+_LOOK_UP = {
+    "runs": ListedCommand("List, compare and remove runs", ("ftx runs", "ftx runs runs/a runs/b")),
+    "models": ListedCommand("List the models that you can train", ("ftx models dinov2",)),
+    "recipes": ListedCommand("List the recipes that come with ftx", ("ftx recipes",)),
+    "adapters": ListedCommand("Compare adapters, layer by layer", ("ftx adapters runs/a runs/b",)),
+    "schema": ListedCommand("Print the JSON schema of a command's output", ("ftx schema predict",)),
+}
+# The headings of `ftx --help`, in the order of the work.
+GROUPS = {"Build a model": _BUILD, "Judge a model": _JUDGE, "Use a model": _USE, "Look up": _LOOK_UP}
+COMMANDS = {name: listed for group in GROUPS.values() for name, listed in group.items()}
+
+_DATA = {
+    "check": ListedCommand(
+        "Report what ftx finds in a data set, and what is wrong with it",
+        ("ftx data check photos", "ftx data check labels.csv --task multilabel"),
+    ),
+    "look": ListedCommand("Find wrong labels, and fix them on a page", ("ftx data look photos --open",)),
+    "sample": ListedCommand("Unpack the sample images that come with ftx", ("ftx data sample",)),
+    "shard": ListedCommand("Pack images and labels into tar archives", ("ftx data shard photos shards",)),
+}
+# Commands that have commands of their own; the field `verb` of a report has both words.
+SUBCOMMANDS = {"data": _DATA}
