@@ -18,9 +18,17 @@ from tests.gates.faults import edit_report
 from ftx.core.errors import DataError, InputError
 from ftx.core.progress import SILENT
 from ftx.core.statistics import PairedCounts
-from ftx.reporting.compare_runs import ComparedRun, RunPair, _class_rows, _names, _pair, compare_runs
+from ftx.reporting.compare_runs import (
+    ComparedRun,
+    RunPair,
+    _class_rows,
+    _names,
+    _pair,
+    compare_runs,
+    comparison_headline,
+)
 from ftx.reporting.facts import gather
-from ftx.reporting.headline import headline
+from ftx.reporting.headline import headline, tiles
 from ftx.reporting.held_out import HeldOutPredictions, class_scores_of, held_out
 from ftx.runs.artifacts import IR_FP32, TRAINED
 from ftx.runs.compute_precision import F32, read_compute
@@ -49,9 +57,16 @@ def test_the_better_run_is_named_with_its_interval(validated_run: Path, worse: R
     (said,) = found.pairs
     names = list(found.verdicts)
     assert said == (
-        f"{names[1]} against {names[0]}: {names[0]} is better: -5.0 points, 95 % interval {low:+.1f} to {high:+.1f}"
+        f"{names[1]} compared with {names[0]}: {names[0]} is better by 5.0 points of accuracy "
+        f"(95 % interval {-high:.1f} to {-low:.1f})"
     )
-    assert said in (tmp_path / "page.html").read_text(encoding="utf-8").replace("<strong>", "").replace("</strong>", "")
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert said in html.replace("<strong>", "").replace("</strong>", "")
+    assert f"{names[0]} is better than {names[1]}.</h2>" in html
+    # The four figures of each run.
+    assert html.count('<dl class="tiles">') == 2
+    for tile in tiles(gather(worse), held_out(worse, TRAINED, None, SILENT)):
+        assert f"<dt>{tile.caption}</dt><dd>{tile.figure}</dd>" in html
 
 
 def test_runs_of_one_name_are_told_apart(validated_run: Path, worse: Run, tmp_path: Path) -> None:
@@ -62,9 +77,24 @@ def test_runs_of_one_name_are_told_apart(validated_run: Path, worse: Run, tmp_pa
 
 def test_two_that_nothing_tells_apart() -> None:
     same = RunPair("a", "b", "image", 100, 3, 3, -0.05, 0.05)
-    assert same.summary == "neither is shown to be better: +0.0 points, 95 % interval -5.0 to +5.0"
+    assert same.summary == (
+        "neither is proved to be better: b has +0.0 points of accuracy (95 % interval -5.0 to +5.0)"
+    )
+    better = RunPair("a", "b", "image", 100, 1, 9, 0.02, 0.15)
+    assert better.summary == "b is better by 8.0 points of accuracy (95 % interval 2.0 to 15.0)"
     strangers = RunPair("a", "b", "image", 0, 0, 0, -1, 1)
-    assert "share no held-out image" in strangers.summary
+    assert "no test or validation image has the same labels in both" in strangers.summary
+
+
+def test_the_headline_names_the_better_runs() -> None:
+    better, worse = RunPair("a", "b", "image", 100, 1, 9, 0.02, 0.15), RunPair("a", "c", "image", 100, 9, 1, -0.2, -0.1)
+    same, unrelated = RunPair("a", "d", "image", 100, 3, 3, -0.05, 0.05), RunPair("a", "e", "image", 0, 0, 0, -1, 1)
+    assert comparison_headline([worse, better]) == "b is better than a"
+    assert comparison_headline([better, better]) == "b, b are better than a"
+    assert comparison_headline([worse]) == "a is better than c"
+    assert comparison_headline([worse, same]) == "No run is proved to be better than a"
+    assert comparison_headline([unrelated, same]) == "No run is proved to be better than a"
+    assert comparison_headline([unrelated]) == "The accuracies of these runs cannot be compared"
 
 
 def test_a_run_beside_itself_is_refused(validated_run: Path, tmp_path: Path) -> None:
@@ -167,7 +197,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 def rows_of(page: Path) -> list[list[str]]:
     """The table of the runs."""
     html = page.read_text(encoding="utf-8")
-    (body,) = re.findall(r"Runs, by the model that goes to the device.*?<tbody>(.*?)</tbody>", html, re.DOTALL)
+    (body,) = re.findall(r"Each run by the model for the device.*?<tbody>(.*?)</tbody>", html, re.DOTALL)
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in body.split("</tr>") if "<t" in row]
     return [[re.sub(r"<[^>]+>", "", cell).strip() for cell in row] for row in cells]
 
@@ -209,7 +239,7 @@ def test_what_is_compared_is_looked_for_where_data_says(two: list[Run], tmp_path
         compare_runs(two, out=tmp_path / "page.html", artifact="openvino/fp16")
     found = compare_runs(two, out=tmp_path / "page.html", artifact="openvino/fp16", data=tmp_path)
     (said,) = found.pairs
-    assert "neither is shown to be better: +0.0 points" in said
+    assert "neither is proved to be better: " in said
 
 
 def of(run: Run, name: str, predictions: HeldOutPredictions) -> ComparedRun:

@@ -56,7 +56,7 @@ def test_each_model_has_its_own_digest_and_the_recipe_stands_as_it_was_written(r
     assert len({digest for _, digest in found.digests}) == len(found.digests) == 6
     assert found.recipe == (run.path / "recipe.yaml").read_text()
     facts = dict(found.facts)
-    assert facts["digest of the base"] == manifest.base_digest
+    assert facts["digest of the base model"] == manifest.base_digest
     report = gather(run).parity
     assert report is not None
     assert facts["validated on"] == str(report.machine)
@@ -65,13 +65,13 @@ def test_each_model_has_its_own_digest_and_the_recipe_stands_as_it_was_written(r
     }))  # fmt: skip
     facts = dict(provenance(changed).facts)
     assert facts["validated on"].startswith("another (")
-    assert not facts["this page was made on"].startswith("another (")
+    assert not facts["page written on"].startswith("another (")
     (run.path / "recipe.yaml").write_text("altered: true")
     assert provenance(gather(run)).recipe == "recipe.yaml is invalid"
 
 
 def test_a_run_without_its_curves_has_the_date_of_its_page_alone(run: Run) -> None:
-    today = f"page of {datetime.now(UTC):%Y-%m-%d}"
+    today = f"report of {datetime.now(UTC):%Y-%m-%d}"
     assert dates(gather(run)).endswith(f", {today}")
     (run.path / "reports" / "train.jsonl").unlink()
     assert dates(gather(run)) == today

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -46,21 +47,27 @@ def said_of(facts: RunFacts) -> Headline:
 
 def test_proved_is_ready(validated_run: Path) -> None:
     found = said_of(gather(Run.open(validated_run)))
-    assert (found.kind, found.word) == ("ok", "Ready")
-    assert "is proved to get at most 2 more in 100 wrong than the trained model" in found.sentence
+    assert (found.kind, found.word) == ("ok", "Ready to use")
+    assert re.fullmatch(r"(fp32|fp16|int8) is verified", found.finding)
+    assert re.match(
+        r"(At most \d\.\d points of accuracy lost \(95 % confidence, |It .* \()240 images\)\.", found.evidence
+    )
 
 
 def test_unproved_is_not_proved_and_says_why(validated_run: Path, tmp_path: Path) -> None:
     found = said_of(with_verdicts(validated_run, tmp_path / "run", "unproved"))
     assert (found.kind, found.word) == ("warn", "Not proved")
-    assert found.sentence.endswith("keeps this is not proved: it was said.")
+    assert found.finding.endswith(" is not verified")
+    assert found.evidence == "ftx validate reports: it was said."
 
 
 def test_failed_is_not_to_be_used(validated_run: Path, tmp_path: Path) -> None:
     facts = with_verdicts(validated_run, tmp_path / "run", "failed")
     found = said_of(facts)
-    assert (found.kind, found.word) == ("bad", "Do not use it")
-    assert "every model that was exported for a device failed" in found.sentence
+    assert (found.kind, found.word) == ("bad", "Do not use yet")
+    assert found.finding == "every exported model failed verification"
+    assert found.evidence.startswith("fp32: it was said. ")
+    assert found.evidence.endswith(" Export it again with other settings.")
     states = {hop.name: hop.state for hop in chain(facts)}
     assert states == {"trained": "reference", "dense": "proved", "onnx": "proved"} | {
         artifact.name: "failed" for artifact in IRS.values() if facts.run.has(artifact)
@@ -71,9 +78,10 @@ def test_what_nobody_validated_is_not_proved(whole_run: Path) -> None:
     facts = gather(Run.open(whole_run))
     found = headline(facts, None)
     assert (found.kind, found.word) == ("warn", "Not proved")
-    assert found.sentence.startswith("Nobody knows how often this model is right; nobody has validated")
+    assert found.finding == "fp32 is not compared with the trained model yet"
+    assert "is not known" in found.accuracy
     assert {hop.state for hop in chain(facts)} == {"reference", "not validated"}
-    assert facts.lacks[0].what == "a validation of what was exported"
+    assert facts.lacks[0].what == "a validation of the exported models"
 
 
 def test_what_was_exported_since_is_not_proved(validated_run: Path, tmp_path: Path) -> None:
@@ -87,7 +95,7 @@ def test_what_was_exported_since_is_not_proved(validated_run: Path, tmp_path: Pa
     facts = gather(run)
     assert facts.faults == []
     assert facts.verdict(IR_FP32) is None
-    assert "a validation of what was exported since" in [lack.what for lack in facts.lacks]
+    assert "a validation of the models exported since the last one" in [lack.what for lack in facts.lacks]
     assert next(hop for hop in chain(facts) if hop.name == IR_FP32.name).state == "not validated"
 
 
@@ -104,7 +112,7 @@ def test_the_row_that_says_least_is_shown(validated_run: Path, view: str) -> Non
     hop = next(
         hop
         for hop in chain(replace(facts, parity=facts.parity.model_copy(update={"rows": rows})))
-        if (hop.name, hop.compute) == (IR_FP32.name, "f32")
+        if (hop.name, hop.compute) == (IR_FP32.name, "fp32")
     )
     assert hop.state == "failed"
     assert hop.figures[0][1].startswith("7.2")
@@ -121,7 +129,7 @@ def test_a_proof_by_a_wider_margin_or_of_another_machine_is_none_here(validated_
     for parity, why in ((wide, "a wider margin"), (elsewhere, "another CPU")):
         found = said_of(replace(facts, parity=parity))
         assert (found.kind, found.word) == ("warn", "Not proved here")
-        assert why in found.sentence
+        assert why in found.evidence
 
 
 def test_without_answers_nothing_is_ready(validated_run: Path) -> None:
@@ -164,8 +172,8 @@ def test_a_bench_of_other_models_is_not_shown(validated_run: Path, tmp_path: Pat
         assert (facts.bench is not None) is shown
         found = latency(facts)
         assert found is not None
-        assert ("ftx bench at 32 px" in found.summary) is shown
-        wanted = "a bench of what was exported since" if shown else "a bench of latency and throughput"
+        assert ("by ftx bench with images of 32 px" in found.summary) is shown
+        wanted = "a benchmark of " + ("the models exported since the last one" if shown else "latency and throughput")
         # int8 and the others have no row.
         assert [lack.command for lack in facts.lacks if lack.what == wanted] == [f"ftx bench {run.path}"]
 

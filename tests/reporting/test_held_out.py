@@ -172,7 +172,7 @@ def test_of_more_labels_than_a_table_holds_the_matrix_is_drawn(monkeypatch: pyte
     (found,) = confusions(held("multiclass", labels, scores, [("a",), ("a",), ("a",), ("b",), ("c",)]))
     assert (found.counts, found.fractions) == ([], [])
     assert found.drawn is not None
-    assert "Confusion of 3 labels" in found.drawn
+    assert "Confusion matrix of 3 labels" in found.drawn
     assert [(one.truth, one.prediction, one.images) for one in found.mistakes] == [("a", "b", 2), ("b", "a", 1)]
     assert [one.fraction for one in found.mistakes] == pytest.approx([2 / 3, 1])
 

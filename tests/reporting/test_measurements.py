@@ -10,7 +10,8 @@ from tests.evaluating.written_runs import WRITTEN
 from tests.runs.test_bench_json import bench_of, row_of
 
 from ftx.reporting.facts import RunFacts, gather
-from ftx.reporting.measurements import chain, latency, set_rows
+from ftx.reporting.measurements import chain, latency, set_rows, shown_precision
+from ftx.runs.compute_precision import read_compute
 from ftx.runs.parity_json import RowBound, SetVerdict
 from ftx.runs.run import Run
 
@@ -30,19 +31,21 @@ def with_rows(facts: RunFacts, artifact: str, compute: str, **changed: Any) -> R
 
 
 def figures(facts: RunFacts, artifact: str, compute: str) -> dict[str, str]:
-    (hop,) = [hop for hop in chain(facts) if (hop.name, hop.compute) == (artifact, compute)]
+    shown = shown_precision(read_compute(compute))
+    (hop,) = [hop for hop in chain(facts) if (hop.name, hop.compute) == (artifact, shown)]
     return dict(hop.figures)
 
 
 def test_each_model_stands_there_in_each_precision_in_the_order_of_the_pipeline(facts: RunFacts) -> None:
     assert facts.parity is not None
-    irs = [(f"openvino/{name}", compute) for name in ("fp32", "fp16", "int8") for compute in ("f32", "auto:bf16")]
+    shown = {"f32": "fp32", "auto:bf16": "bf16 (chosen by OpenVINO)"}
+    irs = [(f"openvino/{name}", compute) for name in ("fp32", "fp16", "int8") for compute in shown]
     found = [(hop.name, hop.compute, hop.state) for hop in chain(facts)]
-    assert found[:3] == [("trained", "f32", "reference"), ("dense", "f32", "proved"), ("onnx", "f32", "proved")]
-    assert [(name, compute) for name, compute, _ in found[3:]] == irs
+    assert found[:3] == [("trained", "fp32", "reference"), ("dense", "fp32", "proved"), ("onnx", "fp32", "proved")]
+    assert [(name, compute) for name, compute, _ in found[3:]] == [(name, shown[compute]) for name, compute in irs]
     # The least of its rows, of the same pixels and of files.
     order = ("failed", "unproved", "proved")
-    for name, compute, state in found[3:]:
+    for (name, compute), (_, _, state) in zip(irs, found[3:], strict=True):
         rows = [row for row in facts.parity.rows if (row.artifact, str(row.compute)) == (name, compute)]
         assert state == min((row.verdict for row in rows), key=order.index)
     assert {hop.state for hop in chain(replace(facts, parity=None))} == {"reference", "not validated"}
@@ -54,24 +57,27 @@ def test_figures_are_told_with_what_was_allowed(facts: RunFacts) -> None:
         drop_high=0.25, max_drop=0.5, latency_ms=7.5, isa="avx2", bound=RowBound(max_abs=1.5, cosine=None, reason=""),
     )  # fmt: skip
     assert figures(changed, "openvino/int8", "auto:bf16") == {
-        "largest difference of a logit, of the same pixels": "0.75 of 1.5 allowed",
-        "same labels": "93.75 % of 16 images",
-        "accuracy lost": "12.50 points, at most 25.00; 50 allowed",
+        "largest difference of a logit (same pixels)": "0.75 (limit 1.5)",
+        "same predictions": "93.75 % of 16 images",
+        "accuracy": "12.50 points lost, at most 25.00 lost (limit 50)",
         "instruction set": "avx2",
-        "an image": "7.5 ms",
+        "time per image": "7.5 ms",
     }
+    gained = with_rows(changed, "openvino/int8", "auto:bf16", drop=-0.125)
+    shown = figures(gained, "openvino/int8", "auto:bf16")["accuracy"]
+    assert shown == "12.50 points gained, at most 25.00 lost (limit 50)"
     free = with_rows(changed, "openvino/int8", "auto:bf16", bound=RowBound(max_abs=None, cosine=None, reason=""))
-    assert figures(free, "openvino/int8", "auto:bf16")["largest difference of a logit, of the same pixels"] == "0.75"
+    assert figures(free, "openvino/int8", "auto:bf16")["largest difference of a logit (same pixels)"] == "0.75"
     none = with_rows(changed, "openvino/int8", "auto:bf16", max_abs=None)
     assert "not a number" in figures(none, "openvino/int8", "auto:bf16").values()
     # Where logits are the proof no interval is told.
-    assert "accuracy lost" not in figures(facts, "onnx", "f32")
+    assert "accuracy" not in figures(facts, "onnx", "f32")
     assert "instruction set" not in figures(facts, "onnx", "f32")
 
 
 def test_the_row_that_says_least_is_shown_with_its_view(facts: RunFacts) -> None:
     assert facts.parity is not None
-    for view, said in (("files", "each with its own image path"), ("graph", "of the same pixels")):
+    for view, said in (("files", "each with its own preprocessing"), ("graph", "same pixels")):
         rows = [
             row.model_copy(update={"verdict": "failed", "max_abs": 9.0})
             if (row.artifact, str(row.compute), row.view) == ("openvino/fp16", "f32", view)
@@ -79,7 +85,7 @@ def test_the_row_that_says_least_is_shown_with_its_view(facts: RunFacts) -> None
             for row in facts.parity.rows
         ]
         found = figures(replace(facts, parity=facts.parity.model_copy(update={"rows": rows})), "openvino/fp16", "f32")
-        assert found[f"largest difference of a logit, {said}"].startswith("9 of ")
+        assert found[f"largest difference of a logit ({said})"].startswith("9 (limit ")
 
 
 def test_what_was_found_in_other_sets_stands_beside_with_how_it_was_found(facts: RunFacts) -> None:
@@ -116,32 +122,32 @@ def test_bars_are_of_requests_of_one_image_one_after_the_other(facts: RunFacts) 
         )
     )
     assert found is not None
-    assert 'aria-label="Milliseconds an image: openvino/fp32, f32 4.5"' in found.figure
+    assert 'aria-label="Milliseconds per image: openvino/fp32, fp32 4.5"' in found.figure
     assert dict(zip(found.heads, found.rows[0], strict=True)) == {
-        "artifact": "openvino/fp32",
-        "compute": "f32",
+        "model": "openvino/fp32",
+        "precision": "fp32",
         "batch": "1",
         "threads": "2",
         "streams": "1",
-        "p50 ms": "4.5",
+        "median ms": "4.5",
         "p90 ms": "5.5",
         "p99 ms": "6.5",
         "images/s": "222.0",
-        "MB": "7",
+        "peak MB": "7",
     }
     assert [(row[2], row[4], row[5]) for row in found.rows] == [
         ("1", "1", "4.5"),
         ("1", "2", "8.5"),
         ("8", "1", "30.5"),
     ]
-    assert "at 48 px on" in found.summary
-    assert "with 6 processors (unknown instruction set), 5 processes a row" in found.summary
+    assert "with images of 48 px on" in found.summary
+    assert "with 6 processors (unknown instruction set). A row is the median of 5 processes." in found.summary
 
 
 def test_where_nothing_was_timed_so_all_rows_are_bars(facts: RunFacts) -> None:
     found = latency(with_bench(facts, {"p50_ms": 8.5, "streams": 2}, {"p50_ms": 30.5, "batch": 8}))
     assert found is not None
-    assert "openvino/fp32, f32 8.5; openvino/fp32, f32 30.5" in found.figure
+    assert "openvino/fp32, fp32 8.5; openvino/fp32, fp32 30.5" in found.figure
 
 
 def test_the_sets_are_those_that_decided(facts: RunFacts) -> None:
@@ -155,8 +161,10 @@ def test_without_a_bench_it_is_what_validate_saw(facts: RunFacts) -> None:
     assert facts.parity is not None
     assert found is not None
     rows = [row for row in facts.parity.rows if row.view == "graph" and row.artifact != "trained"]
-    assert sorted(found.rows) == sorted((row.artifact, str(row.compute), f"{row.latency_ms:.1f}") for row in rows)
-    assert "A short look by ftx validate" in found.summary
+    assert sorted(found.rows) == sorted(
+        (row.artifact, shown_precision(row.compute), f"{row.latency_ms:.1f}") for row in rows
+    )
+    assert "Measured briefly by ftx validate" in found.summary
     assert latency(replace(facts, parity=None)) is None
     emulated = [row.model_copy(update={"emulated": True}) for row in facts.parity.rows]
     assert latency(replace(facts, parity=facts.parity.model_copy(update={"rows": emulated}))) is None

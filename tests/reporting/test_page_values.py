@@ -86,19 +86,19 @@ def test_pictures_beyond_the_budget_and_those_that_are_gone_are_told_apart(
     values, notes = filled(gather(run), predictions_of(run))
     assert (values["cases"], values["samples"]) == ({}, {})
     # Four, and six samples of each label.
-    assert notes == ["22 pictures were left out, to keep this file small."]
+    assert notes == ["22 images are not shown, to keep this file small."]
     for row in (1, 3, 4):
         Path(run.report_entries()[row].path).unlink()
     values, notes = filled(gather(run), predictions_of(run))
     assert notes == [
-        "3 of 4 images to look at are not there, or not what training saw.",
-        "19 pictures were left out, to keep this file small.",
+        "3 of 4 images are not shown: they are missing, or changed since training.",
+        "19 images are not shown, to keep this file small.",
     ]
     # Near-duplicates are looked for once a run.
     assert values["pairs"] == []
     (run.path / "reports" / "near_duplicates.json").unlink()
     values, notes = filled(gather(run), None)
-    assert notes[0].startswith("Near-duplicates were not looked for: ")
+    assert notes[0].startswith("Near-duplicates were not searched: ")
     assert values["pairs"] is None
 
 

@@ -16,7 +16,7 @@ from ftx.data.dataset import groups_of
 from ftx.reporting.calibration import calibration
 from ftx.reporting.facts import RunFacts, gather
 from ftx.reporting.figures import compared_curves
-from ftx.reporting.headline import Headline, headline
+from ftx.reporting.headline import Headline, Tile, headline, tiles
 from ftx.reporting.held_out import HeldOutPredictions, class_scores_of
 from ftx.reporting.report import MARK, check_report_path, find_predictions
 from ftx.runs.parity_json import Unit, latency_rows
@@ -40,6 +40,7 @@ class ComparedRun:
     latency_ms: float | None
     size_bytes: int | None
     ece: float | None
+    tiles: Sequence[Tile] = ()
 
     @property
     def accuracy(self) -> tuple[float, float, float] | None:
@@ -68,16 +69,29 @@ class RunPair:
 
     @property
     def summary(self) -> str:
-        """A sentence on which is better, if either is shown to be."""
+        """Which one is better, if the images show it; without a full stop."""
         if not self.units:
-            return "they share no held-out image with the same labels, so their accuracies cannot be compared"
-        gain = (self.gained - self.lost) / self.units
-        figures = f"{100 * gain:+.1f} points, 95 % interval {100 * self.gain_low:+.1f} to {100 * self.gain_high:+.1f}"
-        if self.gain_low > 0:
-            return f"{self.second} is better: {figures}"
-        if self.gain_high < 0:
-            return f"{self.first} is better: {figures}"
-        return f"neither is shown to be better: {figures}"
+            return "no test or validation image has the same labels in both, so their accuracies cannot be compared"
+        gain, low, high = (100 * one for one in ((self.gained - self.lost) / self.units, self.gain_low, self.gain_high))
+        if low > 0:
+            return f"{self.second} is better by {gain:.1f} points of accuracy (95 % interval {low:.1f} to {high:.1f})"
+        if high < 0:
+            return f"{self.first} is better by {-gain:.1f} points of accuracy (95 % interval {-high:.1f} to {-low:.1f})"
+        difference = f"{self.second} has {gain:+.1f} points of accuracy (95 % interval {low:+.1f} to {high:+.1f})"
+        return f"neither is proved to be better: {difference}"
+
+
+def comparison_headline(pairs: Sequence[RunPair]) -> str:
+    """Which runs are better than the first one, or that none is proved to be; without a full stop."""
+    first = pairs[0].first
+    better = [pair.second for pair in pairs if pair.gain_low > 0]
+    if better:
+        return f"{', '.join(better)} {'is' if len(better) == 1 else 'are'} better than {first}"
+    if all(pair.gain_high < 0 for pair in pairs):
+        return f"{first} is better than {', '.join(pair.second for pair in pairs)}"
+    if not any(pair.units for pair in pairs):
+        return "The accuracies of these runs cannot be compared"
+    return f"No run is proved to be better than {first}"
 
 
 class ComparisonReport(CommandReport):
@@ -108,7 +122,9 @@ def compare_runs(
     opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
     folders = [run.path.resolve() for run in opened]
     if len(set(folders)) < len(folders):
-        raise InputError("a run is named twice", found=", ".join(str(run.path) for run in opened), fix="name others")
+        raise InputError(
+            "a run is named twice", found=", ".join(str(run.path) for run in opened), fix="name each run once"
+        )
     path = out or COMPARISON_FILE
     check_report_path(path)
     compared = [
@@ -120,6 +136,7 @@ def compare_runs(
         TEMPLATE,
         mark=MARK.decode(),
         compared=compared,
+        headline=comparison_headline(pairs),
         pairs=pairs,
         class_rows=_class_rows(compared),
         curves=compared_curves(epochs) if epochs else None,
@@ -129,8 +146,8 @@ def compare_runs(
         ok=all(one.headline.kind != "bad" for one in compared),
         path=str(path),
         size_bytes=len(content),
-        verdicts={one.name: f"{one.headline.word}: {one.headline.sentence}" for one in compared},
-        pairs=[f"{pair.second} against {pair.first}: {pair.summary}" for pair in pairs],
+        verdicts={one.name: one.headline.text for one in compared},
+        pairs=[f"{pair.second} compared with {pair.first}: {pair.summary}" for pair in pairs],
     )
 
 
@@ -148,7 +165,8 @@ def _compared(run: Run, name: str, artifact: str | None, data: Path | None, prog
     predictions, notes = find_predictions(facts, artifact, data, progress)
     top = headline(facts, predictions)
     if predictions is None:
-        return ComparedRun(name, facts, None, notes, top, latency_ms=None, size_bytes=None, ece=None)
+        shown = tiles(facts, None)
+        return ComparedRun(name, facts, None, notes, top, latency_ms=None, size_bytes=None, ece=None, tiles=shown)
     found = calibration(*predictions.confidences())
     timed = latency_rows(facts.rows_of(predictions.artifact))
     weights = run.folder(predictions.artifact).glob(predictions.artifact.weights)
@@ -161,6 +179,7 @@ def _compared(run: Run, name: str, artifact: str | None, data: Path | None, prog
         latency_ms=next((row.latency_ms for row in timed if row.compute == predictions.compute), None),
         size_bytes=sum(path.stat().st_size for path in weights),
         ece=found.ece if found else None,
+        tiles=tiles(facts, predictions),
     )
 
 

@@ -114,7 +114,7 @@ def _confusion(predictions: HeldOutPredictions, group: Sequence[str], number: in
         counts=[] if many or not shown else counts.tolist(),
         fractions=[] if many or not shown else fractions.tolist(),
         mistakes=_mistakes(group, columns, counts, fractions),
-        drawn=heatmap(f"confusion{number}", f"Confusion of {len(group)} labels", fractions) if many else None,
+        drawn=heatmap(f"confusion{number}", f"Confusion matrix of {len(group)} labels", fractions) if many else None,
     )
 
 

@@ -87,19 +87,19 @@ class RunFacts:
         rows = [
             (not run.has(DENSE), "the merged model", DENSE.command(run.path)),
             (not any(map(run.has, IRS.values())), "a model for OpenVINO", shell_command(EXPORT_IR, run.path)),
-            (exported and parity is None, "a validation of what was exported", validate),
+            (exported and parity is None, "a validation of the exported models", validate),
             (
                 parity is not None and any(self.verdict(artifact) is None for artifact in exported),
-                "a validation of what was exported since",
+                "a validation of the models exported since the last one",
                 validate,
             ),
             (
                 bench and not {artifact.name for artifact in exported} <= timed,
-                "a bench of what was exported since",
+                "a benchmark of the models exported since the last one",
                 time,
             ),
-            (exported and bench is None, "a bench of latency and throughput", time),
-            (not self.epochs, "the curves of its training (reports/train.jsonl)", None),
+            (exported and bench is None, "a benchmark of latency and throughput", time),
+            (not self.epochs, "the training curves (reports/train.jsonl)", None),
         ]
         return [Lack(what, command) for lacking, what, command in rows if lacking]
 
@@ -129,9 +129,9 @@ def _faults(run: Run, manifest: Manifest) -> list[str]:
         if not path.is_file():
             found.append(f"{name} is missing")
         elif cached_sha256(path) != digest:
-            found.append(f"{name} is not what was written")
+            found.append(f"{name} was changed after it was written")
     found += [
-        f"{artifact}/ is stale: it was made from another {artifact.made_from}/ than the run holds now"
+        f"{artifact}/ is stale: it was made from another {artifact.made_from}/ than the one in this run"
         f" (run: {artifact.command(run.path)})"
         for artifact in run.artifacts()
         if manifest.is_stale(artifact)
@@ -161,13 +161,13 @@ def provenance(facts: RunFacts) -> Provenance:
     run, manifest = facts.run, facts.manifest
     found = [
         ("run", str(run.path)),
-        ("made by", f"ftx {manifest.ftx}"),
-        ("base", f"{manifest.model} ({manifest.architecture})"),
-        ("digest of the base", manifest.base_digest),
-        ("method", manifest.method),
+        ("trained with", f"ftx {manifest.ftx}"),
+        ("base model", f"{manifest.model} ({manifest.architecture})"),
+        ("digest of the base model", manifest.base_digest),
+        ("training method", manifest.method),
         ("validated on", str(facts.parity.machine) if facts.parity else "not validated"),
-        ("this page was made on", str(this_machine())),
-        ("with", ", ".join([f"Python {platform.python_version()}", *_versions()])),
+        ("page written on", str(this_machine())),
+        ("software of this page", ", ".join([f"Python {platform.python_version()}", *_versions()])),
     ]
     digests = [(artifact.name, manifest.digest(artifact)) for artifact in run.artifacts()]
     path = run.path / "recipe.yaml"
@@ -177,7 +177,7 @@ def provenance(facts: RunFacts) -> Provenance:
 
 def dates(facts: RunFacts) -> str:
     """When the training ended, by the file that it wrote last, and when this page is made."""
-    curves, page = facts.run.path / EPOCHS_FILE, f"page of {datetime.now(UTC):%Y-%m-%d}"
+    curves, page = facts.run.path / EPOCHS_FILE, f"report of {datetime.now(UTC):%Y-%m-%d}"
     if not curves.is_file():
         return page
     return f"trained {datetime.fromtimestamp(curves.stat().st_mtime, UTC):%Y-%m-%d}, {page}"

@@ -79,7 +79,7 @@ def loss_curve(epochs: Sequence[Epoch], best: int) -> str:
 
 
 def metric_curve(epochs: Sequence[Epoch], metric: str, best: int) -> str:
-    """The metric that the epoch was chosen by, as a mean with the two epochs before: a line next to the points."""
+    """The metric that chose the epoch; its mean with the two epochs before is a line next to the points."""
     title = metric.replace("_", " ")
     values = [epoch.metrics.get(metric, epoch.accuracy) for epoch in epochs]
 
@@ -105,7 +105,7 @@ def compared_curves(runs: Sequence[tuple[str, Sequence[Epoch]]]) -> str:
         for (_, epochs), (colour, line) in zip(runs, styles * len(runs), strict=False):
             numbers, values = [one.epoch for one in epochs], [one.accuracy for one in epochs]
             axes.plot(numbers, values, marker="o", linestyle=line, color=colour, markersize=4)
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         # Explicitly, as one that begins with _ would be left out; with a space before it, as that is warned of.
         axes.legend(axes.lines, [f" {name}" for name, _ in runs])
 
@@ -199,7 +199,7 @@ def heatmap(name: str, description: str, share_CC: Floats) -> str:
     """A square of fractions, for more labels than a table can show. Shape: [C, C]."""
 
     def draw(figure: Figure) -> None:
-        axes = _axes(figure, "prediction", "truth")
+        axes = _axes(figure, "predicted label", "true label")
         axes.imshow(share_CC, cmap="cividis", vmin=0, vmax=1, interpolation="none")
 
     return svg(name, description, (6.4, 6.4), draw)
@@ -214,4 +214,4 @@ def _axes(figure: Figure, across: str, upwards: str) -> Axes:
 
 def _kept(axes: Axes, best: int) -> None:
     axes.axvline(best, color=_LINE, linestyle=":", zorder=0)
-    axes.locator_params(axis="x", integer=True)
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)

@@ -1,4 +1,4 @@
-"""Held-out images that are nearly one of training: what is measured on them flatters the model."""
+"""Held-out images that are nearly the same as one used in training: the accuracy measured on them is too high."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Leakage(ClosedModel):
 
 
 def leakage(run: Run, entries: Sequence[Entry], store: ImageStore, progress: Progress) -> list[NearDuplicate]:
-    """Pairs of a held-out image and the training image that it nearly is; looked for once a run.
+    """Pairs of a held-out image and the training image that is nearly the same; searched once per run.
 
     Raises: DataError if an image cannot be read.
     """
@@ -45,7 +45,7 @@ def leakage(run: Run, entries: Sequence[Entry], store: ImageStore, progress: Pro
             return known.pairs
     found: dict[str, Fingerprint] = {}
     greys = GreyStore()
-    with progress.track("looking for near-duplicates", len(entries)) as bar:
+    with progress.track("searching near-duplicates", len(entries)) as bar:
         made = in_threads(lambda entry: fingerprint(open_image(store[entry]), greys), entries)
         for entry, one in zip(entries, made, strict=True):
             found[entry.path] = one

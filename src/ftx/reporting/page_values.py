@@ -22,7 +22,7 @@ from ftx.reporting.figures import loss_curve, metric_curve, precision_recall, re
 from ftx.reporting.headline import tiles
 from ftx.reporting.held_out import HeldOutPredictions, class_scores_of
 from ftx.reporting.leakage import leakage
-from ftx.reporting.measurements import chain, latency, set_rows
+from ftx.reporting.measurements import chain, latency, set_rows, shown_precision
 from ftx.reporting.pictures import Case, PictureBudget, cases, samples
 from ftx.runs.best_epoch import best_epoch
 from ftx.tasks.base import choosing_metric
@@ -48,6 +48,7 @@ def page_values(
     values: dict[str, object] = {
         "facts": facts,
         "predictions": predictions,
+        "precision": shown_precision(predictions.compute) if predictions else None,
         "title": facts.run.path.resolve().name,
         "tiles": tiles(facts, predictions),
         "dates": dates(facts),
@@ -72,7 +73,7 @@ def page_values(
         "pairs": _leakage(facts, store, notes, progress),
     }
     if budget.left_out:
-        notes.append(f"{budget.left_out} pictures were left out, to keep this file small.")
+        notes.append(f"{budget.left_out} images are not shown, to keep this file small.")
     return values, notes
 
 
@@ -82,7 +83,7 @@ def _store(facts: RunFacts, data: Path | None, notes: list[str]) -> ImageStore |
     except DataError as error:
         if data is not None:  # a folder that was named is there, or it is a mistake
             raise
-        notes.append(f"Images are not shown: {error.what} ({error.where}); name where they are now: --data DIR.")
+        notes.append(f"Images are not shown: {error.what} ({error.where}). Add the folder of the images: --data DIR.")
         return None
 
 
@@ -180,14 +181,14 @@ def _cases(
         try:
             explainer = open_explainer(facts.run, "reciprocam", progress)
         except FtxError as error:
-            notes.append(f"There are no maps of what the predictions come from: {error.what}.")
+            notes.append(f"Saliency maps are not shown: {error.what}.")
         rows = dict.fromkeys([*worst, *unsure])
         chosen = [(predictions.entries[row], _explained_labels(predictions, row)) for row in rows]
         left_out = budget.left_out
         seen = cases(chosen, store, explainer, budget, progress)
         gone = len(chosen) - len(seen) - (budget.left_out - left_out)
         if gone:
-            notes.append(f"{gone} of {len(chosen)} images to look at are not there, or not what training saw.")
+            notes.append(f"{gone} of {len(chosen)} images are not shown: they are missing, or changed since training.")
     return {"worst": worst, "unsure": unsure, "cases": seen, "mistakes": int((~predictions.correct).sum())}
 
 
@@ -209,5 +210,5 @@ def _leakage(
     try:
         return leakage(facts.run, facts.entries, store, progress)
     except DataError as error:
-        notes.append(f"Near-duplicates were not looked for: {error.what} ({error.where}).")
+        notes.append(f"Near-duplicates were not searched: {error.what} ({error.where}).")
         return None

@@ -1,4 +1,4 @@
-"""``ftx report``: whether a run is worth using, on one self-contained page."""
+"""``ftx report``: whether the model of a run can be used, on one self-contained page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MARK = b'<meta name="generator" content="ftx report">'
 class ReportReport(CommandReport):
     """The path and size of the page, its verdict, what the run lacks, and which of its files are invalid.
 
-    ``notes`` are what the page does not show, and why. ``ok`` is false if the verdict is not to use the run.
+    ``notes`` are what the page does not show, and why. ``ok`` is false if the verdict is not to use the model.
     """
 
     verb: str = "report"
@@ -69,7 +69,7 @@ def report(
         ok=top.kind != "bad",
         path=str(path),
         size_bytes=len(content),
-        verdict=f"{top.word}: {top.sentence}",
+        verdict=top.text,
         lacks=[lack.what for lack in facts.lacks],
         faults=list(facts.faults),
         notes=notes,
@@ -79,13 +79,14 @@ def report(
 def check_report_path(out: Path) -> None:
     """Raise InputError if a file is there that is no report: it would be lost."""
     if out.is_dir():
-        fix = f"--out {out / 'report.html'}"
-        raise InputError("a report is one file, and this is a folder", where=f"--out {out}", fix=fix)
+        fix = f"name a file in it: --out {out / 'report.html'}"
+        raise InputError("--out must be a file, not a folder", where=out, fix=fix)
     if out.is_file():
         with out.open("rb") as file:
             head = file.read(4096)
         if MARK not in head:
-            raise InputError("a file that is no report of ftx is in the way", where=f"--out {out}", fix="name another")
+            fix = "name another file, or move this one away"
+            raise InputError("--out must be a new file, or a report of ftx", where=out, fix=fix)
 
 
 def find_predictions(

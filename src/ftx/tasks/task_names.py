@@ -39,7 +39,7 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
     "multiclass": TaskFacts(
         one_label=True,
         no_label=False,
-        correct_means="names the right class for",
+        correct_means="predicts the correct class for",
         otx_task="MULTI_CLASS_CLS",
         otx_class="Multiclass",
         sample=_GARMENTS,
@@ -47,7 +47,7 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
     "multilabel": TaskFacts(
         one_label=False,
         no_label=True,
-        correct_means="gets every label right in",
+        correct_means="predicts every label correctly for",
         otx_task="MULTI_LABEL_CLS",
         otx_class="Multilabel",
         sample=("fashion-sheets.zip", "sample-sheets"),
@@ -55,12 +55,12 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
     "hierarchical": TaskFacts(
         one_label=False,
         no_label=False,
-        correct_means="names the whole path right for",
+        correct_means="predicts the whole path correctly for",
         otx_task="H_LABEL_CLS",
         otx_class="HLabel",
         sample=_GARMENTS,
         sample_table=("fashion-tree.csv", "sample-tree.csv"),
-        reading="The score of a label in a group is given its parent; "
+        reading="The score of a label below another one is relative to its parent. "
         "`ftx predict` gives whole paths of the label tree.",
     ),
 }
