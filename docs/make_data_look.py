@@ -34,7 +34,8 @@ def main() -> None:
         path.rename(others[int(rng.integers(len(others)))] / f"{path.stem}-moved.png")
     recipe = Recipe.build(None, (), {"data.path": str(data), "data.image_size": 112})
     found = look(recipe, out=WORK / "data-look.csv")
-    with LookServer(found, 0) as server:
+    with LookServer(0) as server:
+        server.show(found)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with visit(server.address, width=1180, height=1150) as seen:
             seen.page.keyboard.press("s")

@@ -79,7 +79,7 @@ def test_every_choice_by_the_keyboard(look: Look) -> None:
         page.keyboard.press("Enter")
         said(seen, "train/blue/wrong.png: not saved. there is no label 'no such'")
         assert choices(look) == ["relabel:blue", "relabel:amber", "drop", ""]
-        page.get_by_label("Keys").uncheck()
+        page.get_by_label("Keyboard shortcuts").uncheck()
         page.locator("#review").focus()
         page.keyboard.press("k")
         page.reload()

@@ -45,7 +45,7 @@ def test_a_picture_is_dropped_and_its_labels_are_seen(colour_server: Running, sc
         maps = seen.page.locator(".pictures img")
         maps.nth(1).wait_for()
         assert maps.count() == 2
-        assert maps.nth(1).get_attribute("alt") == "meadow.png, with what supports green in light"
+        assert maps.nth(1).get_attribute("alt") == "meadow.png, bright where it supports green"
         assert maps.nth(1).evaluate("one => one.complete && one.naturalWidth > 0")
         drop(seen, "broken.png", b"<html>")
         seen.page.locator(".message.bad").wait_for()
@@ -124,7 +124,7 @@ def test_it_asks_for_the_token(colour_ir: Path) -> None:
         field.wait_for()
         field.fill("wrong")
         field.press("Enter")
-        seen.page.get_by_text("This is not the token.").wait_for()
+        seen.page.get_by_text("This token is wrong.").wait_for()
         field.fill(TOKEN)
         field.press("Enter")
         seen.page.locator("#model-row").wait_for()

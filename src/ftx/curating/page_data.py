@@ -12,9 +12,9 @@ from ftx.tasks.task_names import TASK_FACTS
 NAMES: dict[IssueKind, str] = {
     "label": "Probably a wrong label",
     "label-unproved": "Perhaps a wrong label (unproved)",
-    "contradiction": "The same picture with other labels",
-    "near-duplicate": "Held out, and seen in training as well",
-    "unreadable": "Cannot be read",
+    "contradiction": "Same picture, different labels",
+    "near-duplicate": "Held-out image that is also used in training",
+    "unreadable": "File cannot be read",
 }
 
 
@@ -24,7 +24,7 @@ def shown_paths(issues: Sequence[Issue]) -> list[str]:
 
 
 def page_data(look: Look) -> dict[str, object]:
-    """The values of the template; whatever is in them, it makes text of it."""
+    """The values of the template, which escapes them."""
     report, table = look.report, look.table
     number = {path: row for row, path in enumerate(shown_paths(table.issues))}
     issues = [
