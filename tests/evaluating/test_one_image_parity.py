@@ -16,7 +16,7 @@ from ftx.cli.validate import print_parity
 from ftx.core.third_parties import no_telemetry
 from ftx.evaluating import validate
 from ftx.reporting.facts import gather
-from ftx.reporting.measurements import chain, latency
+from ftx.reporting.measurements import chain, latency, shown_precision
 from ftx.runs.artifacts import IR_INT8
 from ftx.runs.card_json import PROOF_FILE
 from ftx.runs.machine import WITHOUT_VNNI, InstructionSet, cpu_flags, sets_of, this_set
@@ -94,8 +94,8 @@ def test_how_long_an_image_takes_is_how_long_ftx_load_takes_for_it(run: Run) -> 
     shown = latency(facts)
     assert shown is not None
     assert {row[-1] for row in shown.rows if row[0] == "onnx"} == {"90.5"}
-    assert shown.rows[-1][:2] + shown.rows[-1][-1:] == (INT8, str(kept(run).rows[-1].compute), "5.5")
-    assert [dict(hop.figures)["an image"] for hop in chain(facts) if hop.name == INT8][-1] == "5.5 ms"
+    assert shown.rows[-1][:2] + shown.rows[-1][-1:] == (INT8, shown_precision(kept(run).rows[-1].compute), "5.5")
+    assert [dict(hop.figures)["time per image"] for hop in chain(facts) if hop.name == INT8][-1] == "5.5 ms"
 
 
 def other_answers(change: Callable[[ov.Output], ov.Output]) -> Callable[..., ModelParts | None]:
@@ -170,7 +170,7 @@ def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
     (folder / PROOF_FILE).write_text(json.dumps(known | {"schema_version": 1}))
     listener = Listener()
     note_missing_proof(folder, listener)
-    assert "nobody has validated this model on this CPU" in listener.said[0]
+    assert "this model is not validated yet on this CPU" in listener.said[0]
     found = validate(folder, progress=listener)
     assert "which did not run int8 on single images" in listener.said[1]
     assert found.transfer is not None

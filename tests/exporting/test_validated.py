@@ -95,7 +95,7 @@ def test_the_model_card_holds_one_section_of_verdicts_whenever_it_is_told(valida
     first = section()
     lines = [f"| {name} | {verdict} | {report.summary[name]} |" for name, verdict in report.verdicts.items()]
     assert first[-len(lines) :] == lines
-    assert "margin 2 points of accuracy" in "\n".join(first)
+    assert "The limit is 2 points of accuracy." in "\n".join(first)
     write_verdicts(run, report)
     assert section() == first
     run.require(IR_FP32)  # the card is vouched for, and nothing is stale by it
@@ -156,5 +156,5 @@ def test_an_onnx_model_of_another_size_or_other_labels_is_refused(validated: Val
         height=48, width=32, resize=48, interpolation="bicubic", mean=PREPROCESS.mean, std=PREPROCESS.std
     )
     for preprocess, meant in ((larger, task), (PREPROCESS, Multiclass(Labels.multiclass(["a", "b"])))):
-        with pytest.raises(ExportError, match="takes other images or has other labels than the run"):
+        with pytest.raises(ExportError, match="must have the images and labels of its run"):
             OnnxPredictor(folder, preprocess, meant)

@@ -29,7 +29,7 @@ from ftx.runs.run_json import InitialWeights, Manifest, RecoverRecord
 from ftx.runs.trained import save_trained
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
-from ftx.tasks.task_names import TaskName
+from ftx.tasks.task_names import TASK_FACTS, TaskName
 from ftx.tasks.thresholds import Thresholds
 
 TINY = {"name": "test_vit", "weights": "none", "image_size": 32}
@@ -110,13 +110,15 @@ def test_the_code_of_a_card_reads_the_logits_of_its_task(
         assert said == answer
     assert row(told.text, "task") == f"{task}, {len(labels)} labels"
     assert ("gives whole paths of the label tree" in told.text) == (task == "hierarchical")
+    assert f"This model {TASK_FACTS[task].predicts}. It has {len(labels)} labels." in told.text
+    assert f"## Limitations\n\n- {TASK_FACTS[task].limits}\n" in told.text
 
 
 def test_each_size_of_an_adapter_is_told_with_its_targets(tmp_path: Path) -> None:
     sizes = {"rank": {"q": 2, "v": 2, "fc1": 3}, "alpha": {"q": 8.0, "v": 8.0, "fc1": 5.0}}
     recipe, prepared = of(**TINY, freeze_backbone=False, peft="lora", targets="q,v,fc1", blocks="all", **sizes)
     told = card(tmp_path, recipe, prepared)
-    assert row(told.text, "method") == "LoRA in 12 layers; q, v: rank 2, alpha 8; fc1: rank 3, alpha 5"
+    assert row(told.text, "training method") == "LoRA in 12 layers; q, v: rank 2, alpha 8; fc1: rank 3, alpha 5"
     assert told.data.library_name == "peft"
     adapter = recipe_of(told.text)["adapter"]
     assert isinstance(adapter, dict)
@@ -155,7 +157,7 @@ def test_the_base_is_named_with_its_place_on_the_hub_and_its_licence(
     assert told.data.base_model == origin
     assert (told.data.license, told.data.license_name) == licence
     where = f"weights from [{origin}](https://huggingface.co/{origin})" if origin else "random weights"
-    assert row(told.text, "base") == f"timm's `{architecture}`, {where}"
+    assert row(told.text, "base model") == f"timm's `{architecture}`, {where}"
 
 
 @pytest.mark.parametrize("size", [32, "32x48"])
@@ -209,7 +211,7 @@ def test_names_are_shown_as_they_are_whatever_markdown_makes_of_their_characters
     names = ("größe 2", "a|b *c*", "<b>_x_ & $y$", "[d]#`e`~!")
     recipe, prepared = of(Labels.multiclass(names))
     text = card(tmp_path, recipe, prepared, Labels.multiclass(names)).text
-    lines = text.partition("## Labels")[2].partition("## Recipe")[0].strip().splitlines()[-len(names) :]
+    lines = text.partition("## Labels")[2].partition("## Training procedure")[0].strip().splitlines()[-len(names) :]
     cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
     assert [html.unescape(name) for name, *_ in cells] == list(names)
     assert {tuple(counts) for _, *counts in cells} == {("3", "2")}
@@ -228,7 +230,8 @@ def test_a_merged_backbone_without_a_head_is_offered_for_features(tmp_path: Path
         assert told.data.pipeline_tag == task
         assert told.data.tags == [task, "timm", "ftx"]
         assert row(told.text, "0.5 of") == "a&#124;b"
-        assert ("## Use" in told.text) == (meaning is not None)
+        assert ("## How to use" in told.text) == (meaning is not None)
+        assert ("- Its accuracy was not measured." in told.text) == (meaning is not None)
 
 
 def test_the_dense_card_holds_what_training_measured_where_its_card_is_there(
@@ -260,7 +263,7 @@ def test_the_dense_card_holds_what_training_measured_where_its_card_is_there(
         assert measured == ({"accuracy": 0.75, "macro_f1": 0.625} if name == "with" else {})
         assert told.data.metrics == (["accuracy"] if name == "with" else None)
         assert ("| `macro_f1` | 0.6250 |" in told.text) == (name == "with")
-        assert "within 1.0e-07 of the trained model's on 3 images (bound 1.0e-04)" in told.text
+        assert "by at most 1.0e-07 on 3 images (bound 1.0e-04)" in told.text
 
 
 def run_of(root: Path, labels: Labels = THREE, **settings: object) -> Run:
@@ -300,8 +303,8 @@ def test_layers_and_logits_have_each_their_bound_in_the_proof_of_a_merge(
     write_dense_card(tmp_path, run_of(tmp_path), proof)
     (said,) = [line for line in (tmp_path / "README.md").read_text().splitlines() if "merged layers" in line]
     assert "Each of the 7 merged layers" in said
-    assert "within 2.5e-09 of the largest (bound 3e-06). " in said
-    assert "Its logits lie within 4.5e-07 of the trained model's on 9 images (bound 1.7e-04)." in said
+    assert "at most 2.5e-09 of the largest one (bound 3e-06). " in said
+    assert "Its logits differ from those of the trained model by at most 4.5e-07 on 9 images (bound 1.7e-04)." in said
 
 
 def test_the_dense_card_counts_the_images_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,13 +328,13 @@ def test_a_card_says_how_many_images_epochs_and_parameters_there_were(tmp_path: 
         write_trained_card(tmp_path, recipe, prepared, dataset, epoch)
         text = (tmp_path / "README.md").read_text()
         told = row(text, "epoch kept")
-        assert told.startswith(f"{min(4, epochs)} of {epochs}, by `accuracy`")
-        assert ("as a mean of three epochs" in told) == (epochs > 1)
-        assert told.endswith("; interrupted: the recipe's 9 would continue") == interrupted
+        assert told.startswith(f"{min(4, epochs)} of {epochs}, chosen by `accuracy`")
+        assert ("and its mean over three epochs" in told) == (epochs > 1)
+        assert told.endswith("; training was interrupted, the recipe has 9") == interrupted
         assert row(text, "images") == "9 train, 6 val"
         # A head of 64 inputs for three labels, with its bias; what else the file takes is its header.
         size_bytes = (tmp_path / "head.safetensors").stat().st_size
-        assert row(text, "trained") == f"195 parameters; {size_bytes} bytes in the file"
+        assert row(text, "trained parameters") == f"195 ({size_bytes} bytes)"
         assert size_bytes > 4 * 195
 
 
@@ -341,15 +344,17 @@ def test_a_card_says_what_the_training_began_with_and_what_was_recovered(tmp_pat
     begun = InitialWeights(trained="0123456789abcdef", labels_kept=2, labels_new=("c",))
     write_trained_card(tmp_path, recipe, prepared, dataset, kept(), init_from=begun)
     text = (tmp_path / "README.md").read_text()
-    assert row(text, "started with") == "`trained/` 0123456789ab… of another run: 2 of 3 labels were in it, new: c"
+    assert row(text, "initial weights") == (
+        "`trained/` 0123456789ab… of another run, which has 2 of these 3 labels; new labels: c"
+    )
     assert row(text, "epoch kept")
     none_new = begun.model_copy(update={"labels_kept": 3, "labels_new": ()})
     write_trained_card(tmp_path, recipe, prepared, dataset, kept(), init_from=none_new)
-    assert row((tmp_path / "README.md").read_text(), "started with").endswith("3 of 3 labels were in it")
+    assert row((tmp_path / "README.md").read_text(), "initial weights").endswith("which has 3 of these 3 labels")
     recovered = RecoverRecord(trained="0", steps=17, lr=0.5, error_before=0.375, error_after=0.125)
     write_trained_card(tmp_path, recipe, prepared, dataset, kept(), recovered)
     text = (tmp_path / "README.md").read_text()
-    assert row(text, "recovered") == (
-        "17 steps through 8 bits from the weights of another run; a logit was off by 0.375 before and by 0.125 after"
+    assert row(text, "recovery for int8") == (
+        "17 steps with int8 rounding, from the weights of another run; error of a logit: 0.375 before, 0.125 after"
     )
     assert "| epoch kept |" not in text  # that is of the run before

@@ -48,4 +48,4 @@ def test_a_run_without_one_is_merged(whole_run: Path, tmp_path: Path) -> None:
     (run / "trained" / "README.md").write_text("# Mine\n")
     vouch(run)
     assert call("merge", str(run)).status == 0
-    assert "## Measured" not in (run / "dense" / "README.md").read_text()
+    assert "## Evaluation results" not in (run / "dense" / "README.md").read_text()

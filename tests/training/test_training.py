@@ -270,7 +270,7 @@ def test_interrupted_training_keeps_the_best_epoch(
     assert report.interrupted
     assert report.epochs == 1
     card = (Run.open().path / "trained" / "README.md").read_text(encoding="utf-8")
-    assert "| epoch kept | 1 of 1, by `accuracy`; interrupted: the recipe's 5 would continue |" in card
+    assert "| epoch kept | 1 of 1, chosen by `accuracy`; training was interrupted, the recipe has 5 |" in card
     assert merge(Run.open()).ok
 
 

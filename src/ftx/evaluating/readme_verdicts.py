@@ -1,4 +1,4 @@
-"""The verdicts in the model card of ``dense/``: whoever gets the model reads what was proved of it, and how far."""
+"""The verdicts in the model card of ``dense/``: how far the accuracy of each exported model is verified."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADING = "## Verdicts"
 # From the heading to the next one of its level, or to the end.
 _SECTION = re.compile(rf"^{re.escape(_HEADING)}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 # The section stands before this one, after what was measured and proved earlier.
-_NEXT = re.compile(r"^## Use\n", re.MULTILINE)
+_NEXT = re.compile(r"^## (?:How to use|Use)\n", re.MULTILINE)  # the latter in cards of earlier versions
 
 
 def write_verdicts(run: Run, report: ParityReport, progress: Progress = SILENT) -> None:
@@ -29,15 +29,15 @@ def write_verdicts(run: Run, report: ParityReport, progress: Progress = SILENT) 
     try:
         run.write_file(f"{DENSE}/{MODEL_CARD}", f"{text[:at]}{_section(report)}\n\n{text[at:]}".encode(), progress)
     except EnvironmentFault as fault:  # the verdict is known all the same
-        progress.note(f"{DENSE}/{MODEL_CARD} is not kept: {fault.what} ({fault.found})")
+        progress.note(f"{DENSE}/{MODEL_CARD} cannot be written: {fault.what} ({fault.found})")
 
 
 def _section(report: ParityReport) -> str:
-    how = f"By `ftx validate` against the trained model in torch f32, on the images of {report.split}"
+    how = f"`ftx validate` compared each model with the trained one in torch fp32, on the {report.split} images"
     lines = [
         f"{_HEADING}\n",
-        f"{how}, margin {100 * report.max_drop:g} points of accuracy, on {report.machine}.\n",
-        "| artifact | verdict | figures |",
+        f"{how} and {report.machine}. The limit is {100 * report.max_drop:g} points of accuracy.\n",
+        "| model | verdict | figures |",
         "| --- | --- | --- |",
         *(f"| {name} | {verdict} | {_plain(report.summary[name])} |" for name, verdict in report.verdicts.items()),
     ]

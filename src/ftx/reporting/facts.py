@@ -129,7 +129,7 @@ def _faults(run: Run, manifest: Manifest) -> list[str]:
         if not path.is_file():
             found.append(f"{name} is missing")
         elif cached_sha256(path) != digest:
-            found.append(f"{name} was changed after it was written")
+            found.append(f"{name} changed since ftx wrote it")
     found += [
         f"{artifact}/ is stale: it was made from another {artifact.made_from}/ than the one in this run"
         f" (run: {artifact.command(run.path)})"

@@ -21,7 +21,6 @@ from ftx.core.errors import RunError
 from ftx.core.files import write_atomic
 from ftx.core.shipped_files import BUNDLED, ORIGINS
 from ftx.core.untrusted_input import read_file
-from ftx.core.version import __version__
 from ftx.data.dataset import SPLITS, Dataset, Split
 from ftx.data.open_dataset import class_counts
 from ftx.recipe.method_defaults import METHODS
@@ -29,6 +28,7 @@ from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import ModelRecipe
 from ftx.recipe.strict_yaml import dump_yaml
 from ftx.runs.readme_code import timm_code, trained_code, transformers_code
+from ftx.runs.readme_sections import MERGED, description, details, evaluation, limitations, plain, table
 from ftx.runs.run import Run
 from ftx.runs.run_json import MODEL_CARD, RESTORE, InitialWeights, RecoverRecord
 from ftx.tasks.output_meaning import Meaning
@@ -80,59 +80,62 @@ def write_trained_card(
     library = "timm" if prepared.spec is None else "peft"
     meaning = Meaning(task=recipe.task, labels=dataset.labels, thresholds=kept.thresholds)
     size_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    mean = ", itself and as a mean of three epochs" if kept.epochs > 1 else ""
-    interrupted = f"; interrupted: the recipe's {recipe.train.epochs} would continue" if kept.interrupted else ""
+    mean = " and its mean over three epochs" if kept.epochs > 1 else ""
+    interrupted = f"; training was interrupted, the recipe has {recipe.train.epochs}" if kept.interrupted else ""
     facts = [
-        ("base", _base_named(recipe.model, backbone.architecture)),
-        ("base digest", f"`{backbone.digest}`, without the head: on another base the outputs differ"),
-        ("method", _method_named(prepared)),
-        ("trained", f"{prepared.trainable:,} parameters; {size_bytes:,} bytes in the file"),
+        ("base model", _base_named(recipe.model, backbone.architecture)),
+        ("base model digest", f"`{backbone.digest}` (without the head); another base model gives other outputs"),
+        ("training method", _method_named(prepared)),
+        ("trained parameters", f"{prepared.trainable:,} ({size_bytes:,} bytes)"),
         ("task", f"{recipe.task}, {len(dataset.labels)} labels"),
         ("images", ", ".join(f"{len(dataset.split(split)):,} {split}" for split in _splits(dataset))),
         ("input", f"{backbone.preprocess.image_size} px, RGB"),
         *_tokens(recipe.model.token_fractions),
-        ("epoch kept", f"{kept.number} of {kept.epochs}, by `{kept.metric}`{mean}{interrupted}"),
+        ("epoch kept", f"{kept.number} of {kept.epochs}, chosen by `{kept.metric}`{mean}{interrupted}"),
     ]
     if init_from is not None:
-        rows = f"{init_from.labels_kept} of {len(dataset.labels)} labels were in it"
-        new = f", new: {', '.join(init_from.labels_new)}" if init_from.labels_new else ""
-        facts.append(("started with", f"`trained/` {init_from.trained[:12]}… of another run: {rows}{new}"))
+        rows = f"which has {init_from.labels_kept} of these {len(dataset.labels)} labels"
+        new = f"; new labels: {', '.join(init_from.labels_new)}" if init_from.labels_new else ""
+        facts.append(("initial weights", f"`trained/` {init_from.trained[:12]}… of another run, {rows}{new}"))
     if recovered is not None:
-        errors = f"a logit was off by {recovered.error_before:.3g} before and by {recovered.error_after:.3g} after"
-        facts[-1] = ("recovered", f"{recovered.steps} steps through 8 bits from the weights of another run; {errors}")
+        errors = f"error of a logit: {recovered.error_before:.3g} before, {recovered.error_after:.3g} after"
+        trained = f"{recovered.steps} steps with int8 rounding, from the weights of another run"
+        facts[-1] = ("recovery for int8", f"{trained}; {errors}")
     sections = [
-        f"# {_title(recipe)}\n\nMade by ftx {__version__}.",
-        _table(("", ""), facts),
-        _measured(results),
-        "## Use\n\n" + _code(trained_code(recipe, prepared, meaning), meaning),
+        f"# {_title(recipe)}\n\n{description(meaning)}",
+        details(facts),
+        evaluation(results),
+        "## How to use\n\n" + _code(trained_code(recipe, prepared, meaning), meaning),
+        limitations(recipe.task),
         _labels(dataset),
-        "## Recipe\n\n" + f"```yaml\n{dump_yaml(_essentials(recipe)).rstrip()}\n```",
+        f"## Training procedure\n\n```yaml\n{dump_yaml(_essentials(recipe)).rstrip()}\n```",
     ]
     data = _front_matter(recipe, backbone.architecture, library, results, kept.metric)
     _write(folder, data, sections)
 
 
 def write_dense_card(folder: Path, run: Run, proof: MergeProof) -> None:
-    """Write the card of ``dense/``; what training measured is read from the card of ``trained/``."""
+    """Write the card of ``dense/``; its evaluation results are those in the card of ``trained/``."""
     manifest, recipe = run.manifest, run.recipe()
     results, metric = _measured_in(run.path / "trained" / MODEL_CARD)
     dataset = Dataset(root=run.path, labels=manifest.labels, entries=run.entries())
     fractions = recipe.model.token_fractions
-    logits = f"Its logits lie within {proof.logit_difference:.1e} of the trained model's on {proof.images}"
+    logits = f"Its logits differ from those of the trained model by at most {proof.logit_difference:.1e}"
     layers = layers_proved(proof.layers, proof.relative_error, proof.layer_bound) if proof.layers else ""
     facts = [
-        ("base", _base_named(recipe.model, manifest.architecture)),
-        ("trained by", METHODS[manifest.method].title),
+        ("base model", _base_named(recipe.model, manifest.architecture)),
+        ("training method", METHODS[manifest.method].title),
         ("task", f"{manifest.task}, {len(manifest.labels)} labels"),
         ("input", f"{manifest.preprocess.image_size} px, RGB"),
         *_tokens(fractions),
     ]
     sections = [
-        f"# {_title(recipe)}, merged\n\nOne model without adapters, made by ftx {__version__}.",
-        _table(("", ""), facts),
-        f"## Proof of the merge\n\n{layers}{logits} (bound {proof.logit_bound:.1e}).",
-        *([_measured(results)] if results else []),
+        f"# {_title(recipe)}, merged\n\n{description(manifest.meaning)} {MERGED}",
+        details(facts),
+        *([evaluation(results)] if results else []),
+        f"## Verification of the merge\n\n{layers}{logits} on {proof.images} (bound {proof.logit_bound:.1e}).",
         *_use(manifest.meaning, fractions),
+        limitations(manifest.task),
         _labels(dataset),
     ]
     _write(folder, _front_matter(recipe, manifest.architecture, "timm", results, metric), sections)
@@ -149,19 +152,19 @@ def write_combined_card(
     """Write the card of adapters merged outside of a run; ``parts`` are what went in, name and value."""
     names = meaning.labels.names if meaning else ()
     facts = [
-        ("base", f"timm's `{architecture}`"),
-        *((name, _plain(value)) for name, value in parts),
+        ("base model", f"timm's `{architecture}`"),
+        *((name, plain(value)) for name, value in parts),
         ("task", f"{meaning.task}, {len(names)} labels" if meaning else "none: a backbone without a head"),
         *_tokens(fractions),
     ]
     sections = [
-        f"# {architecture} with merged adapters\n\nOne model without adapters, made by ftx {__version__}.",
-        _table(("", ""), facts),
-        f"## Proof of the merge\n\n{proved}",
+        f"# {architecture} with merged adapters\n\n{description(meaning)} {MERGED}",
+        details(facts),
+        f"## Verification of the merge\n\n{proved}",
     ]
     if meaning:
-        labels = "## Labels\n\nIn the order of the logits: " + ", ".join(map(_plain, names)) + "."
-        sections += [*_use(meaning, fractions), labels]
+        labels = "## Labels\n\nIn the order of the logits: " + ", ".join(map(plain, names)) + "."
+        sections += [*_use(meaning, fractions), limitations(meaning.task, "Its accuracy was not measured."), labels]
     tags = ["image-classification" if meaning else "image-feature-extraction", "timm", "ftx"]
     _write(folder, ModelCardData(library_name="timm", pipeline_tag=tags[0], tags=tags), sections)
 
@@ -179,7 +182,7 @@ def _measured_in(card: Path) -> tuple[list[EvalResult], str]:
         results, metrics = measured.eval_results or [], measured.metrics or [""]
         named = [metrics[0], *(one.metric_type for one in results)]
         if not all(isinstance(one, str) for one in named) or not all(_is_figure(one.metric_value) for one in results):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError("its metrics are none")
+            raise ValueError("its metrics are not numbers")
     except Exception as error:  # the hub's reader raises what YAML does, and what Python says of a wrong key or type
         found = str(error).partition("\n")[0][:200] or type(error).__name__
         raise RunError("the model card of trained/ is invalid", where=card, found=found, fix=RESTORE) from error
@@ -191,19 +194,19 @@ def _is_figure(value: object) -> bool:
 
 
 def _tokens(fractions: TokenFractions) -> list[tuple[str, str]]:
-    """The fact that a model drops patches; none where all tokens stay."""
+    """The fact that a model drops patches; none if all tokens stay."""
     if not fractions:
         return []
     each = [f"{100 * fraction:g} % of the patches enter block {block}" for block, fraction in fractions.items()]
-    which = "those that the class token attends to most. timm and transformers compute with all"
+    which = "the ones that the class token attends to most. timm and transformers use all patches"
     return [("tokens", f"{', of those '.join(each)}: {which}")]
 
 
 def layers_proved(layers: int, relative_error: float, bound: float) -> str:
     """The sentence on the error of merged layers, against their unmerged forward."""
     return (
-        f"Each of the {layers} merged layers computes the same as its unmerged forward in float64, which never reads "
-        f"the merged weight: within {relative_error:.1e} of the largest (bound {bound:.0e}). "
+        f"Each of the {layers} merged layers was compared with its unmerged forward in float64, which does not use the "
+        f"merged weight. The outputs differ by at most {relative_error:.1e} of the largest one (bound {bound:.0e}). "
     )
 
 
@@ -259,17 +262,11 @@ def _results(recipe: Recipe, kept: KeptEpoch) -> list[EvalResult]:
     ]
 
 
-def _measured(results: Sequence[EvalResult]) -> str:
-    rows = [(f"`{one.metric_type}`", f"{one.metric_value:.4f}") for one in results]
-    explained = "On the validation images, by the epoch that was kept. They chose it, so the figures flatter a little."
-    return f"## Measured\n\n{explained}\n\n{_table(('metric', 'value'), rows)}"
-
-
 def _labels(dataset: Dataset) -> str:
     splits = _splits(dataset)
     counts = class_counts(dataset).items()
-    rows = [(_plain(name), *(str(in_split.get(split, 0)) for split in splits)) for name, in_split in counts]
-    return "## Labels\n\nIn the order of the logits, with their images.\n\n" + _table(("label", *splits), rows)
+    rows = [(plain(name), *(str(in_split.get(split, 0)) for split in splits)) for name, in_split in counts]
+    return "## Labels\n\nIn the order of the logits, with the number of images.\n\n" + table(("label", *splits), rows)
 
 
 def _splits(dataset: Dataset) -> list[Split]:
@@ -277,14 +274,14 @@ def _splits(dataset: Dataset) -> list[Split]:
 
 
 def _title(recipe: Recipe) -> str:
-    return f"{recipe.model.name} by {METHODS[recipe.method].title} on {_plain(recipe.data.path.stem or 'data')}"
+    return f"{recipe.model.name} trained on {plain(recipe.data.path.stem or 'data')} ({METHODS[recipe.method].title})"
 
 
 def _base_named(model: ModelRecipe, architecture: str) -> str:
     hub_id, _ = _origin(model, architecture)
     weights = {"auto": "pretrained weights", "none": "random weights"}.get(model.weights, "weights from a file")
     if hub_id is not None:
-        carried = " bundled with ftx, which come" if model.name in BUNDLED else ""
+        carried = " bundled with ftx," if model.name in BUNDLED else ""
         weights = f"weights{carried} from [{hub_id}](https://huggingface.co/{hub_id})"
     return f"timm's `{architecture}`, {weights}"
 
@@ -316,8 +313,8 @@ def _essentials(recipe: Recipe) -> dict[str, object]:
 
 def _use(meaning: Meaning, fractions: TokenFractions) -> list[str]:
     return [
-        "## Use\n\nWith timm:\n\n" + _code(timm_code(meaning, fractions), meaning),
-        f"With transformers{', which computes with all tokens' if fractions else ''}:\n\n"
+        "## How to use\n\nWith timm:\n\n" + _code(timm_code(meaning, fractions), meaning),
+        f"With transformers{', which uses all patches' if fractions else ''}:\n\n"
         + _code(transformers_code(meaning), None),
     ]
 
@@ -327,13 +324,3 @@ def _code(lines: Sequence[str], meaning: Meaning | None) -> str:
     code = "```python\n" + "\n".join(lines) + "\n```"
     reading = TASK_FACTS[meaning.task].reading if meaning else ""
     return f"{code}\n\n{reading}" if reading else code
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _plain(text: str) -> str:
-    """Text as it is, whatever Markdown would make of its characters."""
-    return "".join(f"&#{ord(one)};" if one in "\\`*_{}[]<>#|&!~$\n" else one for one in text)

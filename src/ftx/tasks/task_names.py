@@ -19,14 +19,17 @@ class TaskFacts:
     """One task.
 
     ``one_label``: each image has exactly one label; ``no_label``: an image may have none. ``correct_means`` stands in a
-    report between "The model" and "93 of 100 images", ``reading`` explains the scores in a model card. ``otx_task`` and
-    ``otx_class`` are OTX's words. ``sample`` is the archive of the sample data and the folder that it becomes,
-    ``sample_table`` the table of images in it and the name of that.
+    report between "The model" and "93 of 100 images". In a model card ``predicts`` follows "This model", ``limits`` is
+    what the task cannot do, and ``reading`` explains the scores. ``otx_task`` and ``otx_class`` are OTX's words.
+    ``sample`` is the archive of the sample data and the folder that it becomes, ``sample_table`` the table of images in
+    it and the name of that.
     """
 
     one_label: bool
     no_label: bool
     correct_means: str
+    predicts: str
+    limits: str
     otx_task: str
     otx_class: str
     sample: tuple[str, str]
@@ -40,6 +43,8 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
         one_label=True,
         no_label=False,
         correct_means="predicts the correct class for",
+        predicts="predicts one label for each image",
+        limits="Each image gets one of the labels, also an image that shows none of them.",
         otx_task="MULTI_CLASS_CLS",
         otx_class="Multiclass",
         sample=_GARMENTS,
@@ -48,6 +53,8 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
         one_label=False,
         no_label=True,
         correct_means="predicts every label correctly for",
+        predicts="predicts any number of labels for each image, or none",
+        limits="A label is predicted if its score is above its threshold, so an image may get no label.",
         otx_task="MULTI_LABEL_CLS",
         otx_class="Multilabel",
         sample=("fashion-sheets.zip", "sample-sheets"),
@@ -56,6 +63,8 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
         one_label=False,
         no_label=False,
         correct_means="predicts the whole path correctly for",
+        predicts="predicts the labels of each image in a label tree, from the root down",
+        limits="If a label near the root is wrong, the labels below it are wrong too.",
         otx_task="H_LABEL_CLS",
         otx_class="HLabel",
         sample=_GARMENTS,

@@ -62,7 +62,7 @@ def test_the_new_run_says_where_it_comes_from(runs: Path) -> None:
     assert before.manifest.recovered is None
     assert '"recovered"' not in (runs / "before" / "run.json").read_text()
     card = (runs / "after" / "trained" / "README.md").read_text()
-    assert f"{STEPS} steps through 8 bits from the weights of another run" in card
+    assert f"{STEPS} steps with int8 rounding, from the weights of another run" in card
     assert after.recipe() == before.recipe()
     assert after.entries() == before.entries()
 
