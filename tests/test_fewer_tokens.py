@@ -144,7 +144,7 @@ def test_a_model_that_computes_with_all_tokens_is_no_such_model(runs: Path, tmp_
     recorded = json.loads((run / "run.json").read_text())
     recorded["files"]["dense/config.json"] = sha256_file(run / "dense" / "config.json")
     (run / "run.json").write_text(json.dumps(recorded))
-    with pytest.raises(GateFailed, match="does not predict what the trained model does"):
+    with pytest.raises(GateFailed, match="predicts differently from the trained model"):
         export(run, formats=("openvino",), precisions=("fp32",))
 
 
@@ -159,9 +159,9 @@ def test_an_update_is_for_a_base_that_keeps_the_same(runs: Path, tmp_path: Path)
     assert report.max_abs is not None
     assert report.max_abs < 1e-4
     assert validate(tmp_path / "model").verdicts == {"openvino/fp32": report.verdict}
-    with pytest.raises(ExportError, match="keeps other tokens than the run"):
+    with pytest.raises(ExportError, match="must keep the same tokens as the run"):
         export_update(runs / "all", tmp_path / "other", base)
-    with pytest.raises(AdapterError, match="trained with other tokens"):
+    with pytest.raises(AdapterError, match="trained with the tokens that the base keeps"):
         apply(runs / "all" / "trained", base, tmp_path / "third")
 
 
@@ -175,7 +175,7 @@ def test_adapters_are_merged_with_the_tokens_that_they_were_trained_with(runs: P
     _write_base(weights)
     combine([moved], tmp_path / "one", base="test_vit", weights=str(weights), image_size=64)
     assert json.loads((tmp_path / "one" / "config.json").read_text())["keep_tokens"] == {"2": 0.5, "4": 0.5}
-    with pytest.raises(MergeError, match="trained with different tokens"):
+    with pytest.raises(MergeError, match="trained with the same tokens"):
         combine([runs / "fewer", runs / "all"], tmp_path / "mixed", shares=[0.5, 0.5])
 
 

@@ -48,7 +48,11 @@ class Classifier:
         Raises: RecipeError with all that is wrong.
         """
         if "name" in settings:
-            raise RecipeError("the model is the first argument", found=f"{model!r} and name={settings['name']!r}")
+            raise RecipeError(
+                "name must not be given: the model is the first argument",
+                found=f"{model!r} and name={settings['name']!r}",
+                fix=f"write Classifier({settings['name']!r})",
+            )
         self.recipe = Recipe.named({"name": model, "task": task, "peft": peft, **settings})
         self.progress = progress
         self._run: Run | None = None

@@ -20,6 +20,7 @@ from ftx.merging.merge_and_prove import MergeReport, merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, FORMATS
 from ftx.runs.run import Run
+from ftx.runs.run_json import RESUME
 from ftx.runs.runs_folder import RUNS
 from ftx.tasks.task_names import TaskName
 from ftx.training import OnEpoch, TrainReport, train
@@ -56,10 +57,11 @@ def run_all(
     artifacts = artifacts_of(FORMATS, precisions)  # one mistyped must not cost the training
     trained = train(recipe, out=out, strict=strict, progress=progress, on_epoch=on_epoch)
     if trained.interrupted:
+        resume, merge_it = (shell_command(command, trained.run) for command in (RESUME, DENSE.made_by))
         raise Interrupted(
             "interrupted in training",
-            found=f"{trained.run} holds the best epoch so far",
-            fix=f"resume the training, or use that epoch: {shell_command(DENSE.made_by, trained.run)}",
+            found=f"{trained.run} contains the best epoch so far",
+            fix=f"resume the training: {resume}; or use that epoch: {merge_it}",
         )
     run, data = Run.open(trained.run), if_address(recipe.data.path)
     try:
@@ -71,7 +73,7 @@ def run_all(
         again = missing[0].command(run.path) if missing else shell_command("ftx validate", run.path)
         held = ", ".join(map(str, run.artifacts()))
         raise stopped(
-            signal, doing="after training", found=f"{run.path} holds {held}", fix=f"resume with {again}"
+            signal, doing="after training", found=f"{run.path} contains {held}", fix=f"resume with {again}"
         ) from None
     return PipelineReport(
         run=str(run.path),

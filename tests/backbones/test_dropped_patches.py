@@ -100,6 +100,6 @@ def test_a_patch_stays_and_without_a_share_all() -> None:
 def test_other_families_refuse() -> None:
     recipe = Recipe.named({"name": "test_efficientnet", "weights": "none", "peft": "none", "patch_dropout": 0.5})
     prepared = prepare(recipe, 2)
-    with pytest.raises(ModelError, match="plain Vision Transformers only") as caught:
+    with pytest.raises(ModelError, match="patch_dropout must be 0") as caught:
         planned(prepared, recipe)
     assert (caught.value.where, caught.value.found) == ("train.patch_dropout", "EfficientNet")

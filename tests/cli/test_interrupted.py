@@ -75,7 +75,7 @@ def test_ctrl_c_in_the_training_of_a_whole_run_stops_it_there(folder: Path) -> N
     status, answer = train_until(folder, "epoch 2:", signal.SIGINT, words)
     assert status == 130
     error = json.loads(answer)["error"]
-    assert "holds the best epoch so far" in error["found"]
+    assert "contains the best epoch so far" in error["found"]
     run = folder / error["fix"].rpartition(" ")[2]
     assert (run / "trained").is_dir()
     assert not (run / "dense").exists()

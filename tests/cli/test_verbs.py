@@ -186,5 +186,5 @@ def test_a_whole_run_tells_how_it_goes(colour_model: Any, capsys: Capture) -> No
     Path("recipe.yaml").write_text(recipe)
     assert run(["run", "recipe.yaml", "--data", str(colour_model.images)]) == 2
     said = capsys.readouterr().err
-    assert "the recipe is for 7 labels, the data has 3: the data decides" in said
+    assert "data.classes is 7 in the recipe, but the data has 3 labels: training uses 3" in said
     assert "gone.safetensors" in said

@@ -86,7 +86,7 @@ def test_a_choice_outlives_its_image_and_is_of_no_other(tmp_path: Path) -> None:
         ChoiceTable(out, FLAT, ISSUES[3:], rest, read_choices(out, FLAT, rest))
         assert [(row[0], row[5]) for row in rows(out)[1:]] == [("3.png", ""), ("1.png", "drop")]
     before = out.read_bytes()
-    with pytest.raises(InputError, match="images that are others now") as error:
+    with pytest.raises(InputError, match="images have changed") as error:
         read_choices(out, FLAT, rest | {"1.png": "another"})
     assert error.value.found == "1.png"
     # An image that nothing was chosen for may be another.
@@ -97,14 +97,14 @@ def test_a_choice_outlives_its_image_and_is_of_no_other(tmp_path: Path) -> None:
 def test_a_table_of_images_of_the_same_names_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "t.csv"
     ChoiceTable(out, FLAT, ISSUES, IMAGES)
-    with pytest.raises(InputError, match="of other data"):
+    with pytest.raises(InputError, match="must be of this data"):
         read_choices(out, FLAT, dict.fromkeys(IMAGES, "another"))
     images_file(out).unlink()
-    with pytest.raises(InputError, match="images of the table are unknown"):
+    with pytest.raises(InputError, match="table must have its list of images"):
         read_choices(out, FLAT, IMAGES)
     for content in ("[]", "{", '{"images": {"1.png": 1}}'):
         images_file(out).write_text(content)
-        with pytest.raises(InputError, match="does not name the images"):
+        with pytest.raises(InputError, match="must be the list of images"):
             read_choices(out, FLAT, IMAGES)
         assert images_file(out).read_text() == content
 
@@ -117,7 +117,7 @@ def test_the_file_of_images_has_a_limit_of_its_own(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(choices, "MOST_BYTES", size_bytes)
     assert choices.read_images(tmp_path / "t.csv") == IMAGES
     monkeypatch.setattr(choices, "MOST_BYTES", size_bytes - 1)
-    with pytest.raises(InputError, match="does not name the images"):
+    with pytest.raises(InputError, match="must be the list of images"):
         choices.read_images(tmp_path / "t.csv")
 
 
@@ -164,9 +164,9 @@ def test_labels_of_a_tree_are_spelt_as_paths() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("path,labels\n1.png,cat\n", "no table of ftx data look"),
-        ("", "no table"),
-        ("\x89PNG\udc80", "no table"),
+        ("path,labels\n1.png,cat\n", "or a table of ftx data look"),
+        ("", "or a table"),
+        ("\x89PNG\udc80", "or a table"),
         ("path,issue,given,suggested,score,choice\n1.png,label,cat\n", "row 2: 3 columns"),
         ("path,issue,given,suggested,score,choice\n1.png,odd,cat,dog,0.1,\n", "row 2: there is no issue 'odd'"),
         ("path,issue,given,suggested,score,choice\n1.png,label,cat,dog,0.1,maybe\n", "there is no choice 'maybe'"),

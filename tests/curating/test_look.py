@@ -114,11 +114,11 @@ def test_a_tree(tmp_path: Path) -> None:
 def test_what_must_not_be_written_to_is_refused_first(data: Path, tmp_path: Path) -> None:
     before = contents(data)
     for out in (data / "t.csv", data / "new" / "t.csv"):
-        with pytest.raises(InputError, match="would lie in the data"):
+        with pytest.raises(InputError, match="must lie outside the data"):
             look_at(data, out)
     own = tmp_path / "mine.csv"
     own.write_text("path,labels\n")
-    with pytest.raises(InputError, match="no table of ftx data look"):
+    with pytest.raises(InputError, match="or a table of ftx data look"):
         look_at(data, own)
     assert own.read_text() == "path,labels\n"
     assert contents(data) == before
@@ -131,7 +131,7 @@ def test_a_table_of_images_may_have_the_choices_beside_it_but_not_among_its_imag
         square(tmp_path / "images" / f"{index}.png", HUES[name], index)
         lines.append(f"images/{index}.png,{name}")
     (tmp_path / "table.csv").write_text("\n".join(lines))
-    with pytest.raises(InputError, match="would lie in the data"):
+    with pytest.raises(InputError, match="must lie outside the data"):
         look_at(tmp_path / "table.csv", tmp_path / "images" / "t.csv")
     look_at(tmp_path / "table.csv", tmp_path / "t.csv")
     assert (tmp_path / "t.csv").is_file()
@@ -199,12 +199,12 @@ def test_choices_of_one_data_set_are_not_another_s(tmp_path: Path) -> None:
             square(tmp_path / name / label / f"{index}.png", HUES[label], number, index)
         (tmp_path / name / "blue" / "broken.png").write_bytes(name.encode())
     found = look_at(tmp_path / "first", tmp_path / "t.csv")
-    with pytest.raises(InputError, match="of other data"):
+    with pytest.raises(InputError, match="must be of this data"):
         look_at(tmp_path / "second", tmp_path / "t.csv")
     broken = next(row for row, one in enumerate(found.table.issues) if one.issue == "unreadable")
     found.table.choose(broken, "drop")
     shutil.copy(tmp_path / "first" / "blue" / "1.png", tmp_path / "second" / "blue" / "1.png")
-    with pytest.raises(InputError, match=r"others now[\s\S]*blue/broken.png"):
+    with pytest.raises(InputError, match=r"images have changed[\s\S]*blue/broken.png"):
         look_at(tmp_path / "second", tmp_path / "t.csv")
     # Of its own data it is known again, wherever that lies now.
     (tmp_path / "first").rename(tmp_path / "moved")
@@ -212,7 +212,7 @@ def test_choices_of_one_data_set_are_not_another_s(tmp_path: Path) -> None:
     assert [one.choice for one in again.table.issues if one.issue == "unreadable"] == ["drop"]
     (tmp_path / "moved" / "blue" / "broken.png").unlink()
     again = look_at(tmp_path / "moved", tmp_path / "t.csv")
-    assert "earlier choices that match nothing found now: 1; they stay at the table's end" in again.report.notes
+    assert "earlier choices that match no issue now: 1; they are kept at the end of the table" in again.report.notes
     assert ",drop\n" in (tmp_path / "t.csv").read_text()
 
 

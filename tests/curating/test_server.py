@@ -86,7 +86,7 @@ def choice(number: int = 0, choice: str = "keep") -> bytes:
 
 def test_it_listens_to_this_machine_alone(server: LookServer) -> None:
     assert server.server_address[0] == "127.0.0.1"
-    with pytest.raises(EnvironmentFault, match=f"port {server.server_address[1]} cannot be listened on"):
+    with pytest.raises(EnvironmentFault, match=f"port {server.server_address[1]} cannot be used"):
         LookServer(server.server_address[1])
 
 
@@ -320,5 +320,5 @@ def test_a_port_that_is_taken_costs_no_work(fresh_ftx: Zygote, tmp_path: Path) -
         port = other.server_address[1]
         said = fresh_ftx("data", "look", data, "--port", str(port), "--out", tmp_path / "t.csv")
     assert said.returncode == 3
-    assert f"port {port} cannot be listened on" in said.stderr
+    assert f"port {port} cannot be used" in said.stderr
     assert not (tmp_path / "t.csv").exists()

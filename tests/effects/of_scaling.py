@@ -48,7 +48,7 @@ def engine(lab: Lab, flag: str, value: str) -> None:
 
 def address(lab: Lab, flag: str, value: str) -> None:
     said = _answered(lab, "answers-address.jsonl", "--engine", "ray", flag, value, status=3)
-    assert "there is no Ray" in said.err
+    assert "Ray does not respond" in said.err
     assert value in said.err
 
 

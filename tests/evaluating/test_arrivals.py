@@ -146,7 +146,7 @@ def test_a_name_that_is_no_text_comes_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder to watch"):
+    with pytest.raises(InputError, match="--watch must be a folder"):
         WatchedFolder(tmp_path / "none")
 
 

@@ -191,7 +191,7 @@ def test_a_stale_model_is_refused(whole_run: Path, tmp_path: Path) -> None:
     manifest = json.loads((run / "run.json").read_text())
     manifest["lineage"]["openvino/fp32"]["digest"] = "0" * 64
     (run / "run.json").write_text(json.dumps(manifest))
-    with pytest.raises(RunError, match="made from another"):
+    with pytest.raises(RunError, match="made from a different"):
         bench(run / "openvino" / "fp32", BenchOptions(seconds=QUICK))
     with pytest.raises(RunError):
         bench(run, BenchOptions(seconds=QUICK))
@@ -216,7 +216,7 @@ def test_what_no_machine_could_do_is_refused_before_the_first_process(
 
 
 def test_keeping_needs_a_row_for_one_image(folder: Path) -> None:
-    with pytest.raises(InputError, match="best setting for one image"):
+    with pytest.raises(InputError, match="--save needs a measurement with one image"):
         bench(
             folder, BenchOptions(batches=(2,), computes=("f32",), threads=(1,), streams=(1,), seconds=QUICK, save=True)
         )
@@ -391,7 +391,7 @@ def test_images_are_those_beside_the_model_over_and_over_and_noise_of_its_size_w
 
 
 def test_what_is_no_model_is_not_called_a_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no model here to time"):
+    with pytest.raises(InputError, match="there is no model here to measure"):
         bench(tmp_path)
 
 
@@ -404,8 +404,8 @@ def test_a_chosen_precision_that_is_slower_than_f32_is_said() -> None:
     slow, quick = row(), row(compute=F32, p50_ms=48.0)
     (note,) = _notes([slow, quick], saved=False)
     assert note == (
-        "openvino/fp32: bf16, which OpenVINO chooses, is slower than f32 with 2 threads: 77.0 ms, f32 48.0 ms; "
-        "--save makes ftx predict take f32"
+        "openvino/fp32: bf16, which OpenVINO chooses, is slower than fp32 with 2 threads: 77.0 ms, fp32 48.0 ms; "
+        "with --save, ftx predict uses fp32"
     )
     assert _notes([row(p50_ms=20.0), quick], saved=False) == []
     assert _notes([row(p50_ms=48.9), quick], saved=False) == []  # within what chance does

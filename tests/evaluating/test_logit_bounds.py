@@ -109,5 +109,5 @@ def test_bounds_that_are_none_are_all_named() -> None:
         Bounds.of({"int8.graf.cosine": 0.9, "fp32.graph.max_abs": float("nan"), "reason": 1.0})
     text = str(caught.value)
     assert "int8.graf.cosine: unknown bound, did you mean 'int8.graph.cosine'?" in text
-    assert "fp32.graph.max_abs: nan is no bound" in text
+    assert "fp32.graph.max_abs: must be a number of 0 or more, found nan" in text
     assert "reason: unknown bound" in text

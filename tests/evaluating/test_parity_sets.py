@@ -157,7 +157,7 @@ def test_what_fails_in_a_set_fails_the_validation(folder: Path, monkeypatch: pyt
 
 
 def test_bounds_of_ones_own_and_sets_do_not_go_together(folder: Path) -> None:
-    with pytest.raises(InputError, match="bounds of ftx"):
+    with pytest.raises(InputError, match="--bound cannot be combined with --isa"):
         validate(folder, isa=(OTHER,), bounds={"fp32.graph.max_abs": 1.0})
 
 

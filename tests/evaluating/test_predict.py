@@ -127,7 +127,7 @@ def test_bytes_are_answered_as_their_files_are_and_named_by_their_number(colour_
     for answer, expected in ((first, from_files[0]), (second, from_files[1]), (fourth, from_files[1])):
         assert (answer.labels, answer.scores, answer.error) == (expected.labels, expected.scores, None)
     assert third.error is not None
-    assert third.error.startswith("this is no image")
+    assert third.error.startswith("the file must be an image")
     assert [one.labels for one in predict(red.read_bytes(), predictor)] == [first.labels]
     assert json.loads(first.to_line())["path"] == "<bytes 1>"
 
@@ -136,7 +136,7 @@ def test_bytes_are_answered_as_their_files_are_and_named_by_their_number(colour_
     "given", [bytearray(b"png"), [None], [7], [[b"png"]], None, 7, 1.5, np.uint8(3), io.BytesIO(b"png")]
 )
 def test_what_is_no_image_is_refused(given: Any, colour_model: Any) -> None:
-    with pytest.raises(InputError, match="a file's name or its bytes, Pillow's, or an RGB array") as caught:
+    with pytest.raises(InputError, match="a path, bytes, a Pillow image or an RGB array") as caught:
         predict(given, colour_model.folder)
     assert caught.value.found in {"int", "NoneType", "list", "float", "uint8", "BytesIO"}
 
@@ -157,7 +157,7 @@ def test_one_bad_image_in_memory_leaves_the_others(colour_model: Any, tmp_path: 
 
 @pytest.mark.parametrize("given", [5, b"x", ["run"], "", 1.5])
 def test_what_is_no_name_of_a_model_is_refused(given: Any) -> None:
-    with pytest.raises(InputError, match="a model is named by its folder"):
+    with pytest.raises(InputError, match="a model must be named by its folder"):
         load(given)
 
 
@@ -167,7 +167,7 @@ def test_what_is_no_name_of_a_model_is_refused(given: Any) -> None:
 )
 def test_pixels_are_rgb_of_8_bits(given: Any, colour_model: Any) -> None:
     for images in (given, [given]):
-        with pytest.raises(InputError, match="pixels are RGB of 8 bits") as caught:
+        with pytest.raises(InputError, match="pixels must be RGB of 8 bits") as caught:
             predict(images, colour_model.folder)
         assert str(list(given.shape)) in str(caught.value.found)
 
@@ -263,7 +263,7 @@ def test_without_a_run_the_error_names_the_way_out(
     colour_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunError, match="no finished run here"):
+    with pytest.raises(RunError, match="must be a finished run in runs/"):
         predict(colour_model.images)
 
 
@@ -298,9 +298,9 @@ def test_the_verb_ends_with_status_4_where_it_skipped_images(
     (tmp_path / "page.png").write_bytes(b"<html><body>404</body></html>")
     (tmp_path / "empty").mkdir()
     strangers = {
-        "pipe.png": "no regular file",
+        "pipe.png": "must be a regular file",
         "cut.png": "cannot be read",
-        "page.png": "no image",
+        "page.png": "must be an image",
         "empty": "no images",
     }
     for name, said in strangers.items():

@@ -143,7 +143,7 @@ def test_an_image_is_as_high_and_as_wide_as_the_card_says(folder: Path) -> None:
         tensors["images"] = tensors["images"].transpose(0, 2, 1, 3).copy()
 
     alter(folder, turn)
-    with pytest.raises(ExportError, match="the reference belongs to another model than the card"):
+    with pytest.raises(ExportError, match="the reference must be of the same model as the card"):
         validate(folder)
 
 
@@ -151,7 +151,7 @@ def test_an_altered_file_is_refused_by_its_hash(folder: Path) -> None:
     tensors = load_file(folder / REFERENCE_FILE)
     tensors["logits"][0, 0] += 1
     save_file(tensors, folder / REFERENCE_FILE)
-    with pytest.raises(ExportError, match="is not what was written"):
+    with pytest.raises(ExportError, match="has changed since ftx wrote it"):
         validate(folder)
 
 
@@ -161,10 +161,10 @@ def test_an_altered_file_is_refused_by_its_hash(folder: Path) -> None:
         ("is damaged", lambda tensors, metadata: tensors.pop("targets")),
         ("is damaged", lambda tensors, metadata: metadata.update(paths="[")),
         ("is damaged", lambda tensors, metadata: tensors.pop("logits")),
-        ("another model", lambda tensors, metadata: tensors.update(targets=tensors["targets"][:1].copy())),
-        ("another model", lambda tensors, metadata: tensors["targets"].__setitem__((0, 0), 9)),
-        ("another model", lambda tensors, metadata: tensors.update(images=tensors["images"][:, 1:].copy())),
-        ("another model", lambda tensors, metadata: tensors.update(logits=tensors["logits"][:, :2].copy())),
+        ("of the same model", lambda tensors, metadata: tensors.update(targets=tensors["targets"][:1].copy())),
+        ("of the same model", lambda tensors, metadata: tensors["targets"].__setitem__((0, 0), 9)),
+        ("of the same model", lambda tensors, metadata: tensors.update(images=tensors["images"][:, 1:].copy())),
+        ("of the same model", lambda tensors, metadata: tensors.update(logits=tensors["logits"][:, :2].copy())),
     ],
 )
 def test_a_reference_that_does_not_fit_is_refused(folder: Path, text: str, change: Any) -> None:
@@ -391,7 +391,7 @@ def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
         return capsys.readouterr().err
 
     Image.fromarray(colour_pixels(0)).save(folder.parent / "image.png")
-    assert "nobody has validated this model on this CPU" in listed()
+    assert "this model is not validated yet on this CPU" in listed()
     # A CPU that computes in bf16 by itself proves nothing on twelve images, one that computes in f32 does.
     (verdict,) = validate(folder).verdicts.values()
     assert verdict == ("unproved" if str(default_compute()) == "auto:bf16" else "proved")
@@ -406,17 +406,17 @@ def test_what_this_machine_found_is_kept_and_asked_for_again_on_another(
         other = json.loads(json.dumps(proof))
         other["devices"][0]["machine"][field] = value
         (folder / PROOF_FILE).write_text(json.dumps(other))
-        assert "nobody has validated this model on this CPU" in listed()
+        assert "this model is not validated yet on this CPU" in listed()
     validate(folder)
     assert len(json.loads((folder / PROOF_FILE).read_text())["devices"]) == 2
     # What was found by a wider margin than the default's does not count.
     wider = json.loads(json.dumps(proof))
     wider["devices"][0]["max_drop"] = 0.5
     (folder / PROOF_FILE).write_text(json.dumps(wider))
-    assert "nobody has validated" in listed()
+    assert "this model is not validated yet" in listed()
     # Of another model, as after an export into the same folder, it says nothing.
     (folder / PROOF_FILE).write_text(json.dumps(proof | {"ir": "another"}))
-    assert "nobody has validated" in listed()
+    assert "this model is not validated yet" in listed()
 
 
 def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder: Path) -> None:
@@ -442,5 +442,5 @@ def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder
         # What a later version found stays.
         stays = json.loads((folder / PROOF_FILE).read_text()) == other
         assert stays is ("another" not in why)
-    with pytest.raises(ValueError, match="bytes are not 2 x 2 numbers"):
+    with pytest.raises(ValueError, match="bytes must be 2 x 2 numbers"):
         ReferenceLogits(compute=F32, images=2, labels=2, logits="AAAA")

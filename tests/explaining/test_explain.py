@@ -76,7 +76,7 @@ def test_each_label_that_is_called_has_its_map_and_its_score(marks_ir: Path, tmp
     listener = Listener()
     report = explain([image, other], marks_ir, out=tmp_path / "out", progress=listener)
     assert (report.run, report.artifact, report.method) == (None, str(marks_ir), "reciprocam")
-    assert (listener.descriptions, listener.total, listener.steps) == (["explaining"], 2, 2)
+    assert (listener.descriptions, listener.total, listener.steps) == (["Explaining"], 2, 2)
     several, none = report.images
     scores = scores_of(150, 40, 125)  # 0.88 is too few for red, 0.08 enough for green
     assert [label.name for label in several.labels] == ["blue", "green"]
@@ -231,9 +231,9 @@ def test_labels_are_drawn_as_they_are_asked_for(with_maps: Run, images: list[Pat
     assert len({Path(picture.path).read_bytes() for picture in report.images[0].pictures}) > 1
     with pytest.raises(InputError, match=f"did you mean '{names[0]}'"):
         explain(images[0], with_maps, out=tmp_path / "none", labels=[f"{names[0]}s"])
-    with pytest.raises(InputError, match="of no label"):
+    with pytest.raises(InputError, match="--label must not be given"):
         explain(images[0], with_maps, out=tmp_path / "none", labels=names, method="rollout")
-    with pytest.raises(InputError, match="choose one of reciprocam, rollout"):
+    with pytest.raises(InputError, match="--map must be reciprocam or rollout"):
         explain(images[0], with_maps, out=tmp_path / "none", method="rolout")  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "none").exists()
 
@@ -297,9 +297,9 @@ def test_pictures_are_not_explained_themselves(with_maps: Run, images: list[Path
     for _ in range(2):
         report = explain(tmp_path, with_maps, out=tmp_path / "explained")
         assert [Path(one.path).name for one in report.images] == ["a.png"]
-    with pytest.raises(InputError, match="in the folder that pictures go into"):
+    with pytest.raises(InputError, match="--out must not be the folder of the images"):
         explain(tmp_path, with_maps, out=tmp_path)
-    with pytest.raises(InputError, match="this is a file"):
+    with pytest.raises(InputError, match="--out must be a folder"):
         explain(tmp_path, with_maps, out=tmp_path / "a.png")
 
 
@@ -313,7 +313,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_drawn(with_maps: Run, image
 @pytest.mark.parametrize(
     ("artifact", "method", "error", "said"),
     [
-        ("openvino/fp16", "reciprocam", ExportError, "ftx export --explain"),
+        ("openvino/fp16", "reciprocam", ExportError, "ftx export RUN --explain"),
         ("onnx", "rollout", InputError, "name its run"),
         ("openvino/fp32", "rollout", InputError, "name its run"),
     ],

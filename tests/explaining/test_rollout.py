@@ -87,5 +87,5 @@ def test_a_map_leaves_nothing_in_the_network() -> None:
     "name", ["swin_tiny_patch4_window7_224", "vit_small_patch16_dinov3", "vit_base_patch16_siglip_224"]
 )
 def test_attention_of_another_kind_is_refused_with_the_other_method(name: str) -> None:
-    with pytest.raises(ModelError, match="--method reciprocam"):
+    with pytest.raises(ModelError, match="--map reciprocam"):
         Rollout(timm.create_model(name, num_classes=3))

@@ -146,9 +146,9 @@ def test_a_base_that_takes_images_otherwise_is_refused(
     key: str, value: object, based: tuple[Path, BaseReport], run: Path
 ) -> None:
     edited(run, lambda document: document["preprocess"].update({key: value}))
-    with pytest.raises(ExportError, match="takes images in another way") as caught:
+    with pytest.raises(ExportError, match="must have the preprocessing of the run") as caught:
         export_update(run, run.parent / "update", based[0])
-    assert caught.value.fix == f"write its own: ftx export {run} --base DIR"
+    assert caught.value.fix == f"write a base for this run: ftx export {run} --base DIR"
     assert not (run.parent / "update").exists()
 
 
@@ -157,6 +157,6 @@ def test_a_base_that_keeps_other_tokens_is_refused(based: tuple[Path, BaseReport
     recipe["model"]["keep_tokens"] = {3: 0.5}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     vouch(run)
-    with pytest.raises(ExportError, match="keeps other tokens than the run") as caught:
+    with pytest.raises(ExportError, match="must keep the same tokens as the run") as caught:
         export_update(run, run.parent / "update", based[0])
     assert caught.value.found == "all, the run keeps {3: 0.5}"

@@ -48,7 +48,7 @@ def test_a_model_that_answers_otherwise_is_refused_and_the_older_one_stays(
     altered: Path, form: Format, artifact: str
 ) -> None:
     before = contents(altered)
-    with pytest.raises(GateFailed, match=f"{artifact} does not predict what the trained model does") as caught:
+    with pytest.raises(GateFailed, match=f"{artifact} predicts differently from the trained model") as caught:
         export(altered, formats=[form])
     assert "a logit is off by" in (caught.value.found or "")
     assert caught.value.exit_code == 1

@@ -127,13 +127,13 @@ def test_the_card_says_what_went_in_and_how_it_was_proved(base: Path) -> None:
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_shares_that_are_wrong_are_mended_as_the_error_says(count: int, tmp_path: Path) -> None:
     paths = [tmp_path / f"adapter-{number}" for number in range(count)]
-    with pytest.raises(InputError, match="shares are one number above 0 for each adapter") as caught:
+    with pytest.raises(InputError, match="shares must be one number above 0 for each adapter") as caught:
         combine(paths, tmp_path / "out", shares=[0.7] * count)
     flag, _, numbers = str(caught.value.fix).partition(" ")
     shares = [float(number) for number in numbers.split(",")]
     assert (flag, len(shares)) == ("--shares", count)
     assert max(shares) - min(shares) < 0.001
-    with pytest.raises(AdapterError, match="there is no such adapter"):  # what comes after the shares
+    with pytest.raises(AdapterError, match="the adapter does not exist"):  # what comes after the shares
         combine(paths, tmp_path / "out", shares=shares)
 
 

@@ -150,7 +150,7 @@ def test_images_that_are_named_must_be_there(run: Path, tmp_path: Path) -> None:
     listener = Listener()
     report = merge(Run.open(run), progress=listener)
     assert (report.images, report.images_from) == (32, "random images")
-    assert len([text for text in listener.said if "comparing logits on random images" in text]) == 1
+    assert len([text for text in listener.said if "logits are compared on random images" in text]) == 1
     with pytest.raises(DataError):
         merge(Run.open(run), data=other)
 

@@ -185,12 +185,12 @@ def test_a_wrong_merge_is_found(monkeypatch: pytest.MonkeyPatch, runs: dict[str,
         (("dora", "lora"), {"shares": [1.5, -0.5]}, InputError, "one number above 0 for each"),
         (("dora", "lora"), {"shares": [0.7, 0.30001]}, InputError, "add up to 1"),
         (("dora", "lora"), {"how": "ties", "density": 1.01}, InputError, "density"),
-        (("dora", "fewer"), {}, AdapterError, "different classes"),
-        (("dora", "other"), {}, MergeError, "another base"),
-        (("linear",), {}, AdapterError, "no adapter"),
-        (("dora",), {"labels": ["a"]}, InputError, "no run describes"),
+        (("dora", "fewer"), {}, AdapterError, "same number of classes"),
+        (("dora", "other"), {}, MergeError, "the base must be the one"),
+        (("linear",), {}, AdapterError, "must have an adapter"),
+        (("dora",), {"labels": ["a"]}, InputError, "--labels must not be given for an adapter of a run"),
         (("dora", "lora"), {"how": "ties", "density": 0}, InputError, "density"),
-        ((), {}, InputError, "one number above 0|no adapter is named"),
+        ((), {}, InputError, "one number above 0|at least one adapter must be given"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(
@@ -210,7 +210,7 @@ def test_as_many_labels_of_other_names_are_refused(runs: dict[str, Path], tmp_pa
     other = Path(shutil.copytree(runs["lora"], tmp_path / "other"))
     document = (other / "run.json").read_text()
     (other / "run.json").write_text(document.replace('"amber"', '"scratch"'))
-    with pytest.raises(MergeError, match="trained for different labels") as caught:
+    with pytest.raises(MergeError, match="trained for the same task and labels") as caught:
         combine([runs["dora"], other], tmp_path / "out")
     assert caught.value.where == str(other)
     assert caught.value.found == f"scratch, blue, green, …, {runs['dora']} has amber, blue, green, …"
@@ -235,7 +235,7 @@ def test_runs_of_another_task_are_refused_though_their_labels_have_the_same_name
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
     other = edited(runs["lora"], tmp_path / "other", as_multilabel)
-    with pytest.raises(MergeError, match="trained for different labels") as caught:
+    with pytest.raises(MergeError, match="trained for the same task and labels") as caught:
         combine([runs["dora"], other], tmp_path / "out")
     assert caught.value.where == str(other)
     assert not (tmp_path / "out").exists()
@@ -250,7 +250,7 @@ def test_runs_on_images_that_were_prepared_otherwise_are_refused(
 ) -> None:
     other = edited(runs["lora"], tmp_path / "other", lambda document: document["preprocess"].update({key: value}))
     for pair in ([runs["dora"], other], [runs["dora"], runs["lora"], other]):
-        with pytest.raises(MergeError, match="other sizes or other normalisation"):
+        with pytest.raises(MergeError, match="one size and one normalisation"):
             combine(pair, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -265,7 +265,7 @@ def test_thresholds_stay_those_of_a_run_that_is_merged_alone_only(runs: dict[str
         meaning = json.loads((tmp_path / str(number) / "config.json").read_text())["ftx"]
         assert (meaning["task"], meaning["thresholds"]["labels"]) == ("multilabel", kept)
         assert [text for text in listener.said if "thresholds were tuned" in text] == (
-            [] if kept else ["thresholds were tuned for each adapter by itself: the merged model decides at 0.5"]
+            [] if kept else ["thresholds were tuned for each adapter separately: the merged model uses 0.5"]
         )
 
 
@@ -300,9 +300,9 @@ def test_images_go_into_a_named_base_as_into_the_run(runs: dict[str, Path], tmp_
 
 @pytest.mark.parametrize("words", [{"image_size": 48}, {"image_size": "32x48"}, {"weights": "other.safetensors"}])
 def test_a_run_alone_says_its_size_and_weights(words: dict[str, Any], runs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--weights and --image-size go with --base"):
+    with pytest.raises(InputError, match="--weights and --image-size must be used with --base"):
         combine([runs["dora"]], tmp_path / "out", **words)
-    with pytest.raises(InputError, match="merged into the weights that they were trained on"):
+    with pytest.raises(InputError, match="--weights must be the weights that the adapter was trained on"):
         combine([runs["dora"]], tmp_path / "out", base=str(SETTINGS["name"]), weights="none")
     assert combine([runs["dora"]], tmp_path / "out", image_size=32).image_size == 32
 

@@ -58,7 +58,7 @@ def test_it_holds_each_section_and_the_figures_of_eval(page: Path) -> None:
     run = Run.open(page.parents[1])
     evaluation = evaluate(run)
     right = round(evaluation.accuracy * evaluation.images)
-    assert f"({right} of {evaluation.images}, by {evaluation.artifact}; 95 % interval" in html
+    assert f"({right} of {evaluation.images}, by the {evaluation.artifact} model; 95 % interval" in html
     assert evaluation.confusion is not None
     (counts,) = re.findall(r"<caption><span>Number of images</span></caption>.*?<tbody>(.*?)</tbody>", html, re.DOTALL)
     cells = [int(text.replace("·", "0")) for text in re.findall(r"transparent\)\">([0-9·]+)</td>", counts)]
@@ -183,7 +183,7 @@ def test_without_its_images_the_page_says_so(validated_run: Path, tmp_path: Path
     assert note.startswith("Images are not shown: ")
     assert "--data" in note
     assert "data:image/jpeg" not in html
-    assert re.search(r"of 240, by openvino/\w+; 95 % interval", html)  # what was kept is still known
+    assert re.search(r"of 240, by the openvino/\w+ model; 95 % interval", html)  # what was kept is still known
 
 
 def test_an_unfinished_training_is_no_run(tmp_path: Path) -> None:
@@ -257,8 +257,8 @@ def test_the_tables_have_the_figures_of_each_label(small: Run, monkeypatch: pyte
         for matrix in confusions(predictions)
         for one in matrix.mistakes
     )
-    assert "6 of 8, by openvino/fp32" in html
-    assert "8 test images, predicted by openvino/fp32 in fp32 on" in html
+    assert "6 of 8, by the openvino/fp32 model" in html
+    assert "8 test images, predicted by the openvino/fp32 model in fp32 on" in html
 
 
 def test_all_near_duplicates_are_counted_and_the_first_shown(small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,6 +312,19 @@ def test_in_a_browser(page: Path, scheme: str, width: int) -> None:
             seen.page.reload()
             opened_ms.append(seen.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
         assert min(opened_ms) < 1000
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_in_the_strongest_colours_of_a_matrix_can_be_read(scheme: str, small: Run) -> None:
+    """A label that is always predicted wrongly: its cell has 100 % in the colour of errors."""
+    names = small.manifest.labels.names
+    called = (np.array([names.index(entry.labels[0]) for entry in small.report_entries()]) + 1) % 3
+    keep_logits(small, IR_FP32, F32, np.eye(3, dtype=np.float32)[called])
+    assert ">100</td>" in page_of(small)
+    with visit(Path("page.html").absolute().as_uri(), scheme=scheme, width=390) as seen:
+        assert not seen.violations()
 
 
 @needs_chromium

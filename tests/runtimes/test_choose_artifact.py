@@ -246,7 +246,7 @@ def noted(folder: Path) -> list[str]:
 )
 def test_who_predicts_with_a_model_that_is_not_proved_here_is_told(verdict: str, said: list[str], device: Path) -> None:
     folder = device / "fp16"
-    again = f"nobody has validated this model on this CPU and version of OpenVINO: ftx validate {folder}"
+    again = f"this model is not validated yet on this CPU and version of OpenVINO: run ftx validate {folder}"
     assert noted(folder) == [again]  # proved elsewhere, for this set
     found_here(device, IR_FP16, verdict)
     assert noted(folder) == said

@@ -110,20 +110,20 @@ def test_files_of_several_sizes_keep_their_order(colour_model: Any, tmp_path: Pa
 def test_an_altered_folder_is_refused(copy: Path) -> None:
     blob = (copy / "model.xml").read_bytes()
     (copy / "model.xml").write_bytes(blob.replace(b"colour", b"odour_"))
-    with pytest.raises(ExportError, match="is not what was written"):
+    with pytest.raises(ExportError, match="has changed since ftx wrote it"):
         OpenVinoPredictor(copy)
 
 
 def test_a_card_that_vouches_for_nothing_is_refused(copy: Path) -> None:
     text = read_card(copy).model_copy(update={"files": {}}).model_dump_json()
     (copy / "card.json").write_text(text)
-    with pytest.raises(ExportError, match="has no hash of some files"):
+    with pytest.raises(ExportError, match="must have a hash of each file"):
         OpenVinoPredictor(copy)
 
 
 def test_labels_of_another_number_are_refused(copy: Path) -> None:
     write_card(copy, read_card(copy).model_copy(update={"labels": Labels.multiclass(["red", "green"])}))
-    with pytest.raises(ExportError, match="another number of logits"):
+    with pytest.raises(ExportError, match="a logit for each label"):
         OpenVinoPredictor(copy)
 
 
@@ -135,7 +135,7 @@ def test_a_model_of_another_kind_is_refused_by_its_ports(copy: Path) -> None:
     floats = text.replace('element_type="u8"', 'element_type="f32"').replace('precision="U8"', 'precision="FP32"')
     (copy / "model.xml").write_text(floats)
     write_card(copy, card)
-    with pytest.raises(ExportError, match="this is no model that ftx exported") as caught:
+    with pytest.raises(ExportError, match="the model must take images in uint8") as caught:
         OpenVinoPredictor(copy)
     assert "f32" in str(caught.value)
 

@@ -108,7 +108,7 @@ def test_shards_and_what_cannot_be_read_and_a_second_call(colour_model: Any, tmp
         line.replace(f"{tmp_path}/", "").replace("shards/", "") for line in own
     ]
     process = started(tmp_path, "shards", "--artifact", str(colour_model.folder), "--out", "out.jsonl")
-    assert "this file already exists" in process.communicate(timeout=180)[1]
+    assert "--out must not exist yet" in process.communicate(timeout=180)[1]
 
 
 def test_each_worker_has_its_share_of_the_cores() -> None:
@@ -123,7 +123,7 @@ def test_each_worker_has_its_share_of_the_cores() -> None:
     assert workers_and_cores(nodes(64, 64), 3) == (3, 32)  # a third of all would leave room for two
     assert workers_and_cores(nodes(7, 7, 7), 4) == (4, 3)
     assert workers_and_cores(nodes(4), 9) == (4, 1)  # one a core is the most
-    with pytest.raises(EnvironmentFault, match="no cores"):
+    with pytest.raises(EnvironmentFault, match="at least one CPU core"):
         workers_and_cores(nodes(0), None)
 
 
@@ -407,7 +407,7 @@ def test_the_cluster_is_the_one_that_is_named(
     assert next(lead(asked, iter(()))) == DriverMessage(workers=2)  # of eight cores
     assert ray.begun == [expected]
     ray.fails = "no\n  such Ray  \n"
-    with pytest.raises(EnvironmentFault, match="there is no Ray") as caught:
+    with pytest.raises(EnvironmentFault, match="Ray does not respond") as caught:
         next(lead(asked, iter(())))
     assert (caught.value.where or None, caught.value.found) == (address or by_environment or None, "such Ray")
 

@@ -111,7 +111,7 @@ def test_a_file_that_another_program_wrote_meanwhile_stays_and_so_do_the_parts(
 
     with monkeypatch.context() as patched:
         patched.setattr(JobPart, "predictions", meanwhile)
-        with pytest.raises(InputError, match="this file already exists"):
+        with pytest.raises(InputError, match="--out must not exist yet"):
             predict_to_file(mixed, out, colour_model.folder)
     assert out.read_text() == "another's"
     out.unlink()
@@ -130,7 +130,7 @@ def test_who_waited_for_a_job_that_has_ended_does_not_begin_it_again(
         return sole_writer(folder, fault)
 
     monkeypatch.setattr("ftx.scaling.resumable_job.sole_writer", held_until_it_ended)
-    with pytest.raises(InputError, match="this file already exists"):
+    with pytest.raises(InputError, match="--out must not exist yet"):
         predict_to_file(mixed, out, colour_model.folder)
     assert out.read_text() == "all answers"
     assert not parts_folder(out).exists()
@@ -189,8 +189,8 @@ def test_what_was_done_before_is_not_done_again(
     report = predict_to_file(mixed, out, colour_model.folder, progress=listener)
     assert (report.parts, report.kept, len(asked)) == (6, 2, 3 + 4)
     assert (report.images, report.skipped, report.workers) == (26, 2, 1)  # those of before too
-    assert listener.said[-1] == "2 of 6 parts were done before"
-    assert (listener.descriptions, listener.total, listener.steps) == (["predicting"], 16, 16)
+    assert listener.said[-1] == "resuming: 2 of 6 parts are already done"
+    assert (listener.descriptions, listener.total, listener.steps) == (["Predicting"], 16, 16)
     assert out.read_text() == expected(mixed, colour_model.folder)
 
 
@@ -247,7 +247,7 @@ def test_another_job_is_not_mixed_in(
         predict_to_file(mixed, out, colour_model.folder)
     changed.write_bytes(before)
     (parts_folder(out) / "job.json").write_text("{")
-    with pytest.raises(InputError, match="this folder is in the way"):
+    with pytest.raises(InputError, match="this folder must contain an unfinished prediction"):
         predict_to_file(mixed, out, colour_model.folder)
 
 
@@ -341,7 +341,7 @@ def test_two_jobs_do_not_write_one_file(
         predict_to_file(mixed, out, colour_model.folder)
     predict_to_file(mixed, out, colour_model.folder)
     kept = out.read_bytes()
-    with pytest.raises(InputError, match="this file already exists"):
+    with pytest.raises(InputError, match="--out must not exist yet"):
         predict_to_file(mixed, out, colour_model.folder)
     assert out.read_bytes() == kept
 
@@ -408,7 +408,7 @@ def test_flags_of_a_file_are_refused_without_one(colour_model: Any, tmp_path: Pa
         (("--format", "parque"), "did you mean 'parquet'?"),
         (("--engine", "rays"), "did you mean 'ray'?"),
         (("--workers", "2"), "are for --engine ray"),
-        (("--engine", "ray", "--address", "127.0.0.1:9"), "there is no Ray"),
+        (("--engine", "ray", "--address", "127.0.0.1:9"), "Ray does not respond"),
     ):
         said = call("predict", images, "--artifact", model, "--out", out, *words)
         assert said.status in (2, 3)

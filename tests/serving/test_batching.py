@@ -197,7 +197,7 @@ batcher.join()
 
 def test_a_model_that_fails_tells_each_and_goes_on(colour_ir: Path) -> None:
     batcher = Batcher(OpenVinoPredictor(colour_ir, streams=1), lambda images: None)
-    with pytest.raises(ExportError, match="does not take these images"):
+    with pytest.raises(ExportError, match="cannot run on these images"):
         batcher.submit(np.zeros((4, 4, 2), np.uint8)).result(30)
     assert batcher.submit(colour_pixels(0, 4, 4, 0)).result(30)["logits"].argmax() == 0
     batcher.close()

@@ -37,4 +37,4 @@ def test_a_sentence_leaves_out_what_is_not_known() -> None:
     assert sentence_of(InputError("wrong", fix="do")) == "wrong: do"
     assert sentence_of(InputError("wrong", found="x")) == "wrong (x)"
     assert suggestion("colur", ["colour", "shape"]) == "did you mean 'colour'?"
-    assert suggestion("zzz", ["colour", "shape"]) == "there is colour, shape"
+    assert suggestion("zzz", ["colour", "shape"]) == "choose from colour, shape"

@@ -250,12 +250,12 @@ BAD = {
     "256": (request(data=[256] * 12), 400, "0 to 255"),
     "below 0": (request(data=[-1] * 12), 400, "0 to 255"),
     "beyond 64 bits": (request(data=[10**30] * 12), 400, "whole numbers"),
-    "no numbers": (request(data=[]), 400, "takes 12 numbers, found 0"),
+    "no numbers": (request(data=[]), 400, "must have 12 numbers, found 0"),
     "text among them": (request(data=[*range(11), "11"]), 400, "whole numbers"),
     "a list among them": (request(data=[*range(11), [11]]), 400, "whole numbers"),
     "too deep": (request(data=[[[[[1]] * 3] * 2] * 2]), 400, "whole numbers"),
     "ragged": (request(data=[[1, 2], [3]]), 400, "equally long"),
-    "too few": (request(data=[1, 2, 3]), 400, "takes 12 numbers, found 3"),
+    "too few": (request(data=[1, 2, 3]), 400, "must have 12 numbers, found 3"),
     "channels first": (request(shape=[1, 3, 2, 2]), 400, "[N, height, width, 3]"),
     "no rank": (request(shape=[12]), 400, "[N, height, width, 3]"),
     "text for a side": (request(shape=["1", 2, 2, 3]), 400, "is invalid"),
@@ -276,7 +276,11 @@ BAD = {
     "a long output": (request() | {"outputs": [{"name": "x" * 201}]}, 400, "at most 200 characters"),
     "many outputs": (request() | {"outputs": 17 * [{"name": "logits"}]}, 400, "at most 16 items"),
     "another output": (request() | {"outputs": [{"name": "logit"}]}, 400, "did you mean 'logits'"),
-    "binary without": (request(data=None, parameters={"binary_data_size": 12}), 400, "0 bytes follow"),
+    "binary without": (
+        request(data=None, parameters={"binary_data_size": 12}),
+        400,
+        "must be 0, the bytes after the JSON",
+    ),
     "data twice": (request(parameters={"binary_data_size": 12}), 400, "in 'data', or in binary"),
     "many objects": (request(data=[{}] * 1001), 400, "more brackets than a tensor"),
     "lists without numbers": (request(data=[[[[]]]] * 1000), 400, "more brackets than a tensor"),
@@ -303,8 +307,8 @@ def test_a_length_of_the_head_that_is_none(colour_server: Running, length: str) 
 
 def test_tensors_that_are_cut(colour_server: Running) -> None:
     for size_bytes, body, sentence in (
-        (12, b"\0" * 11, "11 bytes follow the JSON"),
-        (11, b"\0" * 11, "takes 12 numbers, found 11"),
+        (12, b"\0" * 11, "must be 11, the bytes after the JSON, found 12"),
+        (11, b"\0" * 11, "must have 12 numbers, found 11"),
     ):
         head = json.dumps(request(data=None, parameters={"binary_data_size": size_bytes})).encode()
         said = colour_server.infer(head + body, inference_header_content_length=str(len(head)))

@@ -83,7 +83,7 @@ def test_a_version_that_was_moved_away_is_served_again_when_it_is_put_back(tmp_p
             assert names(made.find("shop")) == NEW
             assert names(made.find("shop", 1)) == OLD
     assert outcomes.taken == [("shop", True)] * 2
-    assert len([text for text in outcomes.said if text == "shop: version 3 is gone"]) == 2
+    assert len([text for text in outcomes.said if text == "shop: version 3 was removed"]) == 2
 
 
 def test_each_version_is_exchanged_by_itself(tmp_path: Path) -> None:

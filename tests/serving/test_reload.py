@@ -102,7 +102,7 @@ def test_a_model_that_does_not_hold_is_not_taken_until_it_does(tmp_path: Path) -
         (other / "model.bin").write_bytes(whole + b"more")
         exchange_folders(served, other)
         until(lambda: any("cannot be served" in text for text in server.said))
-        assert "is not what was written" in server.said[-1]
+        assert "has changed since ftx wrote it" in server.said[-1]
         assert server.ask("GET", "/v2/health/ready").status == 200
         assert label(server.predict(png(1))) == OLD[1]
         (served / "model.bin").write_bytes(whole)
@@ -181,7 +181,7 @@ def test_versions_come_and_go(tmp_path: Path) -> None:
         with under_load(server) as load:
             until(lambda: bool(load.labels) and load.labels[-1] == "b")
             shutil.rmtree(root / "10")
-            until(lambda: "shop: version 10 is gone" in server.said)
+            until(lambda: "shop: version 10 was removed" in server.said)
             until(lambda: load.labels[-1] == NEW[1])
         assert set(load.statuses) == {200}
         assert server.predict(png(1), "?version=10").status == 404
@@ -228,13 +228,13 @@ def test_several_models_have_their_own_names(tmp_path: Path) -> None:
         assert label(server.predict(png(1))) == OLD[1]
         assert label(server.predict(png(1), "?model=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E")) == NEW[1]
         said = server.predict(png(1), "?model=second")
-        assert (said.status, "there is first, <img" in said.json["error"]) == (404, True)
+        assert (said.status, "choose from first, <img" in said.json["error"]) == (404, True)
         assert said.headers["content-type"] == "application/json"  # not HTML
 
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a\nb", "x" * 201])
 def test_names_that_no_path_can_hold(colour_ir: Path, name: str) -> None:
-    with pytest.raises(InputError, match="no name for a model"), running(ModelSource(name, colour_ir)):
+    with pytest.raises(InputError, match="the name of a model must be"), running(ModelSource(name, colour_ir)):
         pass
 
 

@@ -115,18 +115,18 @@ def test_what_does_not_hold_ends_before_a_model_is_opened(colour_ir: Path, tmp_p
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, said = status(colour_ir, "--port", taken.getsockname()[1])
-        assert (code, "another program has this port" in said, "--port" in said) == (3, True, True)
+        assert (code, "is used by another program" in said, "--port" in said) == (3, True, True)
     for words, sentence in (
         ((tmp_path / "none",), "there is no such run or model"),
-        ((colour_ir, "--host", "300.1.1.1"), "no such"),
-        ((colour_ir, "--host", "192.0.2.1"), "no such address"),
-        ((colour_ir, "--tls-cert", colour_ir / "card.json"), "a certificate and its key"),
-        ((colour_ir, "--token-file", tmp_path / "none"), "the token cannot be read"),
-        ((colour_ir, "--name", "a", "--name", "b"), "more names than models"),
+        ((colour_ir, "--host", "300.1.1.1"), "a known name"),
+        ((colour_ir, "--host", "192.0.2.1"), "--host must be an address"),
+        ((colour_ir, "--tls-cert", colour_ir / "card.json"), "--tls-cert and --tls-key must be given together"),
+        ((colour_ir, "--token-file", tmp_path / "none"), "--token-file cannot be read"),
+        ((colour_ir, "--name", "a", "--name", "b"), "--name must be given at most once"),
         ((colour_ir, "--port", "70000"), "65535"),
-        ((colour_ir, "--timeout-s", "inf"), "time for a request is no limit"),
+        ((colour_ir, "--timeout-s", "inf"), "--timeout-s must be a number above 0"),
         ((colour_ir, "--timeout-s", "nan"), "--timeout-s"),
-        ((colour_ir, "--max-body-mb", "inf"), "largest request is no limit"),
+        ((colour_ir, "--max-body-mb", "inf"), "--max-body-mb must be a number above 0"),
     ):
         code, said = status(*words)
         assert (code, sentence in said) == (2, True), said
@@ -135,7 +135,7 @@ def test_what_does_not_hold_ends_before_a_model_is_opened(colour_ir: Path, tmp_p
 def test_two_that_start_together_do_not_both_have_the_port() -> None:
     with bound(Endpoint(port=0), 1) as first:
         port = first.getsockname()[1]
-        with pytest.raises(EnvironmentFault, match="another program has this port"), bound(Endpoint(port=port), 1):
+        with pytest.raises(EnvironmentFault, match="is used by another program"), bound(Endpoint(port=port), 1):
             pass
 
 
@@ -148,11 +148,11 @@ def test_names_and_paths(colour_ir: Path, tmp_path: Path) -> None:
     assert [target.path for target in told] == [ir, ir, ir, run]
     odd = Path(shutil.copytree(colour_ir, tmp_path / "a=b"))
     assert sources_of([str(odd)], []) == [ModelSource("a=b", odd)]
-    with pytest.raises(InputError, match="two names"):
+    with pytest.raises(InputError, match="must have one name"):
         sources_of([f"named={ir}"], ["first"])
     photo = tmp_path / "photo.png"
     photo.write_bytes(b"")
-    with pytest.raises(InputError, match="no model of ftx") as caught:
+    with pytest.raises(InputError, match="not a model of ftx") as caught:
         sources_of([str(photo)], [])
     assert caught.value.where == str(photo)
 
@@ -216,8 +216,8 @@ def test_a_network_is_warned_of(colour_ir: Path, tmp_path: Path) -> None:
             serve([str(colour_ir)], endpoint=Endpoint(port=0, **address), ready=ready, progress=listener)
         return " ".join(listener.said)
 
-    assert "there is no token" in told(host="0.0.0.0")
-    assert "everybody can read the token" in told(host="0.0.0.0", token_file=token)
+    assert "require a token" in told(host="0.0.0.0")
+    assert "the token and the images are sent to" in told(host="0.0.0.0", token_file=token)
     assert "token" not in told()
 
 
@@ -302,12 +302,12 @@ def test_a_certificate_that_does_not_hold(colour_ir: Path, certificate: tuple[Pa
     lock = ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked]
     subprocess.run(lock, check=True, capture_output=True)
     for pair, sentence in (
-        ((cert, other), "are invalid"),
-        ((key, key), "are invalid"),
-        ((cert, colour_ir / "card.json"), "are invalid"),
-        ((cert, tmp_path / "none"), "no such file"),
-        ((cert, locked), "has a password"),
-        ((cert, None), "a certificate and its key"),
+        ((cert, other), "must be one pair"),
+        ((key, key), "must be one pair"),
+        ((cert, colour_ir / "card.json"), "must be one pair"),
+        ((cert, tmp_path / "none"), "must be files"),
+        ((cert, locked), "must have no password"),
+        ((cert, None), "--tls-cert and --tls-key must be given together"),
     ):
         with pytest.raises(InputError, match=sentence):
             serve([str(colour_ir)], endpoint=Endpoint(port=0, tls_cert=pair[0], tls_key=pair[1]))

@@ -113,7 +113,7 @@ EDITS: dict[str, Callable[[Any, dict[str, Tensor]], None]] = {
 }
 # Figures that nothing else tells of: whoever makes the hash anew can write them.
 UNSEEN = {"loss"}
-OTHER_RECIPE = "the recipe is another one than the training began with"
+OTHER_RECIPE = "the recipe must be the one that the training began with"
 
 
 def edited(cut: Path, folder: Path, edit: Callable[[Any, dict[str, Tensor]], None], *, anew: bool) -> Path:
@@ -147,7 +147,7 @@ def test_with_a_hash_made_anew_it_is_one_clear_error_or_the_one_before(
         try:
             resume(run, progress=listener)
         except (RunError, RecipeError) as error:
-            assert error.what in ("the checkpoint is of another training", OTHER_RECIPE)  # noqa: PT017
+            assert error.what in ("the checkpoint must be of this training", OTHER_RECIPE)  # noqa: PT017
             assert not [one for one in listener.said if "--resume" in one]  # which would end as this did
             assert not (run / "trained").exists()
         else:

@@ -96,7 +96,7 @@ def test_a_dry_run_removes_nothing_that_others_kept(
         before = kept()
         other = asked(data, blocks=3, epochs=1, cache_gb=1e-6)
         assert dry_run(other).seconds is not None
-        with pytest.raises(InputError, match="no training fits"):
+        with pytest.raises(InputError, match="--budget must be long enough"):
             train(other, out=tmp_path / "other", budget_s=0.001)
         assert before <= kept()
         train(other, out=tmp_path / "other")
@@ -105,7 +105,7 @@ def test_a_dry_run_removes_nothing_that_others_kept(
 
 
 def test_where_no_epoch_fits_nothing_is_written(data: Path, tmp_path: Path) -> None:
-    with chdir(tmp_path), pytest.raises(InputError, match="no training fits") as caught:
+    with chdir(tmp_path), pytest.raises(InputError, match="--budget must be long enough") as caught:
         train(asked(data), out=tmp_path / "run", budget_s=0.001)
     assert "--preset fast" in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -114,7 +114,7 @@ def test_where_no_epoch_fits_nothing_is_written(data: Path, tmp_path: Path) -> N
 def test_a_dry_run_asks_the_budget_even_where_memory_is_short(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ftx.training.estimate.available_bytes", lambda: 0)
     assert dry_run(asked(data)).seconds is None
-    with pytest.raises(InputError, match="no training fits"):
+    with pytest.raises(InputError, match="--budget must be long enough"):
         dry_run(asked(data), budget_s=0.001)
 
 

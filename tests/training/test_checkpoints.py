@@ -107,10 +107,10 @@ def test_the_newest_is_that_of_the_most_steps_and_what_is_damaged_is_told(clock:
     found = newest(tmp_path / "run", listener)
     assert found.checkpoint.record.position.step == 7
     (said,) = listener.said
-    assert said.startswith("a checkpoint is damaged (12.json: 12.safetensors is not what was written)")
+    assert said.startswith("a checkpoint is damaged (12.json: 12.safetensors has changed since ftx wrote it)")
     assert said.endswith("resuming from the one before, 7.json")
     (tmp_path / "run" / "checkpoints" / "7.json").write_text("{")
-    with pytest.raises(RunError, match="no checkpoint of this run is complete") as error:
+    with pytest.raises(RunError, match="this run has no complete checkpoint") as error:
         newest(tmp_path / "run", Listener())
     assert error.value.found is not None
     assert {"12.json", "7.json"} == {one.partition(":")[0] for one in error.value.found.split("; ")}

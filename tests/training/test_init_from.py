@@ -201,7 +201,7 @@ def test_a_run_of_images_as_they_were_says_nothing_of_views(few: Path, tmp_path:
     assert recipe_from(first.path, ["train.augment=light"]).train.cache_views == 4
     listener = Listener()
     open_training(first.recipe().with_overrides(["train.augment=light"]), False, listener)
-    assert any("every epoch has the same view of an image" in line for line in listener.said)
+    assert any("every epoch uses the same augmented view" in line for line in listener.said)
 
 
 def test_what_few_images_and_epochs_held_down_is_asked_for_anew(few: Path, many: Path, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_an_adapter_for_something_else_is_refused(run: Run, few: Path) -> None:
         ("model.keep_tokens={2: 0.5}", "model.keep_tokens"),
         ("task=multilabel", "task"),
     ):
-        with pytest.raises(RecipeError, match="another model, adapter or task") as caught:
+        with pytest.raises(RecipeError, match="the same model, adapter and task") as caught:
             init_run(recipe_from(run.path, [override]))
         assert f"{key}: " in str(caught.value.found)
     if run.manifest.method in ("lora", "dora"):
@@ -259,13 +259,13 @@ def test_an_adapter_for_something_else_is_refused(run: Run, few: Path) -> None:
         assert init_run(kept.model_copy(update={"adapter": adapter})) == Run(run.path)
     assert init_run(recipe_from(run.path, ["train.lr=0.5", "seed=0"])) == Run(run.path)
     assert init_run(asked(few, "lora")) is None
-    with pytest.raises(RunError, match="no such run"):
+    with pytest.raises(RunError, match="the run does not exist"):
         recipe_from(run.path / "none")
 
 
 def test_another_base_is_refused(few: Path, tmp_path: Path) -> None:
     first, _ = trained(asked(few, "lora"), tmp_path / "first")
-    with pytest.raises(MergeError, match="another base"):
+    with pytest.raises(MergeError, match="the base must be the one"):
         open_training(recipe_from(first.path, ["seed=1"]), False, Listener())  # other random weights
 
 

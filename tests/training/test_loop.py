@@ -143,7 +143,7 @@ def test_training_ends_after_so_many_epochs_without_a_better_one() -> None:
     module = Wrong()
     made = fitted(module, Given((ROWS, SIDES)), Given((ROWS, SIDES)), progress=listener, lr=1e-30, patience=2)
     assert (made.best.epoch, len(made.epochs), made.interrupted) == (1, 3, False)
-    assert listener.said[-1] == "no better epoch in 2: stopped early"
+    assert listener.said[-1] == "stopped early: no better epoch in the last 2"
     # Steps are taken by the network that trains, and epochs measured by the one that answers.
     assert module.asked == [True, False] * 3
 
@@ -181,9 +181,7 @@ def test_an_interruption_keeps_the_best_epoch_and_without_one_goes_on() -> None:
         on_epoch=lambda _end: weights.append(module.weight.clone()),
     )
     assert (made.interrupted, made.best.epoch, len(made.epochs)) == (True, 2, 2)
-    assert (
-        listener.said[-1] == "interrupted: keeping epoch 2, the best so far; after --resume a later one may be better"
-    )
+    assert listener.said[-1] == "interrupted: epoch 2, the best so far, is kept; resume to look for a better one"
     assert torch.equal(module.weight, weights[1])
 
 
@@ -191,7 +189,7 @@ def test_an_interruption_keeps_the_best_epoch_and_without_one_goes_on() -> None:
 def test_a_loss_that_is_no_number_ends_a_training_with_advice(lost: str) -> None:
     whole, broken = (ROWS, SIDES), (ROWS * torch.inf, SIDES)
     feeds = (Given(broken), Given(whole)) if lost == "in training" else (Given(whole), Given(broken))
-    with pytest.raises(InputError, match="no longer finite") as caught:
+    with pytest.raises(InputError, match="must stay finite") as caught:
         fitted(Wrong(), *feeds)
     assert f"nan {lost}" in str(caught.value.found)
     assert "--lr 0.01" in str(caught.value)

@@ -290,7 +290,7 @@ def test_a_lost_process_ends_all_with_one_message_and_the_run_goes_on(
     process = started(here, 1, "train", "--resume", run.name)  # with another number of processes
     _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
-    assert "started by 3 processes" in err
+    assert "started with 3 processes" in err
     epochs = read_epochs(run)
     assert [one.epoch for one in epochs] == list(range(1, len(epochs) + 1))
     assert Run.open(run).manifest.labels.names
@@ -342,7 +342,7 @@ def test_processes_that_differ_end_with_one_error(
     ("of_the_second", "said"),
     [
         ("words += ['--config', 'absent.yaml']", "absent.yaml"),  # as on a machine that has not the whole folder
-        ("import torch; torch.cuda.device_count = lambda: 1", "more processes than GPUs"),
+        ("import torch; torch.cuda.device_count = lambda: 1", "--nproc-per-node must be at most 1"),
     ],
 )
 def test_what_one_meets_before_the_others_is_said_by_that_one(

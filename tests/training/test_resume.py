@@ -202,14 +202,14 @@ def test_an_unfinished_run_says_how_to_go_on(here: Path, tmp_path: Path, monkeyp
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
         "3.json", "3.safetensors", "4.json", "4.safetensors"
     ]  # fmt: skip
-    with pytest.raises(RunError, match="no finished run") as caught:
+    with pytest.raises(RunError, match="must be a finished run") as caught:
         Run.open(run)
     assert f"ftx train --resume {run}" in str(caught.value)
     with chdir(here):
         ends: list[EpochEnd] = []
         resume(run, on_epoch=ends.append)
         assert [end.epoch.epoch for end in ends] == [2, 3]
-        with pytest.raises(RunError, match="nothing to resume") as caught:
+        with pytest.raises(RunError, match="--resume must name a run") as caught:
             resume(run)
     assert caught.value.found == "its training has finished"
 
@@ -309,17 +309,17 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_go_on_with(
     run = begun(here, monkeypatch, asked(), tmp_path / "run")
     for path in (run / "checkpoints").glob("*.safetensors"):
         path.write_bytes(b"")
-    with chdir(here), pytest.raises(RunError, match="no checkpoint of this run is complete") as caught:
+    with chdir(here), pytest.raises(RunError, match="this run has no complete checkpoint") as caught:
         resume(run)
     assert caught.value.fix == f"train again: ftx train --config {run}/recipe.yaml --data DIR"
-    with chdir(tmp_path), pytest.raises(RunError, match="no such run") as caught:
+    with chdir(tmp_path), pytest.raises(RunError, match="the run does not exist") as caught:
         resume(Path("nowhere"))
     assert caught.value.found == "no unfinished runs below runs/"
     shutil.copytree(run, tmp_path / "runs" / "photos")
-    with chdir(tmp_path), pytest.raises(RunError, match="no such run") as caught:
+    with chdir(tmp_path), pytest.raises(RunError, match="the run does not exist") as caught:
         resume(Path("nowhere"))
     assert caught.value.found == "unfinished runs here: photos"
-    with pytest.raises(RunError, match="nothing to resume") as caught:
+    with pytest.raises(RunError, match="--resume must name a run") as caught:
         resume(here)
     assert "no checkpoint in checkpoints/" in str(caught.value.found)
 
@@ -337,7 +337,7 @@ def test_an_address_is_typed_again(lost: bool, here: Path, tmp_path: Path, monke
     if lost:
         (run / "recipe.yaml").unlink()
     monkeypatch.setattr("ftx.data.shards.fetched._file_system", lambda address: pytest.fail(f"{address} was asked for"))
-    with chdir(here), pytest.raises(DataError, match="lie at an address, which a run must not name") as caught:
+    with chdir(here), pytest.raises(DataError, match="must not name an address") as caught:
         resume(run)
     assert f"ftx train --resume {run} --data '{there}'" in str(caught.value.fix)
     with chdir(here):  # they were moved to this machine
@@ -361,15 +361,15 @@ def test_a_recipe_that_was_lost_is_taken_from_the_checkpoint(
 
 def test_two_do_not_train_one_run(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begun(here, monkeypatch, asked(), tmp_path / "run")
-    with pytest.raises(RunError, match="no finished run") as caught:
+    with pytest.raises(RunError, match="must be a finished run") as caught:
         Run.open(run)
     assert caught.value.fix == f"resume it: ftx train --resume {run}"
     with sole_writer(run, None):
-        with chdir(here), pytest.raises(RunError, match="another ftx is at work on this folder"):
+        with chdir(here), pytest.raises(RunError, match="another ftx is using this folder"):
             resume(run)
-        with pytest.raises(RunError, match="no finished run") as caught:
+        with pytest.raises(RunError, match="must be a finished run") as caught:
             Run.open(run)
-        assert caught.value.fix == "another ftx is training it: wait for it"
+        assert caught.value.fix == "wait for the other ftx that is training it"
     with chdir(here):
         assert resume(run).epochs == 3
 
@@ -415,10 +415,10 @@ def test_what_was_found_damaged_is_no_checkpoint_later(
 def test_another_recipe_is_refused_and_named(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begun(here, monkeypatch, asked(), tmp_path / "run")
     with chdir(here):
-        with pytest.raises(RecipeError, match="another one") as caught:
+        with pytest.raises(RecipeError, match="the recipe must be the one") as caught:
             resume(run, flags={"train.lr": "1e-4", "seed": "0"})
         assert caught.value.found == "train.lr: 0.0001, was 0.005"
-        with pytest.raises(RecipeError, match="another one") as caught:
+        with pytest.raises(RecipeError, match="the recipe must be the one") as caught:
             resume(run, overrides=["train.precision=bf16"])
         assert "train.precision: bf16, was f32" in str(caught.value.found)
         text = (run / "recipe.yaml").read_text()
@@ -464,7 +464,7 @@ def test_other_data_or_another_base_is_refused_and_named(
     with chdir(copy):
         kept = Path("7.png").read_bytes()
         Image.new("RGB", (40, 48)).save("7.png")
-        with pytest.raises(RunError, match="data are others") as caught:
+        with pytest.raises(RunError, match="images must be those that the training began with") as caught:
             resume(run)
         assert caught.value.found == "7.png has changed"
         Path("7.png").write_bytes(kept)
@@ -473,7 +473,7 @@ def test_other_data_or_another_base_is_refused_and_named(
         without = "".join(line for line in table.splitlines(keepends=True) if not line.startswith("7.png"))
         for changed, found in ((without, "7.png is gone"), (f"{table}20.png,one\n", "20.png is new")):
             Path("multiclass.csv").write_text(changed)
-            with pytest.raises(RunError, match="data are others") as caught:
+            with pytest.raises(RunError, match="images must be those that the training began with") as caught:
                 resume(run)
             assert caught.value.found == found
         Path("multiclass.csv").write_text(table)
@@ -482,7 +482,7 @@ def test_other_data_or_another_base_is_refused_and_named(
             document = json.loads(record.read_text())
             document["origin"]["base_digest"] = "0" * 64
             rewrite(record, document)
-        with pytest.raises(RunError, match="base is another one"):
+        with pytest.raises(RunError, match="base must be the one that the training began with"):
             resume(run)
 
 
@@ -513,7 +513,7 @@ def test_a_full_disk_ends_a_training_that_can_go_on(
 
     def full(self: Checkpoints, state: object) -> None:
         if (self.folder / "3.json").exists():
-            raise EnvironmentFault("the disk takes no more")
+            raise EnvironmentFault("the disk is full")
         write(self, state)  # type: ignore[arg-type]
 
     with chdir(here):
@@ -552,7 +552,7 @@ def test_a_disk_that_is_full_at_the_end_says_how_to_go_on(
     with chdir(here):
         with monkeypatch.context() as patch:
             patch.setattr(session, "save_trained", full)
-            with pytest.raises(EnvironmentFault, match="no more"):
+            with pytest.raises(EnvironmentFault, match="disk is full"):
                 train(asked(), run, progress=listener)
         assert listener.said[-1] == f"to resume it: ftx train --resume {run}"
         assert resume(run).epochs == 3
@@ -565,7 +565,7 @@ def test_an_image_that_is_out_of_reach_for_a_while_costs_no_training(
     run, copy = tmp_path / "run", shutil.copytree(here, tmp_path / "copy")
     with monkeypatch.context() as patch, chdir(copy):
         cut_at(patch, 5, lambda: [path.rename(path.with_suffix(".away")) for path in copy.glob("*.png")] and None)
-        with pytest.raises(ImageError, match="no such image"):
+        with pytest.raises(ImageError, match="image does not exist"):
             train(recipe, run)
     for path in copy.glob("*.away"):
         path.rename(path.with_suffix(".png"))
@@ -611,7 +611,7 @@ def test_what_an_epoch_left_unwritten_is_written_later(
 
 def test_what_would_fail_again_leaves_nothing(here: Path, tmp_path: Path) -> None:
     listener = Listener()
-    with chdir(here), pytest.raises(FtxError, match="no longer finite"):
+    with chdir(here), pytest.raises(FtxError, match="must stay finite"):
         train(asked("full", lr=1e30), tmp_path / "run", progress=listener)
     assert not (tmp_path / "run").exists()
     assert "--resume" not in " ".join(listener.said)

@@ -84,7 +84,7 @@ def test_the_number_of_labels_that_a_recipe_is_for_binds_only_where_that_is_aske
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = Recipe.named(LINEAR | {"path": data, "classes": 5})
-    note = "the recipe is for 5 labels, the data has 2: the data decides"
+    note = "data.classes is 5 in the recipe, but the data has 2 labels: training uses 2"
     listener = Listener()
     report = train(recipe, out=tmp_path / "run", progress=listener)
     assert report.classes == 2
@@ -94,7 +94,7 @@ def test_the_number_of_labels_that_a_recipe_is_for_binds_only_where_that_is_aske
     assert len(dry_run(recipe, progress=listener).counts) == 2
     assert note in listener.said
     for strictly in (train, dry_run):
-        with pytest.raises(RecipeError, match="for 5 labels, the data has 2") as caught:
+        with pytest.raises(RecipeError, match="classes must be 2") as caught:
             strictly(recipe, strict=True)
         assert "--set data.classes=2" in str(caught.value)
 
@@ -259,5 +259,5 @@ def test_a_head_that_cannot_be_that_of_the_model_is_refused(fault: str, tmp_path
     with pytest.raises(MergeError) as caught:
         read_plain(folder, prepared.method, prepared.backbone.module)
     assert str(path) in str(caught.value)
-    told = {"gone": "cannot be read", "cut short": "cannot be read", "not finite": "not finite"}
-    assert told.get(fault, "do not fit the model") in str(caught.value)
+    told = {"gone": "cannot be read", "cut short": "cannot be read", "not finite": "must be finite"}
+    assert told.get(fault, "must fit the model") in str(caught.value)

@@ -122,5 +122,5 @@ def test_without_a_file_what_matters_is_searched_as_the_recipe_takes_it() -> Non
 
 
 def test_of_linear_probing_nothing_is_searched_by_itself() -> None:
-    with pytest.raises(InputError, match="no default space"):
+    with pytest.raises(InputError, match="--space must be given"):
         default_space(Recipe.named({"peft": "none", "freeze_backbone": True}))

@@ -36,7 +36,7 @@ def test_a_study_is_opened_again_by_the_same_search_only(tmp_path: Path) -> None
         {"space": default_space(RECIPE)},
         {"objectives": 2},
     ):
-        with pytest.raises(RunError, match="searches something else"):
+        with pytest.raises(RunError, match="--study must be new"):
             opened(tmp_path, **changed)
     assert len(opened(tmp_path).trials) == 1
 

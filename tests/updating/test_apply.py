@@ -211,7 +211,7 @@ def test_a_newer_one_takes_its_place_and_an_older_one_does_not(shipped: Path, ou
     apply(shipped / "one", shipped / "base", out)
     apply(shipped / "two", shipped / "base", out)
     before = hashes(out)
-    with pytest.raises(InputError, match="no newer"):
+    with pytest.raises(InputError, match="must be newer"):
         apply(shipped / "one", shipped / "base", out)
     assert hashes(out) == before
     # The same again, as after a lost answer.
@@ -226,7 +226,7 @@ def test_another_update_of_the_same_number_does_not_take_its_place(shipped: Path
     apply(shipped / "one", shipped / "base", out)
     before = hashes(out)
     other = repacked(shipped / "one", tmp_path / "other", said(dense_digest="0" * 64))
-    with pytest.raises(InputError, match="no newer") as raised:
+    with pytest.raises(InputError, match="must be newer") as raised:
         apply(other, shipped / "base", out)
     assert raised.value.found == f"sequence 1, {out} has 1"
     assert hashes(out) == before
@@ -273,14 +273,14 @@ def test_the_way_back_to_a_damaged_model_is_refused(shipped: Path, out: Path) ->
         apply(shipped / name, shipped / "base", out)
     before = hashes(out)
     (out.with_name("model.previous") / "model.xml").write_text("torn")
-    with pytest.raises(ExportError, match="not what was written"):
+    with pytest.raises(ExportError, match="changed since ftx wrote it"):
         rollback(out)
     assert hashes(out) == before
 
 
 def test_a_model_in_another_precision_is_not_replaced(shipped: Path, whole_run: Path, out: Path) -> None:
     shutil.copytree(whole_run / "openvino" / "int8", out)
-    with pytest.raises(InputError, match="another precision"):
+    with pytest.raises(InputError, match="in the precision of the base"):
         apply(shipped / "one", shipped / "base", out)
 
 
@@ -288,7 +288,7 @@ def test_a_model_in_another_precision_is_not_replaced(shipped: Path, whole_run: 
 def test_there_is_a_way_back_and_forward_again(shipped: Path, out: Path) -> None:
     apply(shipped / "one", shipped / "base", out)
     first = hashes(out)
-    with pytest.raises(RunError, match="no model before"):
+    with pytest.raises(RunError, match="needs a model before"):
         rollback(out)
     apply(shipped / "two", shipped / "base", out)
     second = hashes(out)
@@ -365,7 +365,7 @@ def test_an_adapter_of_peft_with_a_bias_in_its_head(shipped: Path, whole_run: Pa
     # f32 rounding of a network of six blocks, and of peft's merge, which is done in f32.
     np.testing.assert_allclose(OpenVinoPredictor(out, "f32").logits(pixels), expected, rtol=0, atol=1e-4)
     cut_head(tmp_path / "adapter")
-    with pytest.raises(InputError, match="another number of labels"):
+    with pytest.raises(InputError, match="--labels must name each output"):
         apply(tmp_path / "adapter", shipped / "base", out)
     named = apply(tmp_path / "adapter", shipped / "base", out, labels=["u", "v"])
     assert named.labels == 2
@@ -400,10 +400,10 @@ def test_labels_are_those_that_are_named_also_if_they_are_as_many(whole_run: Pat
     assert load(out).task.labels.names == tuple(named)
     info = ov.Core().read_model(out / "model.xml").get_rt_info(["model_info", "labels"])
     assert info.value == "u v w x"
-    with pytest.raises(InputError, match="another number of labels") as raised:
+    with pytest.raises(InputError, match="--labels must name each output") as raised:
         apply(whole_run / "trained", shipped / "base", out, labels=named[:3])
     assert raised.value.found == "4 outputs, 3 labels"
-    with pytest.raises(InputError, match="has its own labels"):
+    with pytest.raises(InputError, match="--labels must not be given for an update"):
         apply(shipped / "one", shipped / "base", out, labels=named)
 
 
@@ -421,7 +421,10 @@ def configured(whole_run: Path, target: Path, own: dict[str, object] | None) -> 
 
 @pytest.mark.parametrize(
     ("own", "named"),
-    [({"base_digest": "0" * 64}, "of another base"), ({"keep_tokens": {"2": 0.5}}, "trained with other tokens")],
+    [
+        ({"base_digest": "0" * 64}, "on this base"),
+        ({"keep_tokens": {"2": 0.5}}, "the tokens that the base keeps"),
+    ],
     ids=["base", "tokens"],
 )
 def test_a_plain_adapter_of_another_network_is_refused(
@@ -521,7 +524,7 @@ def test_a_model_that_answers_otherwise_than_the_servers_is_not_kept(
     adapter, _ = scaled_first(whole_run, tmp_path / "adapter")
     files |= {name: (adapter / name).read_bytes() for name in files if name.startswith("adapter")}
     write_update(tmp_path / "two", update.model_copy(update={"sequence": 2}), files)
-    with pytest.raises(GateFailed, match="does not predict what the trained one does"):
+    with pytest.raises(GateFailed, match="predicts differently from the trained one"):
         apply(tmp_path / "two", half, out)
     assert hashes(out) == before
     assert [path.name for path in out.parent.iterdir()] == ["model"]
@@ -676,18 +679,21 @@ def a_file_less(files: dict[str, bytes]) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (said(base_digest="0" * 64), "of another base"),
-        (said(base_ir_digest="0" * 64), "another base IR"),
-        (said(image_size=48), "another image size"),
-        (said(schema=9), "another schema version"),
+        (said(base_digest="0" * 64), "on this base"),
+        (said(base_ir_digest="0" * 64), "made for this base IR"),
+        (said(image_size=48), "must have the image size of the base"),
+        (said(schema=9), "must have schema version"),
         (said(sequence=0), "is invalid"),
-        (said(tensors={"head.weight": "0" * 64}), "not those of the server"),
-        (counted(lambda tensors: tensors.update({"blocks.9.attn.qkv.weight": "0" * 64})), "not those of the server"),
-        (counted(lambda tensors: tensors.pop("head.bias")), "not those of the server"),
-        (counted(lambda tensors: tensors.update({"head.bias": "0" * 64})), "not those of the server"),
-        (altered, "not what was written"),
+        (said(tensors={"head.weight": "0" * 64}), "differ from those of the server"),
+        (
+            counted(lambda tensors: tensors.update({"blocks.9.attn.qkv.weight": "0" * 64})),
+            "differ from those of the server",
+        ),
+        (counted(lambda tensors: tensors.pop("head.bias")), "differ from those of the server"),
+        (counted(lambda tensors: tensors.update({"head.bias": "0" * 64})), "differ from those of the server"),
+        (altered, "changed since ftx wrote it"),
         (without_answers, "no update"),
-        (a_file_less, "not what was written"),
+        (a_file_less, "changed since ftx wrote it"),
         (lambda files: files.pop("update.json"), "no update"),
     ],
     ids=[
@@ -762,7 +768,7 @@ def test_layers_that_the_ir_lacks_are_named(whole_run: Path, shipped: Path, out:
     lacking = next(name for name in document["base"]["constants"] if name.endswith("fc1.weight"))
     del document["base"]["constants"][lacking]
     (base / CARD_FILE).write_text(json.dumps(document))
-    with pytest.raises(AdapterError, match="layers that this IR lacks") as raised:
+    with pytest.raises(AdapterError, match="must only change layers of the base") as raised:
         apply(whole_run / "trained", base, out)
     assert lacking.removesuffix(".weight") in str(raised.value)
 
@@ -775,17 +781,17 @@ def test_what_is_no_base_is_refused_with_what_to_do(whole_run: Path, shipped: Pa
 
 
 def test_a_base_is_no_model_to_predict_with(shipped: Path) -> None:
-    with pytest.raises(ExportError, match="an untrained head"):
+    with pytest.raises(ExportError, match="its head is untrained"):
         load(shipped / "base")
 
 
 def test_nothing_else_is_written_over(shipped: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(InputError, match="something else"):
+    with pytest.raises(InputError, match="must be a new folder or a model"):
         apply(shipped / "one", shipped / "base", tmp_path / "mine")
     base = Path(shutil.copytree(shipped / "base", tmp_path / "base"))
-    with pytest.raises(InputError, match="a base itself"):
+    with pytest.raises(InputError, match="must not be a base"):
         apply(shipped / "one", base, base)
 
 
@@ -805,7 +811,7 @@ def test_what_is_no_adapter_has_no_base_and_no_update(whole_run: Path, shipped: 
         lambda: export_base(run, tmp_path / "base"),
         lambda: export_update(run, tmp_path / "update", shipped / "base"),
     ):
-        with pytest.raises(InputError, match="only adapters are shipped"):
+        with pytest.raises(InputError, match="need a run that trained an adapter"):
             refused()
     assert list(tmp_path.iterdir()) == [run]
 
@@ -817,9 +823,9 @@ def test_a_server_refuses_a_base_that_is_not_the_runs(
     document = json.loads((base / CARD_FILE).read_text())
     document["base"]["base_digest"] = "0" * 64
     (base / CARD_FILE).write_text(json.dumps(document))
-    with pytest.raises(ExportError, match="another base"):
+    with pytest.raises(ExportError, match="the base that the run was trained on"):
         export_update(whole_run, tmp_path / "update", base)
-    with pytest.raises(ExportError, match="no base"):
+    with pytest.raises(ExportError, match="must be a base IR"):
         export_update(whole_run, tmp_path / "update", whole_run / FP32)
     assert not (tmp_path / "update").exists()
 
@@ -839,7 +845,7 @@ def test_a_model_that_is_no_base_is_refused_with_the_reason(
 ) -> None:
     model = Path(shutil.copytree(whole_run / FP32, tmp_path / "model"))
     write_card(model, read_card(model).model_copy(update={"precision": precision}))
-    with pytest.raises(ExportError, match="no base that adapters can be merged into") as caught:
+    with pytest.raises(ExportError, match="must be a base that adapters can be merged into") as caught:
         apply(shipped / "one", model, out)
     assert why in str(caught.value.found)
 

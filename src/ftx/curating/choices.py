@@ -90,7 +90,7 @@ class ChoiceTable:
         EnvironmentFault if it cannot be written. The table then stays as it was.
         """
         if not 0 <= number < len(self._issues):
-            raise InputError("there is no such issue", found=str(number))
+            raise InputError("there is no such issue", found=str(number), fix="load the page again")
         checked = self.spelling.checked(choice)
         with self._lock:
             before = self._issues[number]
@@ -107,7 +107,7 @@ class ChoiceTable:
             raise RunError(
                 "another program changed the table",
                 where=self.path,
-                fix="start ftx data look again: it reads the table",
+                fix="run ftx data look again: it reads the changed table",
             )
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
@@ -135,14 +135,15 @@ def read_choices(path: Path, spelling: Spelling, images: Mapping[str, str]) -> E
     if not path.exists():
         return EarlierTable()
     other = "name another file with --out, or move this one away: it is not overwritten"
+    what = "--out must be a new file, or a table of ftx data look"
     try:
         text = read_file(path, MOST_BYTES).decode("utf-8-sig")
         rows = [*csv.reader(io.StringIO(text, newline=""), strict=True)]
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError("this is no table of ftx data look", where=path, found=str(error), fix=other) from error
+        raise InputError(what, where=path, found=str(error), fix=other) from error
     if not rows or tuple(rows[0]) != COLUMNS:
         found = shown(",".join(rows[0])) if rows else "it is empty"
-        raise InputError("this is no table of ftx data look", where=path, found=found, fix=other)
+        raise InputError(what, where=path, found=found, fix=other)
     if rows[1:]:
         _check_same_data(path, known, images, other)
     issues: list[Issue] = []
@@ -154,13 +155,13 @@ def read_choices(path: Path, spelling: Spelling, images: Mapping[str, str]) -> E
             problems.append(f"row {number}: {error.what if isinstance(error, InputError) else error}")
     if problems:
         raise InputError(
-            "rows of the table are invalid", where=path, found=listed(problems), fix=f"repair them; or {other}"
+            "rows of the table are invalid", where=path, found=listed(problems), fix=f"repair these rows; or {other}"
         )
     known = known or {}
     chosen = {one.path for one in issues if one.choice} & known.keys() & images.keys()
     if changed := [path for path in sorted(chosen) if known[path] != images[path]]:
         raise InputError(
-            "choices were made for images that are others now",
+            "some images have changed since their choices were made",
             where=path,
             found=listed(changed),
             fix=f"remove their rows; or {other}",
@@ -181,14 +182,14 @@ def _check_same_data(path: Path, known: Mapping[str, str] | None, images: Mappin
     """Paths do not identify a data set: many contain a train/cat/0001.png."""
     if known is None:
         raise InputError(
-            "the images of the table are unknown",
+            "the table must have its list of images",
             where=path,
             found=f"no {images_file(path).name} next to it",
-            fix=f"bring that file back; or {other}",
+            fix=f"restore that file; or {other}",
         )
     if not any(digest and images.get(one) == digest for one, digest in known.items()):
         found = f"none of its {len(known):,} images is in this data"
-        raise InputError("the table is of other data", where=path, found=found, fix=other)
+        raise InputError("the table must be of this data", where=path, found=found, fix=other)
 
 
 def _issue(row: Sequence[str], spelling: Spelling) -> Issue:
@@ -250,7 +251,10 @@ def read_images(table: Path) -> dict[str, str] | None:
     except (OSError, JsonError, ValidationError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise InputError(
-            "this does not name the images of a table", where=path, found=found, fix="name another table with --out"
+            "this file must be the list of images of a table",
+            where=path,
+            found=found,
+            fix="name another table: --out CSV",
         ) from error
 
 
@@ -270,7 +274,9 @@ def claimed(table: Path) -> Generator[None, None, None]:
             flock(stream, LOCK_EX | LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                "another ftx data look shows this table", where=table, fix="choose in its page, or end it; or --out CSV"
+                "another ftx data look shows this table",
+                where=table,
+                fix="choose in its page, end it, or name another table: --out CSV",
             ) from None
         yield
 

@@ -82,7 +82,8 @@ class Spelling:
             return choice
         if not choice.startswith(RELABEL):
             raise InputError(
-                f"there is no choice {shown(choice)}", fix=f"{KEEP}, {DROP}, {RELABEL}LABEL, or nothing to decide later"
+                f"there is no choice {shown(choice)}",
+                fix=f"choose {KEEP}, {DROP} or {RELABEL}LABEL, or nothing to decide later",
             )
         text, known = choice.removeprefix(RELABEL).strip(), self.known
         names = (
@@ -93,7 +94,7 @@ class Spelling:
         for name in names:
             if name not in known:
                 alike = nearest(name, known)
-                fix = f"did you mean {shown(alike)}?" if alike else "choose one of the data set's"
+                fix = f"did you mean {shown(alike)}?" if alike else "choose a label of the data"
                 raise InputError(f"there is no label {shown(name)}", fix=fix)
         return RELABEL + ";".join(names)
 

@@ -41,7 +41,7 @@ def with_learning_curve(recipe: Recipe, checked: CheckedDataset, progress: Progr
     groups = near_duplicate_groups(entries, checked.opened.fingerprints, progress)
     count = len(set(groups.subjects))
     if count < _FEWEST:
-        reason = f"no learning curve: {count} groups of images that are not near-duplicates, it needs {_FEWEST}"
+        reason = f"no learning curve: it needs {_FEWEST} images, the data has {count} (near-duplicates count once)"
         return _with_warnings(report, [*groups.notes, reason])
     task, given = TASKS[report.task](dataset.labels, Thresholds()), [entry.labels for entry in entries]
     targets_NC = task.targets(given)

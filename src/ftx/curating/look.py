@@ -83,7 +83,12 @@ def look(recipe: Recipe, task: TaskName | None = None, *, out: Path = TABLE, pro
     )
     _check_outside_data(out, path, checked.dataset)
     if not checked.dataset.entries:
-        raise DataError("no image can be read", where=path, found=checked.opened.unreadable[0].reason)
+        raise DataError(
+            "no image can be read",
+            where=path,
+            found=checked.opened.unreadable[0].reason,
+            fix="repair the images, or copy them again",
+        )
     spelling = Spelling.of(checked.report.task, checked.dataset.labels, checked.listing.declared)
     images = images_of(checked.dataset)
     before = read_choices(out, spelling, images)  # first, as a file that is not ours must not cost the features either
@@ -102,7 +107,7 @@ def _check_outside_data(out: Path, path: Location, dataset: Dataset) -> None:
     inside = path.is_dir() and folder.is_relative_to(path.resolve())
     if inside or folder in image_folders:
         raise InputError(
-            "the table of choices would lie in the data", where=out, fix="name a file elsewhere: --out ../data-look.csv"
+            "--out must lie outside the data", where=out, fix="name a file elsewhere: --out ../data-look.csv"
         )
 
 
@@ -182,10 +187,12 @@ def _report(
 ) -> LookReport:
     notes = [*found.groups.notes]
     if table.unmatched:
-        notes.append(f"earlier choices that match nothing found now: {table.unmatched}; they stay at the table's end")
+        notes.append(
+            f"earlier choices that match no issue now: {table.unmatched}; they are kept at the end of the table"
+        )
     judged = [one.model_copy(update={"name": spelling.one(one.name)}) for one in found.judgement.labels]
     if not found.judgement.possible:
-        notes.append("no label can be judged, so none is reported as wrong: see why at each label")
+        notes.append("no label can be judged, so none is reported as wrong: see the reason at each label")
     elif unproved := [one.name for one in judged if one.unproved]:
         notes.append(f"labels that cannot be judged: {_named(unproved)}; their issues are marked unproved")
     return LookReport(

@@ -60,7 +60,9 @@ def frozen_features(
         prepared = prepare(probing, len(task.labels))
         if not only_head_trains(prepared.backbone.module):
             raise ModelError(
-                f"{recipe.model.name} has no features that one layer reads", fix="another --model, as dinov2-small"
+                "--model must be a network whose head is separate from its features",
+                found=recipe.model.name,
+                fix="use --model dinov2-small",
             )
         within_quota()
         where = place(prepared)

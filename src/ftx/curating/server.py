@@ -62,7 +62,7 @@ class LookServer(ThreadingHTTPServer):
             super().__init__((HOST, port), _Handler)
         except OSError as error:
             raise EnvironmentFault(
-                f"port {port} cannot be listened on", found=error.strerror, fix="--port 0 takes a free one"
+                f"--port {port} cannot be used", found=error.strerror, fix="use --port 0 for any free port"
             ) from error
 
     def show(self, look: Look) -> None:

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import TextIO
 
 from ftx.core.disk import disk_faults
-from ftx.core.errors import EnvironmentFault, InputError
+from ftx.core.errors import EnvironmentFault, InputError, shell_command
 from ftx.core.progress import SILENT, Progress
 from ftx.data.sources.listing import IMAGE_ENDINGS
 from ftx.evaluating.predict import path_text
@@ -52,7 +52,8 @@ def named_on(stream: TextIO) -> Iterator[list[str]]:
         if named:
             yield named
         if isinstance(batch[-1], OSError):
-            raise EnvironmentFault("standard input cannot be read", found=str(batch[-1])) from batch[-1]
+            fix = "check the program that writes to it, then run the command again"
+            raise EnvironmentFault("standard input cannot be read", found=str(batch[-1]), fix=fix) from batch[-1]
         if isinstance(batch[-1], BaseException):
             raise batch[-1]
         if batch[-1] is None:
@@ -74,7 +75,9 @@ class WatchedFolder:
         Raises: InputError if this is no folder; EnvironmentFault if it cannot be written.
         """
         if not folder.is_dir():
-            raise InputError("there is no such folder to watch", where=folder, fix="make it, or name another")
+            raise InputError(
+                "--watch must be a folder", where=folder, fix=f"create it: {shell_command('mkdir', folder)}"
+            )
         self.folder = folder
         self._progress, self._sleep = progress, sleep
         self._kept = folder / PREDICTED_FILE
@@ -143,7 +146,10 @@ class WatchedFolder:
         where = str(error.filename)
         if where == str(self.folder):
             raise EnvironmentFault(
-                "the watched folder cannot be read any more", where=where, found=error.strerror, fix="start again"
+                "the watched folder cannot be read any more",
+                where=where,
+                found=error.strerror,
+                fix="make it readable, then run the command again",
             ) from error
         if Path(where).is_dir() and where not in self._unreadable:
             self._unreadable.add(where)

@@ -96,7 +96,7 @@ def bench(
         for candidate in _candidates(artifact, folder, run, options, here)
     ]
     tried = len(candidates)
-    with progress.track("benchmarking", ROUNDS * tried) as bar:
+    with progress.track("Benchmarking", ROUNDS * tried) as bar:
         for turn in range(ROUNDS):
             for candidate in candidates:
                 job = candidate.job.model_copy(update={"cached": turn == 0})
@@ -149,12 +149,14 @@ def _models(target: Run | Path | str | None, options: BenchOptions) -> tuple[Run
         Run.check_folder(folder)
         if options.precisions:
             raise InputError(
-                "an exported folder is of one precision", where=folder, fix="leave --precision out, or name the run"
+                "--precision must not be given for an exported folder, which has one precision",
+                where=folder,
+                fix="run the command without --precision, or name the run",
             )
         return None, {read_card(folder).artifact: folder}
     if isinstance(target, Path | str) and Path(target).is_dir() and not is_run(Path(target)):
         raise InputError(
-            "there is no model here to time",
+            "there is no model here to measure",
             where=target,
             found=f"no {CARD_FILE} in it, as an exported folder has, and no run",
             fix="name a run, or a folder that ftx export wrote",
@@ -163,14 +165,14 @@ def _models(target: Run | Path | str | None, options: BenchOptions) -> tuple[Run
     for name in options.precisions:
         if name not in IRS:
             alike = nearest(name, IRS)
-            fix = f"did you mean '{alike}'?" if alike else f"choose from {', '.join(IRS)}"
-            raise InputError(f"unknown precision '{name}'", fix=fix)
+            fix = f"did you mean '{alike}'?" if alike else "choose one of these names"
+            raise InputError(f"--precision must be one of {', '.join(IRS)}", found=name, fix=fix)
     chosen = [IRS[name] for name in options.precisions] or [one for one in IRS.values() if run.has(one)]
     if not chosen:
         raise RunError(
             "this run has no OpenVINO model yet",
             where=run.path,
-            found=f"it holds {', '.join(map(str, run.artifacts()))}",
+            found=f"it has {', '.join(map(str, run.artifacts()))}",
             fix=f"run: {shell_command(EXPORT_IR, run.path)}",
         )
     others = [one for one in ARTIFACTS.values() if one.timed and not one.tunable and _can_run(run, one)]
@@ -197,12 +199,12 @@ def _check_processors(options: BenchOptions, here: Processors) -> None:
     too_many = [count for count in (*options.threads, *options.streams) if count > here.usable]
     if too_many:
         raise InputError(
-            f"this process may use {here.usable} processors",
-            found=f"--threads or --streams {max(too_many)}",
-            fix=f"choose {here.usable} at most",
+            f"--threads and --streams must be at most {here.usable}, the CPUs that this process may use",
+            found=str(max(too_many)),
+            fix=f"use {here.usable} or fewer",
         )
     if not math.isfinite(options.seconds) or options.seconds <= 0:
-        raise InputError("--seconds must be above 0", found=f"{options.seconds:g}", fix="give some seconds")
+        raise InputError("--seconds must be above 0", found=f"{options.seconds:g}", fix="use --seconds 2")
 
 
 def _candidates(
@@ -270,8 +272,8 @@ def _save(candidates: Sequence[_Candidate], artifact: Artifact, folder: Path) ->
     single = [one for one in own if _is_for_latency(one)]
     if not single:
         raise InputError(
-            "--save keeps the best setting for one image as well, and none was measured",
-            fix="leave --batch and --streams out, or add --batch 1 --streams 1",
+            "--save needs a measurement with one image at a time",
+            fix="add --batch 1 --streams 1, or run the command without --batch and --streams",
         )
     quickest, most = min(single, key=lambda one: one.p50_ms), max(own, key=lambda one: one.images_per_s)
     tuned = TuningResult(
@@ -322,13 +324,13 @@ def _notes(rows: Sequence[BenchRow], *, saved: bool) -> list[str]:
     """For one image, where the precision that OpenVINO chooses is slower than f32."""
     single = [row for row in rows if (row.batch, row.streams) == (1, 1)]
     pinned = {(row.artifact, row.threads): row.p50_ms for row in reversed(single) if not row.compute.chosen_by_runtime}
-    effect = "ftx predict takes f32" if saved else "--save makes ftx predict take f32"
+    effect = "ftx predict uses fp32" if saved else "with --save, ftx predict uses fp32"
     notes: list[str] = []
     for row in single:
         f32_ms = pinned.get((row.artifact, row.threads), math.inf)
         if row.compute.chosen_by_runtime and row.compute.dtype != "f32" and f32_ms <= CLEARLY * row.p50_ms:
             notes.append(
-                f"{row.artifact}: {row.compute.dtype}, which OpenVINO chooses, is slower than f32 with "
-                f"{row.threads} threads: {row.p50_ms:.1f} ms, f32 {f32_ms:.1f} ms; {effect}"
+                f"{row.artifact}: {row.compute.dtype}, which OpenVINO chooses, is slower than fp32 with "
+                f"{row.threads} threads: {row.p50_ms:.1f} ms, fp32 {f32_ms:.1f} ms; {effect}"
             )
     return notes

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
-from ftx.core.errors import GateFailed, ImageError
+from ftx.core.errors import GateFailed, ImageError, shell_command
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import wilson_interval
 from ftx.data.image_store import ImageStore
@@ -125,12 +125,16 @@ def held_out_logits(
     store = ImageStore(run.data_root(data))
     images = [store[entry] for entry in entries]
     rows: list[Floats] = []
-    with progress.track(f"evaluating {artifact}", len(images)) as bar:
+    with progress.track(f"Evaluating {artifact}", len(images)) as bar:
         for image, logits_C in zip(images, predictor.logits_from_files(images), strict=True):
             if isinstance(logits_C, ImageError):
                 raise logits_C
             if not np.isfinite(logits_C).all():
-                raise GateFailed(f"{artifact} computes a number that is not finite", where=image.name)
+                raise GateFailed(
+                    f"{artifact} computes a number that is not finite",
+                    where=image.name,
+                    fix=f"compare it with the trained model: {shell_command('ftx validate', run.path)}",
+                )
             rows.append(logits_C)
             bar.advance()
     logits_NC = np.stack(rows)

@@ -100,7 +100,7 @@ def measure_in_sets(
     others: list[InstructionSet] = [isa for isa in dict.fromkeys(sets) if isa != this_set()]
     if not others:
         return
-    with progress.track("instruction sets", len(others) * len(models)) as bar:
+    with progress.track("Comparing instruction sets", len(others) * len(models)) as bar:
         for isa in others:
             known = isa in sets_of(cpu_flags())
             for artifact, model in models.items():

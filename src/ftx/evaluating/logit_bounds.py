@@ -114,19 +114,19 @@ class Bounds:
         for key, value in (overrides or {}).items():
             row, _, measure = key.rpartition(".")
             if row in table and measure in ("agreement", "accuracy_drop"):
-                faults.append(f"{key}: labels have one margin for all rows, --max-drop")
+                faults.append(f"{key}: labels have one margin for all rows, set by --max-drop")
             elif row not in table or measure not in _MEASURES:
                 alike = nearest(key, _KEYS)
                 faults.append(f"{key}: unknown bound" + (f", did you mean '{alike}'?" if alike else ""))
             elif not 0 <= value < float("inf"):
-                faults.append(f"{key}: {value} is no bound (a number of 0 or more is)")
+                faults.append(f"{key}: must be a number of 0 or more, found {value}")
             else:
                 table[row] = replace(table[row], **{measure: float(value)}, reason=f"set by the user: {key}={value:g}")
         if faults:
             raise InputError(
-                "these bounds cannot be set",
+                "--bound must be ROW.MEASURE=VALUE",
                 found="; ".join(faults),
-                fix=f"rows: {', '.join(BOUNDS)}; measures: {', '.join(_MEASURES)}",
+                fix=f"use a row of {', '.join(BOUNDS)}, and a measure of {', '.join(_MEASURES)}",
             )
         return cls(table)
 

@@ -190,7 +190,7 @@ def measure_run(
     ways = [way for artifact in (DENSE, *exported) for way in _ways(run, artifact)]
     total = len(images.files) + len(images.tinted)
     total += sum(_count(images, artifact, compute, view) for artifact, compute, views in ways for view in views)
-    with progress.track("validating", total) as bar:
+    with progress.track("Validating", total) as bar:
         measured = _measure_trained(run, entries, images, table, bar)
         for artifact, compute, views in ways:
             predictor = load_artifact(run, artifact, compute=compute)
@@ -291,7 +291,7 @@ def measure_folder(
     faults = [*metadata_faults(chosen), *preprocessing_faults(chosen)]
     measured.faults[artifact.name] = [f"{artifact}: {fault}" for fault in faults]
     own = measured.on_reference.setdefault(artifact, [])
-    with progress.track("validating", sum(len(some.chosen) for *_, some in ways)) as bar:
+    with progress.track("Validating", sum(len(some.chosen) for *_, some in ways)) as bar:
         for compute, path, some in ways:
             opened = (compute, path) == ("auto", "batch")
             predictor = chosen if opened else OpenVinoPredictor(folder, compute, kernels=path)

@@ -63,23 +63,27 @@ def validate(
     table = Bounds.of(bounds)
     if max_drop is not None and not 0 < max_drop < 1:
         raise InputError(
-            f"--max-drop {max_drop:g} is no margin", fix="it must be a fraction of the images between 0 and 1, as 0.02"
+            "--max-drop must be a fraction of the images between 0 and 1",
+            found=f"{max_drop:g}",
+            fix="use --max-drop 0.02 for 2 in 100",
         )
     path = target.path if isinstance(target, Run) else Run.open().path if target is None else Path(target)
     folder = path.parent if path.is_file() else path
     if (folder / IR_FILE).is_file() and not (folder / CARD_FILE).is_file():
         found = f"no {CARD_FILE} in it"
-        raise ExportError("this exported folder is not whole", where=folder, found=found, fix="copy it again")
+        raise ExportError(
+            "this exported folder is not whole", where=folder, found=found, fix="copy the whole folder again"
+        )
     if (folder / CARD_FILE).is_file():
         if data is not None or images is not None:
             raise InputError(
-                "an exported folder is validated on its own reference images, and takes neither --data nor --images",
+                "--data and --images must not be given for an exported folder, which has its own reference images",
                 where=folder,
-                fix="leave them out, or name the run",
+                fix="run the command without them, or name the run",
             )
         if isa and table != Bounds.of(None):
             raise InputError(
-                "instruction sets are validated with the bounds of ftx", where=folder, fix="leave --bound or --isa out"
+                "--bound cannot be combined with --isa", where=folder, fix="run the command with one of them"
             )
         return finish(_validate_folder(folder, table, max_drop, isa, progress), require_proof=require_proof)
     run = target if isinstance(target, Run) else Run.open(path)
@@ -173,7 +177,7 @@ def _exported(run: Run) -> list[Artifact]:
         raise RunError(
             "there is nothing to validate: this run has no exported model yet",
             where=run.path,
-            found=f"it holds {', '.join(map(str, run.artifacts()))}",
+            found=f"it has {', '.join(map(str, run.artifacts()))}",
             fix=f"run: {shell_command(EXPORT_IR, run.path)}",
         )
     for artifact in exported:

@@ -20,7 +20,7 @@ from ftx.data.image_store import EncodedImage, ImageStore
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels
 from ftx.evaluating.comparison import Reference
 from ftx.evaluating.logit_bounds import rests_on_labels
-from ftx.runs.artifacts import Artifact
+from ftx.runs.artifacts import EXPORT_IR, Artifact
 from ftx.runs.card_json import REFERENCE_FILE
 from ftx.runs.compute_precision import ComputePrecision
 from ftx.runs.run import Run
@@ -116,10 +116,10 @@ def read_reference(predictor: OpenVinoPredictor) -> tuple[Reference, Pixels]:
     )
     if not fits:
         raise ExportError(
-            "the reference belongs to another model than the card",
+            "the reference must be of the same model as the card",
             where=path,
             found=f"images {images.shape}, logits {logits.shape}, targets {targets_NC.shape}, {len(names)} names",
-            fix="export it again",
+            fix=f"export it again: {EXPORT_IR}",
         )
     known = (logits.astype(np.float32), targets_NC.astype(np.float32))
     return Reference(names, *known, predictor.task, groups, clear_N), images
@@ -140,7 +140,10 @@ def reference_names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _malformed(path: Path, error: Exception) -> ExportError:
     return ExportError(
-        "the reference of the exported model is damaged", where=path, found=str(error), fix="export it again"
+        "the reference of the exported model is damaged",
+        where=path,
+        found=str(error),
+        fix=f"export it again: {EXPORT_IR}",
     )
 
 

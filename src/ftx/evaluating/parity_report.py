@@ -122,9 +122,7 @@ def keep(
     A look at some images leaves them as they are if a validation on all of them found something of the same models.
     """
     if not report.whole and _is_proved_already(run, report):
-        progress.note(
-            f"{PARITY_FILE.as_posix()} and {PROOF_FILE} stay as all held-out images left them: this was for looking"
-        )
+        progress.note(f"{PARITY_FILE.as_posix()} and {PROOF_FILE} are not changed, as they are of all held-out images")
         return
     run.keep_report("parity", report, progress)
     if len(measured.reference.names) == len(run.report_entries()):

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
-from ftx.core.errors import ExportError, ImageError, InputError, listed, nearest
+from ftx.core.errors import ExportError, ImageError, InputError, listed, nearest, shown
 from ftx.core.files import staged_file
 from ftx.core.progress import SILENT, Progress
 from ftx.data.image_store import EncodedImage, Item, open_image
@@ -110,14 +110,18 @@ def explain(
     """
     if method not in get_args(MapMethod):
         raise InputError(
-            f"there is no method '{method}'", fix=f"choose one of {', '.join(get_args(MapMethod))}", where="--method"
+            f"--map must be {' or '.join(get_args(MapMethod))}", found=shown(method), fix="use --map reciprocam"
         )
     if method == "rollout" and labels:
         raise InputError(
-            "rollout's map is of no label, but of the image", found=f"--label {labels[0]}", fix="leave --label out"
+            "--label must not be given for --map rollout, whose map is of the whole image",
+            found=shown(labels[0]),
+            fix="run the command without --label, or with --map reciprocam",
         )
     if out.exists() and not out.is_dir():
-        raise InputError("pictures go into a folder, and this is a file", where=f"--out {out}", fix="name another")
+        raise InputError(
+            "--out must be a folder for the pictures", found=f"the file {out}", fix="name a folder: --out DIR"
+        )
     found = _without_pictures(find_images(images), out)
     explainer = open_explainer(artifact, method, progress)
     _check_labels(labels, explainer.task)
@@ -126,7 +130,7 @@ def explain(
     )
     labels = list(dict.fromkeys(labels))
     explanations: list[Explanation] = []
-    with progress.track("explaining", len(found)) as bar:
+    with progress.track("Explaining", len(found)) as bar:
         for item in found:
             explanations.append(_explained(item, explainer, labels, names))
             bar.advance()
@@ -157,14 +161,16 @@ def _of(model: Predictor, method: MapMethod, artifact: Path | str) -> ExplainFun
         return _in_torch(model, method)
     if method == "rollout":
         raise InputError(
-            "an exported model does not give its attention away", where=artifact, fix="name its run: --artifact RUN"
+            "--map rollout needs a run: an exported model does not output its attention",
+            where=artifact,
+            fix="name its run: --artifact RUN",
         )
     if isinstance(model, MapPredictor) and model.has_maps:
         return model.explain
     raise ExportError(
         "this model was exported without maps",
         where=artifact,
-        fix="export it with them (ftx export --explain), or name its run: --artifact RUN",
+        fix="export it with them: ftx export RUN --explain; or name its run: --artifact RUN",
     )
 
 
@@ -193,7 +199,7 @@ def _check_labels(labels: Sequence[str], task: Task) -> None:
         if label not in task.labels.names:
             alike = nearest(label, task.labels.names)
             fix = f"did you mean '{alike}'?" if alike else f"choose from {listed(task.labels.names)}"
-            raise InputError(f"the model has no label '{label}'", where="--label", fix=fix)
+            raise InputError("--label must be a label of the model", found=shown(label), fix=fix)
 
 
 def _explained(item: Item, explainer: Explainer, labels: Sequence[str], names: _Names) -> Explanation:
@@ -263,6 +269,6 @@ def _without_pictures(found: Sequence[Item], out: Path) -> Sequence[Item]:
     ]
     if all(isinstance(item.image, ImageError) for item in others):
         raise InputError(
-            "all images lie in the folder that pictures go into", where=f"--out {out}", fix="name another folder"
+            "--out must not be the folder of the images", found=str(out), fix="name another folder: --out DIR"
         )
     return others

@@ -184,10 +184,10 @@ class MeanOfPatches(nn.Module):
     def __init__(self, module: nn.Module, groups: ExclusiveGroups, images_N3HW: Tensor) -> None:
         super().__init__()
         if not (hasattr(module, "forward_features") and hasattr(module, "forward_head")):
-            raise _not_explained(module, "it does not keep features and head apart")
+            raise _not_explained(module, "its features and its head are not separate")
         # With random weights its output hardly differs from the mean's, so a comparison would not show it.
         if getattr(module, "attn_pool", None) is not None:
-            raise _not_explained(module, "its head pools by an attention of its own")
+            raise _not_explained(module, "its head pools by attention")
         self.module, self.timm, self.groups = module, cast("TimmClassifier", module), groups
         with torch.no_grad(), recorded_choices(module) as chosen:
             features = self.timm.forward_features(images_N3HW)
@@ -238,7 +238,7 @@ class _Layout:
 def _layout(module: nn.Module, features: object, images_N3HW: Tensor, *, fewer: bool) -> _Layout:
     width = cast("TimmClassifier", module).num_features
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-        raise _not_explained(module, "its last features are no one map of the image")
+        raise _not_explained(module, "its last features are not one map of the image")
     if features.ndim == 4:
         _, first, second, last = features.shape
         if last == width != first:
@@ -251,7 +251,7 @@ def _layout(module: nn.Module, features: object, images_N3HW: Tensor, *, fewer: 
     patches = features.shape[1] - in_front
     height = round(math.sqrt(patches * images_N3HW.shape[2] / images_N3HW.shape[3]))
     if height < 1 or patches % height:
-        raise _not_explained(module, f"its {patches} last tokens are no grid")
+        raise _not_explained(module, f"its {patches} last tokens are not a grid")
     return _Layout("NTD", in_front, (height, patches // height))
 
 
@@ -271,8 +271,8 @@ def _of_those_kept(masks_MP: Tensor, chosen: list[Tensor], images: int, in_front
 
 def _not_explained(module: nn.Module, found: str) -> ModelError:
     return ModelError(
-        "ReciproCAM cannot mask this network",
+        "ReciproCAM cannot explain this network",
         where=type(module).__name__,
         found=found,
-        fix="take a plain Vision Transformer, or one that pools by the mean: --model dinov2-small",
+        fix="train a plain Vision Transformer, or a network that pools by the mean: --model dinov2-small",
     )

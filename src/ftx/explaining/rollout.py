@@ -40,7 +40,7 @@ class Rollout(nn.Module):
         if vit is None:
             found = "its blocks are not those of a plain Vision Transformer"
         elif vit.attn_pool is not None:
-            found = "its head pools by an attention of its own"
+            found = "its head pools by attention"
         else:
             for block in vit_blocks(vit):
                 if not (is_plain(block) or isinstance(block, SelectingBlock)):
@@ -48,10 +48,10 @@ class Rollout(nn.Module):
                     break
         if found is not None:
             raise ModelError(
-                "rollout follows the attention of all tokens among each other",
+                "--map rollout needs a network whose tokens all attend to each other",
                 where=type(module).__name__,
                 found=found,
-                fix="take the other method: --method reciprocam",
+                fix="use --map reciprocam",
             )
         self.vit = cast("VisionTransformer", vit)
         self.grid = cast("tuple[int, int]", self.vit.patch_embed.grid_size)

@@ -24,7 +24,7 @@ from ftx.backbones.layer_roles import head_names
 from ftx.backbones.split_network import full_model
 from ftx.core.command_report import CommandReport
 from ftx.core.disk import settle
-from ftx.core.errors import ExportError, InputError
+from ftx.core.errors import ExportError, InputError, shell_command
 from ftx.core.files import check_space, place_at, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.third_parties import no_telemetry
@@ -35,7 +35,7 @@ from ftx.exporting.export import check_free
 from ftx.exporting.export_source import card_of, trace
 from ftx.exporting.openvino import compress_to_fp16, convert_body, write_ir
 from ftx.recipe.method_defaults import ADAPTERS
-from ftx.runs.artifacts import DENSE, IR_FILE, IR_FP32, TRAINED
+from ftx.runs.artifacts import DENSE, EXPORT_IR, IR_FILE, IR_FP32, TRAINED
 from ftx.runs.card_json import PROOF_FILE, REFERENCE_FILE, BaseIr, Card, read_card, write_card
 from ftx.runs.dense import DENSE_WEIGHTS
 from ftx.runs.parity_json import Verdict
@@ -101,7 +101,7 @@ def export_base(
     module = backbone.module.eval()
     _fill_head(module)
     check_space(out.parent, 4 * sum(parameter.numel() for parameter in module.parameters()))
-    with progress.track("exporting", 1) as task, staging(out) as staged:
+    with progress.track("Exporting", 1) as task, staging(out) as staged:
         body = convert_body(trace(full_model(module), manifest.preprocess), manifest.preprocess, manifest.architecture)
         card = card_of(opened, precision, backbone.digest)
         write_ir(compress_to_fp16(body, staged) if precision == "fp16" else body, card, staged)
@@ -145,7 +145,12 @@ def export_update(
     tensors = [*(f"{layer}.weight" for layer in read_peft_file(trained).layers()), *card.base.head]
     lacking = [name for name in tensors if name not in card.base.constants]
     if lacking:
-        raise ExportError("the base has no constant for some adapted layers", where=base, found=", ".join(lacking[:3]))
+        raise ExportError(
+            "the base must have a constant for each layer that the adapter changes",
+            where=base,
+            found=f"none for {', '.join(lacking[:3])}",
+            fix=f"write a base for this run: {_write_base(opened)}",
+        )
     sequence = read_update(after)[0].sequence + 1 if after else 1
     reference = load_file(base / REFERENCE_FILE)
     predictor = TorchPredictor(load_trained(opened), manifest.preprocess, opened.task)
@@ -211,11 +216,12 @@ def _proof(run: Run, base: Card, pixels_NHWC: Pixels, progress: Progress) -> Pro
 def _adapted(run: Run | Path | str | None) -> Run:
     opened = run if isinstance(run, Run) else Run.open(run)
     if opened.manifest.method not in ADAPTERS:
+        whole = shell_command(EXPORT_IR, opened.path)
         raise InputError(
-            "only adapters are shipped as updates",
+            "--base and --as-update need a run that trained an adapter",
             where=opened.path,
             found=f"a run of method {opened.manifest.method}",
-            fix=f"train with --peft {' or '.join(ADAPTERS)}, or export the whole model",
+            fix=f"train with --method {' or '.join(ADAPTERS)}, or export the whole model: {whole}",
         )
     return opened
 
@@ -224,20 +230,24 @@ def _check_base(card: Card, base: Path, run: Run) -> None:
     """Raise ExportError unless the run was trained from this base, on the same tokens and by the same preprocessing."""
     manifest, kept = run.manifest, run.recipe().model.token_fractions
     if card.base is None:
-        raise ExportError("this model is no base", where=base, fix=f"write one first: ftx export {run.path} --base DIR")
+        raise ExportError("--base must be a base IR", where=base, fix=f"write one first: {_write_base(run)}")
     if card.base.base_digest != manifest.base_digest:
-        problem = "the run was trained on another base than this one"
+        problem = "--base must be the base that the run was trained on"
         found = f"digest {card.base.base_digest[:12]}, the run's is {manifest.base_digest[:12]}"
     elif card.keep_tokens != kept:
-        problem = "the base keeps other tokens than the run"
+        problem = "--base must keep the same tokens as the run"
         found = f"{card.keep_tokens or 'all'}, the run keeps {kept or 'all'}"
     elif card.preprocess != manifest.preprocess:
-        problem = "the base takes images in another way than the run"
+        problem = "--base must have the preprocessing of the run"
         sizes = card.preprocess.image_size, manifest.preprocess.image_size
         found = f"{card.preprocess}" if sizes[0] == sizes[1] else f"{sizes[0]} px, the run has {sizes[1]}"
     else:
         return
-    raise ExportError(problem, where=base, found=found, fix=f"write its own: ftx export {run.path} --base DIR")
+    raise ExportError(problem, where=base, found=found, fix=f"write a base for this run: {_write_base(run)}")
+
+
+def _write_base(run: Run) -> str:
+    return f"{shell_command('ftx export', run.path)} --base DIR"
 
 
 def _fill_head(module: nn.Module) -> None:
@@ -267,9 +277,9 @@ def _constants(folder: Path, module: nn.Module, precision: BasePrecision) -> tup
             found[name] = named[0]
     if lacking := [name for name in head if name not in found]:
         raise ExportError(
-            "the head of this network is no constant of its own in the IR",
+            "this network cannot be a base: its head is not a constant of its own in the IR",
             found=", ".join(lacking),
-            fix="ship the whole model: ftx export --format openvino",
+            fix=f"ship the whole model: {EXPORT_IR}",
         )
     return found, head
 

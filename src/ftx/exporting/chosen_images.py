@@ -42,9 +42,9 @@ def calibration_images(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tup
     some = classes_in_turn(list(distinct), CALIBRATION_IMAGES + CHOOSING_IMAGES)
     if len(some) < 2:
         raise ExportError(
-            "INT8 needs images to calibrate with and others to choose by",
-            found=f"{len(some)} different images for training in the run's data",
-            fix=f"export in {' or '.join(finer_variants(IR_INT8))}",
+            "--precision int8 needs at least 2 different training images: to calibrate, and to choose by",
+            found=f"{len(some)} in the run's data",
+            fix=f"export in another precision: --precision {' or --precision '.join(finer_variants(IR_INT8))}",
         )
     choosing = max(1, len(some) * CHOOSING_IMAGES // (CALIBRATION_IMAGES + CHOOSING_IMAGES))
     return some[:-choosing], some[-choosing:]

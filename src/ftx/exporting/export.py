@@ -95,7 +95,7 @@ def export(
     source = Source(opened, data, progress, explain=explain)
     dense_bytes = sum(path.stat().st_size for path in dense.iterdir())
     written: list[ExportedArtifact] = []
-    with progress.track("exporting", len(chosen)) as task:
+    with progress.track("Exporting", len(chosen)) as task:
         for artifact in chosen:
             check_space(opened.path, dense_bytes)
             written.append(_write(source, artifact))
@@ -108,7 +108,7 @@ def _recovered(
 ) -> RecoverReport:
     """Make the new run, and merge it."""
     if not {IR_INT8, IR_INT8_SAFE} & set(chosen):
-        raise InputError("--recover is for int8", fix="name it: --precision int8 --recover")
+        raise InputError("--recover needs --precision int8", fix="add it: --precision int8 --recover")
     from ftx.exporting.int8.recover import recover
     from ftx.merging.merge_and_prove import merge
 
@@ -122,13 +122,13 @@ def artifacts_of(formats: Sequence[str], precisions: Sequence[str]) -> list[Arti
 
     Raises: InputError for an unknown name, and for ONNX in another precision than fp32.
     """
-    check_known("format", formats, FORMATS)
-    check_known("precision", precisions, list(IRS))
+    check_known("--format", formats, FORMATS)
+    check_known("--precision", precisions, list(IRS))
     if "openvino" not in formats and set(precisions) != {"fp32"}:
         raise InputError(
-            "ONNX is written only in fp32",
-            found=f"precision {', '.join(precisions)}",
-            fix="remove --precision, or add --format openvino for it",
+            "--precision must be fp32 for --format onnx",
+            found=", ".join(precisions),
+            fix="run the command without --precision, or add --format openvino for it",
         )
     return [
         artifact
@@ -140,7 +140,7 @@ def artifacts_of(formats: Sequence[str], precisions: Sequence[str]) -> list[Arti
 def check_free(out: Path) -> None:
     """Raise InputError if something has this name already."""
     if out.exists() or out.is_symlink():
-        raise InputError("this name already exists", where=out, fix="choose another name, or move it away")
+        raise InputError("this path already exists", where=out, fix="choose another name, or move it away")
 
 
 def _write(source: Source, artifact: Artifact) -> ExportedArtifact:

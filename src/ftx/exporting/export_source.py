@@ -150,5 +150,5 @@ def trace(module: nn.Module, pre: Preprocess) -> ExportedProgram:
         raise ExportError(
             "torch cannot record this model with a free batch size",
             found=str(error).partition("\n")[0],
-            fix="export another architecture, or report this one",
+            fix="train another --model, or report this one as a bug of ftx",
         ) from error

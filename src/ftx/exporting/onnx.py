@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ftx.core.errors import ExportError
 from ftx.core.third_parties import quiet_third_parties
-from ftx.runs.artifacts import ONNX_FILE
+from ftx.runs.artifacts import EXPORT_IR, ONNX_FILE
 from ftx.runtimes.predictor import INPUT, OUTPUTS
 
 # 20 is the first with Gelu as one operator (18 spells it out as Div, Erf, Add, Mul, Mul), and every runtime of
@@ -58,7 +58,11 @@ def write_onnx(program: ExportedProgram, info: Mapping[str, str], folder: Path) 
         onnx.save(model, path)
         onnx.checker.check_model(path, full_check=True)
     except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError) as error:
-        raise ExportError("this model cannot be written as ONNX", found=str(error).partition("\n")[0]) from error
+        raise ExportError(
+            "this model cannot be written as ONNX",
+            found=str(error).partition("\n")[0],
+            fix=f"export it for OpenVINO: {EXPORT_IR}",
+        ) from error
 
 
 def _in_known_operations(program: ExportedProgram) -> ExportedProgram:
@@ -128,7 +132,7 @@ def _check_opset(model: onnx.ModelProto) -> None:
     found = {entry.domain: entry.version for entry in model.opset_import}
     if found != {"": OPSET}:
         raise ExportError(
-            "torch wrote another ONNX operator set",
+            f"torch must write ONNX operator set {OPSET}",
             found=str(found),
-            fix=f"it must be {OPSET}: this is a bug of ftx or torch",
+            fix="report this as a bug of ftx, with your version of torch",
         )

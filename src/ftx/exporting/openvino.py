@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from ftx.core.errors import ExportError
 from ftx.core.third_parties import no_telemetry, quiet_third_parties
 from ftx.data.preprocess import Preprocess
-from ftx.runs.artifacts import IR_FILE
+from ftx.runs.artifacts import IR_FILE, ONNX
 from ftx.runs.card_json import Card
 from ftx.runtimes.model_api import model_info
 from ftx.runtimes.predictor import INPUT, OUTPUTS
@@ -45,7 +45,11 @@ def convert_body(program: ExportedProgram, pre: Preprocess, name: str) -> ov.Mod
             body = ov.convert_model(program, input=[ov.PartialShape([-1, 3, pre.height, pre.width])])
     except (RuntimeError, OpConversionFailure) as error:
         # Its last line names the operations.
-        raise ExportError("OpenVINO cannot convert this model", found=str(error).strip().split("\n")[-1]) from error
+        raise ExportError(
+            "OpenVINO cannot convert this model",
+            found=str(error).strip().split("\n")[-1],
+            fix=f"export it as ONNX: {ONNX.made_by}",
+        ) from error
     name_canonically(body, name)
     return body
 

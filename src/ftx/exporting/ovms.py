@@ -71,7 +71,7 @@ def export_ovms(
     sizes = [path.stat().st_size for folder in folders.values() for path in folder.glob("model.*")]
     check_space(out.parent, 2 * sum(sizes))
     models: list[ServedModel] = []
-    with progress.track("exporting", 2 * len(folders)) as task, staging(out) as staged:
+    with progress.track("Exporting", 2 * len(folders)) as task, staging(out) as staged:
         for artifact, folder in folders.items():
             name = _name(opened, artifact, is_only=len(folders) == 1)
             for served, channels in ((name, "rgb"), (f"{name}-bgr", "bgr")):

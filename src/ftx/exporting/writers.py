@@ -58,12 +58,12 @@ def check_accuracy(source: Source, artifact: Artifact, staged: Path) -> tuple[Ve
     if verdict == "failed":
         finer = finer_variants(artifact)
         raise GateFailed(
-            f"{artifact} does not predict what the trained model does, and is not kept",
+            f"{artifact} predicts differently from the trained model, and is not kept",
             where=source.run.path,
             found=summary,
-            fix=f"export in a finer precision ({', '.join(finer)})"
+            fix=f"export in a finer precision: --precision {' or --precision '.join(finer)}"
             if finer
-            else f"merge again: {DENSE.made_by}; if it stays, this is a bug of ftx",
+            else f"merge again: {DENSE.command(source.run.path)}; if the error stays, report it as a bug of ftx",
         )
     return verdict, summary
 
@@ -107,7 +107,7 @@ def _judge_onnx(source: Source, artifact: Artifact, folder: Path, max_drop: floa
     """By the reference images, which an IR folder contains and an ONNX folder does not."""
     task, known = source.run.task, source.reference
     predictor = OnnxPredictor(folder, source.manifest.preprocess, task)
-    with source.progress.track("validating", len(known.paths)) as bar:
+    with source.progress.track("Validating", len(known.paths)) as bar:
         logits_NC = graph_logits(predictor, known.pixels_NHWC, bar)
     expected = Reference(known.paths, known.logits_NC, known.targets_NC, task, known.groups, known.clear_N)
     subject = Subject(artifact, "graph", predictor.compute)

@@ -25,6 +25,7 @@ from ftx.interop.open_adapters import OpenedAdapter, open_adapters
 from ftx.merging.merge_and_prove import (
     LAYER_BOUND,
     LOGIT_BOUND,
+    MERGE_AGAIN,
     PROOF_IMAGES,
     LayerProof,
     change,
@@ -155,6 +156,7 @@ def _check_logits(difference: float, expected_NC: Tensor, base_model: Base, out:
             "the dense model does not compute the same logits as the base with its adapters",
             where=out,
             found=f"logits differ by {difference:.1e}, the bound is {bound:.1e}{_eps(base_model)}",
+            fix=MERGE_AGAIN,
         )
     return bound
 
@@ -171,7 +173,12 @@ def _unmerged_logits(
         with torch.inference_mode(), unmerged_adapters(module, layers), choice_margins(module) as choices:
             return module(images_N3HW), choices
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError("the base does not compute at its input size", where=base, found=str(error)) from error
+        raise ModelError(
+            "the base cannot run at its image size",
+            where=base,
+            found=str(error),
+            fix="check config.json of the base, or use another --image-size",
+        ) from error
 
 
 def _write_report(
@@ -241,14 +248,16 @@ def _eps(base_model: Base) -> str:
 
 def _checked_shares(shares: Sequence[float], count: int, density: float) -> Sequence[float]:
     if not 0 < density <= 1:
-        raise InputError("the density of TIES must be above 0 and at most 1", found=f"{density:g}")
+        raise InputError(
+            "--density must be above 0 and at most 1", found=f"{density:g}", fix=f"use --density {DENSITY:g}"
+        )
     equal = [round(1 / max(count, 1), 4)] * max(count - 1, 0)
     shares = shares or [1 / max(count, 1)] * count
     if len(shares) != count or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
         raise InputError(
-            "shares are one number above 0 for each adapter, and add up to 1",
+            "--shares must be one number above 0 for each adapter, and add up to 1",
             found=", ".join(f"{share:g}" for share in shares),
-            fix=f"--shares {','.join(f'{share:.4g}' for share in [*equal, 1 - sum(equal)])}",
+            fix=f"use --shares {','.join(f'{share:.4g}' for share in [*equal, 1 - sum(equal)])}",
         )
     return shares
 
@@ -257,7 +266,11 @@ def _averaged(fitted: Sequence[FittedAdapter], shares: Sequence[float]) -> dict[
     """The modules that were trained as a whole, averaged by shares."""
     names = {name for one in fitted for name in one.saved}
     if partial := sorted(name for name in names if any(name not in one.saved for one in fitted)):
-        raise AdapterError("one adapter brings a module that another has not", found=", ".join(partial[:3]))
+        raise AdapterError(
+            "all adapters must have the same modules_to_save",
+            found=f"only some have {', '.join(partial[:3])}",
+            fix="train them all with the same modules_to_save",
+        )
     return {
         name: sum(
             (share * one.saved[name].double() for share, one in zip(shares, fitted, strict=True)),
@@ -274,28 +287,32 @@ def _meaning(opened: Sequence[OpenedAdapter], base_model: Base, labels: Sequence
     for run in runs:
         if (run.manifest.task, run.manifest.labels) != (runs[0].manifest.task, runs[0].manifest.labels):
             raise MergeError(
-                "the adapters were trained for different labels",
+                "the adapters must be trained for the same task and labels",
                 where=run.path,
                 found=f"{', '.join(run.manifest.labels.names[:3])}, …, "
                 f"{runs[0].path} has {', '.join(runs[0].manifest.labels.names[:3])}, …",
+                fix="train one of them again, on data with the labels of the other",
             )
     if runs:
         if labels:
             raise InputError(
-                "--labels is for adapters that no run describes", fix=f"leave it out, as {runs[0].path} has labels"
+                "--labels must not be given for an adapter of a run, which has its labels",
+                where=runs[0].path,
+                fix="run the command without --labels",
             )
         meaning = runs[0].manifest.meaning
         if len(opened) > 1 and meaning.thresholds.labels:
-            progress.note("thresholds were tuned for each adapter by itself: the merged model decides at 0.5")
+            progress.note("thresholds were tuned for each adapter separately: the merged model uses 0.5")
             return Meaning(task=meaning.task, labels=meaning.labels)
         return meaning
     if labels and len(set(labels)) != classes:
         found = f"{len(labels)} names, {len(set(labels))} of them different"
-        raise InputError(f"there are {classes} classes", where="--labels", found=found)
+        fix = "name each class once, in the order of the head: --labels a,b,c"
+        raise InputError(f"--labels must be {classes} different names, one for each class", found=found, fix=fix)
     names = tuple(labels) or base_model.labels
     if len(set(names)) != classes:
-        progress.note(f"the {classes} classes have no names: --labels a,b,c names them")
+        progress.note(f"the {classes} classes are named class_0, class_1, …: name them with --labels a,b,c")
         names = tuple(f"class_{index}" for index in range(classes))
     elif not labels and any(one.fitted.saved for one in opened):
-        progress.note(f"the {classes} classes have the names of the base's own: --labels a,b,c changes them")
+        progress.note(f"the {classes} classes keep the names of the base: change them with --labels a,b,c")
     return Meaning(labels=Labels.multiclass(names))

@@ -157,7 +157,9 @@ def _means(layers: Sequence[ComparedLayer]) -> list[Overlap]:
 def _facts(opened: OpenedAdapter, path: Path, change: float) -> Adapter:
     layers = opened.fitted.layers
     if not layers:
-        raise AdapterError("the adapter is in no layer", where=path)
+        raise AdapterError(
+            "the adapter must change at least one layer", where=path, fix="name another adapter, or train it again"
+        )
     return Adapter(
         path=str(path),
         kind=opened.fitted.config.name,

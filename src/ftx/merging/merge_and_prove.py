@@ -33,6 +33,7 @@ from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.dense import DENSE_WEIGHTS, DenseConfig, load_dense, save_dense
 from ftx.runs.readme import MergeProof, write_dense_card
 from ftx.runs.run import Run
+from ftx.runs.run_json import RESTORE
 from ftx.runs.trained import fill, load_trained, read_plain, require_base
 
 # Storing a merged entry in f32 rounds it to nearest, by at most 2^-24 of its size, so Σ x·w' changes by at most
@@ -42,6 +43,7 @@ from ftx.runs.trained import fill, load_trained, read_plain, require_base
 LAYER_BOUND = 2.0**-23
 # Two f32 networks of a few dozen layers that differ only by rounding: the bound of a graph in f32.
 LOGIT_BOUND = 1e-4
+MERGE_AGAIN = "merge again; if the error stays, report it as a bug of ftx"
 PROOF_ROWS = 64
 PROOF_IMAGES = 32
 
@@ -102,6 +104,7 @@ def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: 
                 "the dense model does not compute the same logits as the trained one",
                 where=run.path,
                 found=f"logits differ by {difference:.1e}, the bound is {bound:.1e}",
+                fix=MERGE_AGAIN,
             )
         images = f"{len(pixels_NHWC)} {images_from}"
         write_dense_card(staged, run, MergeProof(len(proofs), worst, LAYER_BOUND, difference, bound, images))
@@ -135,9 +138,10 @@ def merged_state(base: nn.Module, layers: Mapping[str, AdapterWeights]) -> dict[
 def _merge_adapter(module: nn.Module, folder: Path, base_digest: str, progress: Progress) -> list[LayerProof]:
     adapter = read_adapter(folder, module)
     if adapter.config.base_digest != base_digest:
-        raise MergeError("the adapter was trained on another base", where=folder)
+        found = f"digest {(adapter.config.base_digest or 'none')[:12]}, the run's is {base_digest[:12]}"
+        raise MergeError("the adapter must be trained on the base of its run", where=folder, found=found, fix=RESTORE)
     if not adapter.saved:
-        raise AdapterError("the adapter comes without its head", where=folder, fix="train again")
+        raise AdapterError("the adapter must contain its head", where=folder, fix=RESTORE)
     merged = merged_state(module, adapter.layers)
     proofs = prove_layers(module, merged, adapter.layers, progress)
     fill(module, {**merged, **adapter.saved})
@@ -170,6 +174,7 @@ def check_layers(proofs: Sequence[LayerProof]) -> float:
             "a merged layer does not compute the same as its unmerged forward",
             where=proofs[worst].layer,
             found=f"off by {errors[worst]:.1e} of its size, the bound is {LAYER_BOUND:.1e}",
+            fix=MERGE_AGAIN,
         )
     return float(errors.max(initial=0.0))
 
@@ -204,7 +209,7 @@ def _proof_images(
         if data is not None:
             raise
         # Away from its images a run still merges; the two models are then compared on noise.
-        progress.note(f"{error.what}: comparing logits on random images; --data DIR names the folder of images")
+        progress.note(f"{error.what}: logits are compared on random images; for your images add --data DIR")
     shape = (PROOF_IMAGES, pre.height, pre.width, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), "random images"
 
@@ -242,7 +247,7 @@ def _merged(weight_OI: Float64, adapter: AdapterWeights, layer: str) -> Float64:
     try:
         return merged_weight(weight_OI, adapter)
     except MergeError as error:
-        raise MergeError(error.what, where=layer) from error
+        raise MergeError(error.what, where=layer, found=error.found, fix=error.fix) from error
 
 
 def rounded(weight_OI: Float64, layer: str) -> NDArray[np.float32]:
@@ -253,5 +258,7 @@ def rounded(weight_OI: Float64, layer: str) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         stored_OI = weight_OI.astype(np.float32)
     if not np.isfinite(stored_OI).all():
-        raise MergeError("the merged weight has entries that f32 cannot hold", where=layer)
+        raise MergeError(
+            "the merged weight must fit into fp32", where=layer, fix="train again with a smaller learning rate (--lr)"
+        )
     return stored_OI

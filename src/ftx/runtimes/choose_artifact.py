@@ -49,10 +49,11 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
     failed = _judged(report, "failed", run) if report else set[Artifact]()  # on whatever machine
     left = [artifact for artifact in present if artifact not in failed]
     if not left:
+        again = shell_command(EXPORT_IR, run.path)
         raise GateFailed(
             "every OpenVINO model of this run failed ftx validate",
             where=run.path / PARITY_FILE,
-            fix=f"export it again, or name one to use it all the same: --artifact {run.folder(present[0])}",
+            fix=f"export again: {again}; or use one all the same: --artifact {run.folder(present[0])}",
         )
     summary = None
     if report and why is None and left[0] in _judged(report, "unproved", run):  # validating again gives the same
@@ -81,7 +82,7 @@ def best_of(folder: Path) -> tuple[Path, str]:
         raise GateFailed(
             "every model of this folder failed ftx validate",
             where=folder,
-            fix=f"export it again, or name one to use it all the same: --artifact {next(iter(present.values()))}",
+            fix=f"export again: {EXPORT_IR}; or use one all the same: --artifact {next(iter(present.values()))}",
         )
     again = shell_command("ftx validate", left[0])
     return left[0], f"the most exact, as none is proved for this machine or its instruction set: {again}"
@@ -198,7 +199,7 @@ def note_missing_proof(folder: Path, progress: Progress) -> None:
     found = _found_here(folder)
     if found is None:
         again = shell_command("ftx validate", folder)
-        progress.note(f"nobody has validated this model on this CPU and version of OpenVINO: {again}")
+        progress.note(f"this model is not validated yet on this CPU and version of OpenVINO: run {again}")
     elif found.verdict != "proved":
         progress.note(f"this model is {found.verdict} on this machine: {found.summary}")
 

@@ -23,6 +23,7 @@ from ftx.core.memory import is_out_of_memory
 from ftx.core.third_parties import no_telemetry
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.data.threads import in_threads
+from ftx.runs.artifacts import EXPORT_IR
 from ftx.runs.machine import InstructionSet
 from ftx.runs.parity_json import KernelPath
 from ftx.runtimes.single_kernels import ALWAYS, single_parts
@@ -32,6 +33,7 @@ with no_telemetry():
     import openvino
 
 # All outputs of a network for a batch, logits first. Shape: [N, ...] each.
+EXPORT_AGAIN = f"export it again: {EXPORT_IR}"
 NetworkOutputs = list[Floats]
 
 
@@ -107,10 +109,10 @@ class CompiledNetwork:
                 if is_out_of_memory(error):
                     raise
                 raise ExportError(
-                    "the model does not take these images",
+                    "the model cannot run on these images",
                     where=self._path,
                     found=f"{'x'.join(map(str, pixels_NHWC.shape))}: {str(error).strip()[:200]}",
-                    fix="export it again",
+                    fix=EXPORT_AGAIN,
                 ) from error
             if not parts:  # no image, in a network that takes them one by one: all its shapes are known
                 return [np.zeros((0, *list(shape.get_shape())[1:]), np.float32) for shape in shapes]

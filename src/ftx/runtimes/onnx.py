@@ -45,7 +45,10 @@ class OnnxPredictor:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a class for each status, all direct subclasses of Exception
             raise ExportError(
-                "ONNX Runtime cannot open this model", where=path, found=str(error), fix="export it again"
+                "ONNX Runtime cannot open this model",
+                where=path,
+                found=str(error),
+                fix=f"export it again: {ONNX.made_by}",
             ) from error
 
         # The keys of Model API's metadata have the prefix "model_info ".
@@ -61,10 +64,10 @@ class OnnxPredictor:
             or list(outputs.get(LOGITS, ()))[1:] != [len(task.labels)]
         ):
             raise ExportError(
-                "the ONNX model takes other images or has other labels than the run",
+                "the ONNX model must have the images and labels of its run",
                 where=path,
                 found=f"inputs {given} of {sides}, outputs {outputs}",
-                fix=f"run: {ONNX.made_by}",
+                fix=f"export it again: {ONNX.made_by}",
             )
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:

@@ -46,7 +46,11 @@ def load(
         return _load_best(Run.open() if artifact is None else artifact, compute, goal, progress)
     if not isinstance(artifact, Path | str) or not str(artifact):  # pyright: ignore[reportUnnecessaryIsInstance]
         found = type(artifact).__name__ if artifact else "an empty name"
-        raise InputError("a model is named by its folder", found=found, fix='ftx.load("runs/flowers/openvino/fp32")')
+        raise InputError(
+            "a model must be named by its folder",
+            found=found,
+            fix='name it as in ftx.load("runs/flowers/openvino/fp32")',
+        )
     folder = Path(artifact)
     if str(artifact) in ARTIFACTS and not folder.exists():  # as for ftx eval
         return load_artifact(Run.open(), str(artifact), compute=compute)
@@ -119,7 +123,7 @@ def artifact_named(run: Run, name: str) -> Artifact:
     Raises: RunError if there is none.
     """
     if name not in ARTIFACTS:
-        raise RunError(f"a run has no artifact '{name}'", where=run.path, fix=f"choose one of {', '.join(ARTIFACTS)}")
+        raise RunError(f"a run has no artifact '{name}'", where=run.path, fix=f"choose from {', '.join(ARTIFACTS)}")
     return ARTIFACTS[name]
 
 
@@ -147,7 +151,10 @@ def _dense(run: Run | None, folder: Path, compute: Compute, goal: TuningGoal | N
     if (own.height, own.width) != (preprocess.height, preprocess.width):
         found = f"{own.image_size} px, the run has {preprocess.image_size}"
         raise ExportError(
-            "the dense model is of another image size", where=folder, found=found, fix=f"run: {DENSE.made_by}"
+            "the dense model must have the image size of its run",
+            where=folder,
+            found=found,
+            fix=f"merge again: {DENSE.made_by}",
         )
     module = load_dense(folder)
     require_fit(module, folder, preprocess, len(task.labels))

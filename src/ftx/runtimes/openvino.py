@@ -22,7 +22,7 @@ from ftx.runs.card_json import REFERENCE_FILE, Card, read_card
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
 from ftx.runs.machine import Kernels, cpu_flags, is_held, this_set
 from ftx.runs.parity_json import KernelPath
-from ftx.runtimes.compiled_network import CompiledNetwork, core, first_output, has_single_kernels
+from ftx.runtimes.compiled_network import EXPORT_AGAIN, CompiledNetwork, core, first_output, has_single_kernels
 from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, feed_files
 from ftx.runtimes.single_kernels import preprocessing
 from ftx.tasks.thresholds import Floats
@@ -76,7 +76,7 @@ class OpenVinoPredictor:
         _check_complete(folder, self.card)
         if self.card.base is not None:
             raise ExportError(
-                "this is a base, with an untrained head",
+                "a base cannot be used as a model: its head is untrained",
                 where=folder,
                 fix=f"merge an update into it: ftx apply UPDATE {folder} OUT",
             )
@@ -91,7 +91,7 @@ class OpenVinoPredictor:
             self._network = CompiledNetwork(model, self.preprocess, properties, path, this_set(), kernels=kernels)
         except RuntimeError as error:
             raise ExportError(
-                "OpenVINO cannot open this model", where=path, found=str(error), fix="export it again"
+                "OpenVINO cannot open this model", where=path, found=str(error), fix=EXPORT_AGAIN
             ) from error
         self.compile_ms = 1e3 * (time.perf_counter() - started)
         _check_width(model, path, len(self.card.labels))
@@ -251,10 +251,10 @@ def _check_complete(folder: Path, card: Card) -> None:
     unlisted = [name for name in (IR_FILE, IR_WEIGHTS, REFERENCE_FILE) if name not in card.files]
     if unlisted:
         raise ExportError(
-            "card.json has no hash of some files",
+            "card.json must have a hash of each file",
             where=folder,
             found=f"no hash of {', '.join(unlisted)}",
-            fix="export it again",
+            fix=EXPORT_AGAIN,
         )
 
 
@@ -268,11 +268,11 @@ def _check_ports(model: openvino.Model, path: Path) -> None:
     outputs = [len(port.get_partial_shape()) for port in model.outputs[:1] if port.get_partial_shape().rank.is_static]
     if inputs != [("u8", 4)] or len(model.inputs) != 1 or outputs != [2]:
         raise ExportError(
-            "this is no model that ftx exported",
+            "the model must take images in uint8, and its first output must be their logits",
             where=path,
             found=f"inputs {listed([str(port) for port in model.inputs])[:200] or 'none'}; "
             f"outputs {listed([str(port) for port in model.outputs])[:200] or 'none'}",
-            fix="export it again: the input must be images of uint8, the first output the logits of each",
+            fix=EXPORT_AGAIN,
         )
 
 
@@ -280,10 +280,10 @@ def _check_width(model: openvino.Model, path: Path, labels: int) -> None:
     width = model.output(0).get_partial_shape()[1]
     if not width.is_static or width.get_length() != labels:
         raise ExportError(
-            "the model has another number of logits than the card has labels",
+            "the model must have a logit for each label of its card",
             where=path,
             found=f"{width} logits, {labels} labels",
-            fix="export it again",
+            fix=EXPORT_AGAIN,
         )
 
 

@@ -79,14 +79,14 @@ def predict_to_file(
     parts = parts_of(images)
     predictor = load(artifact, goal="throughput", progress=progress)
     if not isinstance(predictor, OpenVinoPredictor):
-        found, fix = f"a model for {predictor.name}", "export it: ftx export --format openvino"
+        found, fix = f"a model for {predictor.name}", "export it first: ftx export --format openvino"
         raise InputError("--out needs an exported IR", where=artifact, found=found, fix=fix)
     spec = JobSpec(images=_digest(parts), model=ir_digest(predictor.folder), scores=scores, parts=len(parts))
     began = time.monotonic()
     with open_job(out, spec) as job:
         todo, workers = [(nth, parts[nth]) for nth in job.left()], 1
         if len(todo) < len(parts):
-            progress.note(f"{len(parts) - len(todo)} of {len(parts)} parts were done before")
+            progress.note(f"resuming: {len(parts) - len(todo)} of {len(parts)} parts are already done")
         with _resumable(job):
             if ray is not None and todo:
                 setup = WorkerSetup(
@@ -137,7 +137,7 @@ def _keep(
 ) -> None:
     """Save the parts as they are done: in any order, and some more than once if a worker was lost."""
     total = sum(part.images or 0 for _, part in todo) if all(part.images for _, part in todo) else None
-    with progress.track("predicting", total) as bar:
+    with progress.track("Predicting", total) as bar:
         for nth, lines in done:
             job.keep(nth, lines)
             bar.advance(lines.count("\n"))

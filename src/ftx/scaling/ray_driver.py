@@ -144,8 +144,8 @@ def lead(setup: WorkerSetup, parts: Iterator[str]) -> Iterator[DriverMessage]:
         ray.init(address=address or "local", log_to_driver=False, configure_logging=False)
         nodes = ray.nodes()
     except Exception as error:  # ConnectionError, RuntimeError, TimeoutError, and others of grpc
-        fix = "start it (ray start --head), check the address, or leave --engine ray out"
-        raise EnvironmentFault("there is no Ray", where=address, found=_last_line(error), fix=fix) from error
+        fix = "start it (ray start --head), check --address, or run the command without --engine ray"
+        raise EnvironmentFault("Ray does not respond", where=address, found=_last_line(error), fix=fix) from error
     number, cores = workers_and_cores(nodes, setup.workers)
     yield DriverMessage(workers=number)
     given: list[tuple[int, str]] = json.loads(next(parts))
@@ -190,7 +190,7 @@ def workers_and_cores(nodes: Sequence[Mapping[str, Any]], workers: int | None) -
     """How many workers to start, at most one per core, and the most cores that each of them can have."""
     usable = [cpus for node in nodes if node["Alive"] and (cpus := int(node["Resources"].get("CPU", 0)))]
     if not usable:
-        raise EnvironmentFault("this Ray has no cores", fix="start machines with cores: ray start --num-cpus N")
+        raise EnvironmentFault("Ray must have at least one CPU core", fix="add some: ray start --num-cpus N")
     number = min(workers or sum(max(1, cpus // _CORES) for cpus in usable), sum(usable))
     fitting = (cores for cores in range(max(usable), 0, -1) if sum(cpus // cores for cpus in usable) >= number)
     return number, next(fitting)

@@ -96,7 +96,7 @@ def open_job(out: Path, spec: JobSpec) -> Iterator[PredictionJob]:
 def check_absent(out: Path) -> None:
     """Raise InputError if a file of this name exists."""
     if out.exists() or out.is_symlink():
-        raise InputError("this file already exists", where=out, fix="name another, or move it away")
+        raise InputError("--out must not exist yet", where=out, fix="name another file, or move this one away")
 
 
 def _check_same_job(job: PredictionJob) -> None:
@@ -105,7 +105,9 @@ def _check_same_job(job: PredictionJob) -> None:
         started = JobSpec.model_validate(read_json(job.folder / JOB_FILE))
     except (OSError, JsonError, ValidationError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
-        raise InputError("this folder is in the way", where=job.folder, found=found, fix=fix) from error
+        raise InputError(
+            "this folder must contain an unfinished prediction", where=job.folder, found=found, fix=fix
+        ) from error
     if started != job.spec:
         differs = [name for name, value in started if value != getattr(job.spec, name)]
         found = f"other {', '.join(differs)}"

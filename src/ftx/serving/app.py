@@ -200,7 +200,7 @@ def _add_predict(app: FastAPI, state: AppState) -> None:
         name = next(iter(state.registry.models)) if model is None else model
         _check_query(request.query_params)
         if saliency and MAPS not in known_outputs(state.registry.find(name, version).predictor):
-            raise HttpError(400, f"the model '{name}' has no maps: remove saliency, or ftx export --explain")
+            raise HttpError(400, f"the model '{name}' has no maps: remove saliency, or export it again with --explain")
         files = await _files(request)
         with _http_errors(), state.registry.lease(name, version) as found:
             async with asyncio.timeout(state.limits.timeout_s):
@@ -240,7 +240,7 @@ async def _files(request: Request) -> Sequence[tuple[str, bytes]]:
     try:
         files = [value for _, value in form.multi_items() if not isinstance(value, str)]
         if not files:
-            raise HttpError(400, "the form contains no file")
+            raise HttpError(400, "the form must contain at least one file")
         return [
             (path_text(one.filename or f"<bytes {number}>")[:255], await one.read())
             for number, one in enumerate(files, start=1)

@@ -36,7 +36,7 @@ def sentence_of(error: FtxError) -> str:
 def suggestion(name: str, known: Collection[str]) -> str:
     """The nearest known name for an unknown one, or all known names."""
     alike = nearest(name, known)
-    return f"did you mean '{alike}'?" if alike else f"there is {', '.join(known)}"
+    return f"did you mean '{alike}'?" if alike else f"choose from {', '.join(known)}"
 
 
 def http_error_of(error: Exception) -> HttpError | None:

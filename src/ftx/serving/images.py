@@ -136,7 +136,8 @@ def _size(content: bytes) -> tuple[int, int, int]:
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise struct, value and memory errors on broken files
-        raise ImageError("the image cannot be read", found=str(error)[:200] or type(error).__name__) from error
+        found = str(error)[:200] or type(error).__name__
+        raise ImageError("the image cannot be read", found=found, fix="save it again as JPEG or PNG") from error
 
 
 def _resized(image: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:

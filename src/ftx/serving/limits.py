@@ -57,9 +57,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Raise InputError for an invalid limit."""
-        for what, value in (("largest request", self.max_body_mb), ("time for a request", self.timeout_s)):
+        for option, value in (("--max-body-mb", self.max_body_mb), ("--timeout-s", self.timeout_s)):
             if not 0 < value < math.inf:
-                raise InputError(f"the {what} is no limit", found=f"{value:g}", fix="a number above 0")
+                raise InputError(f"{option} must be a number above 0", found=f"{value:g}", fix=f"use {option} 30")
 
     @property
     def max_body_bytes(self) -> int:
@@ -124,13 +124,13 @@ class Guard:
             )
             why = rejection(self._rules.own_names, host, origin)
             if why:
-                raise HttpError(403, f"{why}; with a token (--token-file) every name is allowed")
+                raise HttpError(403, f"{why}; if the server has a token (--token-file), every name is allowed")
         if self._rules.token is not None and scope["path"] not in OPEN_PATHS:
             kind, _, given = headers.get(b"authorization", b"").partition(b" ")
             if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._rules.token.encode()):
-                raise HttpError(401, "this server needs its token: Authorization: Bearer TOKEN")
+                raise HttpError(401, "send the token of this server: Authorization: Bearer TOKEN")
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise HttpError(415, "a compressed body is not supported: images are compressed by themselves")
+            raise HttpError(415, "the body must not be compressed: images are compressed already")
         length = headers.get(b"content-length", b"0")
         if length.isdigit():
             self.check_size(int(length))
@@ -138,8 +138,8 @@ class Guard:
     def check_size(self, size_bytes: int) -> None:
         """Raise HttpError if a body of this many bytes, or more, is too large."""
         if size_bytes > self.limits.max_body_bytes:
-            found = f"{size_bytes / 1e6:,.1f} MB or more, of at most {self.limits.max_body_mb:g}"
-            raise HttpError(413, f"the body has {found}")
+            found = f"{size_bytes / 1e6:,.1f} MB or more"
+            raise HttpError(413, f"the body must be at most {self.limits.max_body_mb:g} MB, found {found}")
 
 
 class _Exchange:
@@ -202,7 +202,7 @@ class _Exchange:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
-            raise HttpError(408, f"the body did not come within {self._guard.limits.timeout_s:g} s") from None
+            raise HttpError(408, f"the body did not arrive within {self._guard.limits.timeout_s:g} s") from None
         if message["type"] == "http.disconnect":
             self._disconnected = True
             raise Disconnected
@@ -211,7 +211,7 @@ class _Exchange:
         self._body_ended = not message.get("more_body", False)
         self._guard.check_size(self._received_bytes)
         if not self._guard.bodies.fits(size_bytes):
-            raise HttpError(503, "the requests in progress take all memory there is for them", retry_after_s=1)
+            raise HttpError(503, "the requests in progress take all the memory that they may use", retry_after_s=1)
         self._guard.bodies.held_bytes += size_bytes
         self._held_bytes += size_bytes
         if self._body_ended:

@@ -17,7 +17,7 @@ from ftx.core.errors import EnvironmentFault, InputError
 
 # Connections that the system holds until they are accepted.
 BACKLOG = 512
-_HOSTS = "--host 127.0.0.1 for this machine only, --host 0.0.0.0 for all that can reach it"
+_HOSTS = "use --host 127.0.0.1 for only this machine, or --host 0.0.0.0 for all that can reach it"
 # Next to the connections that the server serves: those that get an error, as there are too many, and TLS handshakes.
 SPARE_SOCKETS = 64
 
@@ -73,13 +73,13 @@ def bound(endpoint: Endpoint, most: int) -> Generator[socket.socket, None, None]
             listening.listen(BACKLOG)  # before, another program that did the same may bind as well
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
-                raise InputError("this machine has no such address", where=f"--host {host}", fix=_HOSTS) from error
+                raise InputError("--host must be an address of this machine", found=host, fix=_HOSTS) from error
             in_use = error.errno == errno.EADDRINUSE
             raise EnvironmentFault(
-                "another program has this port" if in_use else "the system does not permit this port",
+                f"--port {port} is used by another program" if in_use else f"the system does not permit --port {port}",
                 where=f"{host}:{port}",
                 found=None if in_use else error.strerror,
-                fix="end it, or name another: --port N (0: any that is free)",
+                fix=("end that program, or " if in_use else "") + "use another port: --port N (0 takes any free one)",
             ) from error
         yield listening
 
@@ -95,7 +95,7 @@ def _looked_up(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, .
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise InputError("there is no such host", where=f"--host {host}", found=str(error), fix=_HOSTS) from error
+        raise InputError("--host must be an address or a known name", found=f"{host}: {error}", fix=_HOSTS) from error
     return found[0], found[4]
 
 

@@ -127,7 +127,7 @@ def json_length(body: bytes, header_length: str | None) -> int:
     if header_length is not None:
         digits = header_length.isdecimal() and len(header_length) <= len(str(MOST))  # int has its own limit of digits
         if not digits or int(header_length) > length:
-            raise HttpError(400, f"Inference-Header-Content-Length is no length within the body of {length} bytes")
+            raise HttpError(400, f"Inference-Header-Content-Length must be at most {length}, the bytes of the body")
         length = int(header_length)
     if length > MAX_JSON_BYTES:
         found = f"{length / 1e6:.0f} MB of at most {MAX_JSON_BYTES / 1e6:.0f}"
@@ -156,28 +156,32 @@ def read_request(body: bytes, length: int, predictor: OpenVinoPredictor) -> Infe
 def _images(request: InferRequest, binary: bytes | memoryview) -> Sequence[bytes | Pixels]:
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
         names = ", ".join(f"'{one.name[:60]}'" for one in request.inputs[:5]) or "none"
-        raise HttpError(400, f"the model has one input, '{INPUT}', and the request has {names}")
+        raise HttpError(400, f"the request must have one input, '{INPUT}', found {names}")
     tensor = request.inputs[0]
     size_bytes = tensor.parameters.binary_data_size
     if (size_bytes is None) == (tensor.data is None):
-        raise HttpError(400, f"the input '{INPUT}' is given in 'data', or in binary by 'binary_data_size'")
+        raise HttpError(400, f"the input '{INPUT}' must be either in 'data', or in binary with 'binary_data_size'")
     if (size_bytes or 0) != len(binary):
-        raise HttpError(400, f"{len(binary)} bytes follow the JSON, and binary_data_size is {size_bytes or 0}")
+        raise HttpError(
+            400, f"binary_data_size must be {len(binary)}, the bytes after the JSON, found {size_bytes or 0}"
+        )
     shape = tuple(tensor.shape)
     if tensor.datatype == "BYTES":
         images = _encoded(tensor, binary)
         if shape not in ((len(images),), (len(images), 1)):
-            raise HttpError(400, f"the shape {list(shape)} is not that of {len(images)} encoded images: [N]")
+            raise HttpError(
+                400, f"the shape of {len(images)} encoded images must be [{len(images)}], found {list(shape)}"
+            )
         return images
     if tensor.datatype != "UINT8":
         found = f"found {tensor.datatype[:20]!r}"
-        raise HttpError(400, f"the input '{INPUT}' is UINT8 (pixels) or BYTES (encoded images), {found}")
+        raise HttpError(400, f"the input '{INPUT}' must be UINT8 (pixels) or BYTES (encoded images), {found}")
     if len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
-        raise HttpError(400, f"pixels have the shape [N, height, width, 3] in RGB, found {list(shape)}")
+        raise HttpError(400, f"pixels must have the shape [N, height, width, 3] in RGB, found {list(shape)}")
     _check_count(shape[0])
     values = binary if tensor.data is None else _flat(tensor.data, len(shape))
     if len(values) != math.prod(shape):
-        raise HttpError(400, f"the shape {list(shape)} takes {math.prod(shape)} numbers, found {len(values)}")
+        raise HttpError(400, f"the shape {list(shape)} must have {math.prod(shape)} numbers, found {len(values)}")
     return list(np.frombuffer(_uint8(values) if isinstance(values, list) else values, np.uint8).reshape(shape))
 
 
@@ -187,7 +191,7 @@ def _flat(data: list[Any], levels: int) -> list[Any]:
         if not data or not isinstance(data[0], list):
             break
         if not all(isinstance(row, list) and len(row) == len(data[0]) for row in data):
-            raise HttpError(400, "the rows of 'data' are not equally long")
+            raise HttpError(400, "the rows of 'data' must be equally long")
         data = list(chain.from_iterable(data))
     return data
 
@@ -242,10 +246,10 @@ def _checked_outputs(request: InferRequest, predictor: OpenVinoPredictor, images
     for one in request.outputs:
         if one.name not in known:
             alike = nearest(one.name, known)
-            fix = f"did you mean '{alike}'?" if alike else f"it has {', '.join(known)}"
+            fix = f"did you mean '{alike}'?" if alike else f"choose from {', '.join(known)}"
             raise HttpError(400, f"the model has no output '{one.name[:60]}': {fix}")
         if one.parameters.classification and one.name not in (LOGITS, SCORES):
-            raise HttpError(400, f"classification is for {LOGITS} or {SCORES}, not for {one.name}")
+            raise HttpError(400, f"classification must be of {LOGITS} or {SCORES}, found {one.name}")
     outputs = request.outputs or [InferOutput(name=name) for name in DEFAULT_OUTPUTS]
     numbers = images * sum(abs(math.prod(known[one.name][1])) for one in outputs)
     if numbers > MAX_NUMBERS:

@@ -17,7 +17,7 @@ from pathlib import Path
 from ftx.core.errors import EnvironmentFault, ExportError, FtxError, InputError
 from ftx.core.memory import is_out_of_memory
 from ftx.core.progress import Progress
-from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS
+from ftx.runs.artifacts import EXPORT_IR, IR_FILE, IR_WEIGHTS
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE, REFERENCE_FILE, TUNING_FILE
 from ftx.runs.parity_json import PARITY_FILE
 from ftx.runs.proof_json import ir_digest
@@ -149,7 +149,7 @@ class Registry:
         found = model.newest if number is None else model.versions.get(number)
         if found is None:
             known = ", ".join(map(str, sorted(model.versions)))
-            raise HttpError(404, f"there is no version {number} of the model '{name}': there is {known}")
+            raise HttpError(404, f"there is no version {number} of the model '{name}': choose from {known}")
         return found
 
     @contextmanager
@@ -206,7 +206,7 @@ class Registry:
                 if len(model.versions) > 1:
                     self._replace(model, number, None)
                     del model.folders[number]
-                    self._progress.note(f"{model.source.name}: version {number} is gone")
+                    self._progress.note(f"{model.source.name}: version {number} was removed")
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_S):
@@ -256,7 +256,7 @@ class Registry:
     def _open(self, number: int, path: Path) -> Version:
         predictor = load(path, goal="throughput", progress=self._progress)
         if not isinstance(predictor, OpenVinoPredictor):
-            what, fix = "only OpenVINO models are served", "ftx export, and name its IR"
+            what, fix = "ftx serve needs an OpenVINO model", f"export it, and name its IR: {EXPORT_IR}"
             raise ExportError(what, where=path, found=predictor.name, fix=fix)
         return Version(number, ir_digest(predictor.folder), predictor, Batcher(predictor, self._counted))
 
@@ -281,7 +281,9 @@ def versions_in(path: Path) -> Mapping[int, Path]:
     Raises: InputError for a folder that does not exist.
     """
     if not path.is_dir():
-        raise InputError("there is no such run or model", where=path, fix="name a run, or a folder of ftx export")
+        raise InputError(
+            "there is no such run or model", where=path, fix="name a run, or a folder that ftx export wrote"
+        )
     numbered = {int(child.name): child for child in path.iterdir() if _VERSION.fullmatch(child.name)}
     return {number: child for number, child in sorted(numbered.items()) if signature(child)} or {ONLY_VERSION: path}
 
@@ -305,10 +307,14 @@ def _by_name(sources: Sequence[ModelSource]) -> Mapping[str, ModelVersions]:
     for source in sources:
         name = source.name
         if not name.strip() or "/" in name or len(name) > 200 or not name.isprintable():
-            fix = "use printable letters, without a slash"
-            raise InputError("this is no name for a model", found=repr(name[:80]), fix=fix)
+            fix = "name it with --name"
+            raise InputError(
+                "the name of a model must be 1 to 200 printable letters, without a slash",
+                found=repr(name[:80]),
+                fix=fix,
+            )
         if name in models:
-            found, fix = f"{models[name].source.path}, {source.path}", "distinguish them: NAME=PATH, or --name for each"
+            found, fix = f"{models[name].source.path}, {source.path}", "name each model: NAME=PATH, or --name for each"
             raise InputError(f"two models have the name '{name}'", found=found, fix=fix)
         models[name] = ModelVersions(source)
     return models

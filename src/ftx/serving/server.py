@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from ftx.core.command_report import CommandReport
-from ftx.core.errors import FtxError, InputError
+from ftx.core.errors import FtxError, InputError, shell_command
 from ftx.core.progress import SILENT, Progress
 from ftx.core.same_origin import local_names
 from ftx.core.signal_stack import handle_signals_on_own_stack
@@ -76,9 +76,11 @@ def serve(
     with bound(endpoint, limits.max_connections) as listening:
         url = url_of(endpoint, listening)
         if token is None and not is_loopback(endpoint.host):
-            progress.note(f"everybody who reaches {url} can use it: there is no token (--token-file FILE)")
+            progress.note(f"anyone who can reach {url} can use it: require a token with --token-file FILE")
         elif not is_loopback(endpoint.host) and endpoint.tls_cert is None:
-            progress.note(f"everybody can read the token and the images that go to {url} (--tls-cert, --tls-key)")
+            progress.note(
+                f"the token and the images are sent to {url} unencrypted: use HTTPS with --tls-cert and --tls-key"
+            )
         run = str(sources[0].path) if len(sources) == 1 and is_run(sources[0].path) else None
         with serving(sources, limits, token, endpoint, progress) as server:
             report = ServeReport(run=run, address=url, models=server.served())
@@ -145,7 +147,11 @@ def sources_of(given: Sequence[str], names: Sequence[str]) -> list[ModelSource]:
     """
     if len(names) > max(1, len(given)):
         found = f"{len(names)} names, {max(1, len(given))} models"
-        raise InputError("there are more names than models", found=found, fix="give --name once for each, in order")
+        raise InputError(
+            "--name must be given at most once for each model",
+            found=found,
+            fix="give the names in order: --name A --name B",
+        )
     sources: list[ModelSource] = []
     for index, text in enumerate(given or [str(latest_run())]):
         before, equals, after = text.partition("=")
@@ -153,12 +159,12 @@ def sources_of(given: Sequence[str], names: Sequence[str]) -> list[ModelSource]:
         path = Path(after if named else text)
         if path.is_file():
             if not (path.parent / CARD_FILE).is_file():
-                fix = "name a run, or a folder of ftx export"
-                raise InputError("this file is no model of ftx", where=path, fix=fix)
+                fix = "name a run, or a folder that ftx export wrote"
+                raise InputError("this file is not a model of ftx", where=path, fix=fix)
             path = path.parent
         if named and index < len(names):
             found = f"{text}, --name {names[index]}"
-            raise InputError("a model has two names", found=found, fix="remove one of them")
+            raise InputError("a model must have one name", found=found, fix="give either NAME=PATH or --name")
         name = names[index] if index < len(names) else before if named else _own_name(path)
         versions_in(path)
         sources.append(ModelSource(name, path))
@@ -177,19 +183,20 @@ def read_token(path: Path) -> str:
 
     Raises: InputError if there is none, or it can be guessed.
     """
+    write = f"write a new token: {shell_command('openssl rand -hex 32 >', path)}"
     try:
         token = read_file(path, 4096).decode("ascii", errors="replace").strip()
     except OSError as error:
-        raise InputError("the token cannot be read", where=path, found=error.strerror, fix="name a file") from error
+        raise InputError("--token-file cannot be read", where=path, found=error.strerror, fix=write) from error
     different = len(set(token))
     plain = token.isascii() and token.isprintable() and " " not in token
     if len(token) < LEAST_TOKEN or different < LEAST_DIFFERENT or not plain:
         raise InputError(
-            "this is no token",
+            f"--token-file must contain one line of at least {LEAST_TOKEN} letters and digits, "
+            f"{LEAST_DIFFERENT} of them different",
             where=path,
             found=f"{len(token)} characters, {different} different ones",
-            fix=f"one line of {LEAST_TOKEN} letters and digits or more, {LEAST_DIFFERENT} different ones: "
-            f"openssl rand -hex 32 > {path}",
+            fix=write,
         )
     return token
 
@@ -200,13 +207,13 @@ def _check_tls(endpoint: Endpoint) -> None:
     if cert is None and key is None:
         return
     if cert is None or key is None:
-        raise InputError("TLS needs a certificate and its key", fix="--tls-cert FILE --tls-key FILE")
+        raise InputError("--tls-cert and --tls-key must be given together", fix="add --tls-cert FILE --tls-key FILE")
     for path in (cert, key):
         if not path.is_file():
-            raise InputError("there is no such file", where=path, fix="name a file in PEM")
+            raise InputError("--tls-cert and --tls-key must be files", where=path, fix="name a file in PEM format")
 
     def no_password() -> str:
-        raise InputError("the key has a password", where=key, fix="openssl pkey -in KEY -out PLAIN")
+        raise InputError("--tls-key must have no password", where=key, fix="remove it: openssl pkey -in KEY -out PLAIN")
 
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, no_password)
@@ -214,5 +221,5 @@ def _check_tls(endpoint: Endpoint) -> None:
         raise
     except (ssl.SSLError, OSError) as error:
         found = getattr(error, "reason", None) or error.strerror or str(error)
-        what, fix = "the certificate and its key are invalid", "both must be PEM, of one pair"
+        what, fix = "--tls-cert and --tls-key must be one pair in PEM format", "name a certificate and its own key"
         raise InputError(what, where=f"{cert}, {key}", found=found, fix=fix) from error

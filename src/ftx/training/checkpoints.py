@@ -142,27 +142,27 @@ def newest(run: Path, progress: Progress) -> SavedCheckpoint:
             continue
         if (found.checkpoint.ftx, found.checkpoint.torch) != (__version__, torch.__version__):
             progress.note(
-                f"the training was started by ftx {found.checkpoint.ftx} and torch {found.checkpoint.torch}: "
-                "with others, the result may differ in the last bits"
+                f"this training was started with ftx {found.checkpoint.ftx} and torch {found.checkpoint.torch}: "
+                "with other versions, the last bits of the result may differ"
             )
         if found.checkpoint.schema_version == _UNHASHED:
-            progress.note(f"{path.name} was written by an earlier ftx: its record has no hash that would show damage")
+            progress.note(f"{path.name} was written by an earlier ftx, without a hash: damage to it cannot be detected")
         for one in damaged:
             progress.note(f"a checkpoint is damaged ({one}): resuming from the one before, {path.name}")
         return found
     if damaged:
         raise RunError(
-            "no checkpoint of this run is complete",
+            "this run has no complete checkpoint",
             where=folder,
             found="; ".join(damaged),
             fix=f"train again: {train_again(run)}",
         )
     finished = (run / "run.json").is_file()
     raise RunError(
-        "there is nothing to resume",
+        "--resume must name a run whose training was interrupted",
         where=run,
         found="its training has finished" if finished else f"no checkpoint in {CHECKPOINTS}/",
-        fix="name a run whose training was interrupted, or ftx train",
+        fix="run `ftx runs` to list your runs, or start a new training with `ftx train`",
     )
 
 
@@ -179,12 +179,12 @@ def _read(path: Path) -> SavedCheckpoint:
         raise ValueError(f"schema version {checkpoint.schema_version}, this ftx reads {SCHEMA_VERSION}")
     hashed = checkpoint.schema_version == SCHEMA_VERSION or checkpoint.sha256 is not None
     if hashed and _digest(cast("dict[str, object]", document)) != checkpoint.sha256:
-        raise ValueError("it is not what was written")
+        raise ValueError("it has changed since ftx wrote it")
     if str(checkpoint.record.position.step) != path.stem:
-        raise ValueError(f"it is of step {checkpoint.record.position.step}")
+        raise ValueError(f"it contains step {checkpoint.record.position.step}")
     tensors = path.with_suffix(".safetensors")
     if sha256_file(tensors) != checkpoint.tensors_sha256:
-        raise ValueError(f"{tensors.name} is not what was written")
+        raise ValueError(f"{tensors.name} has changed since ftx wrote it")
     saved = SavedCheckpoint(checkpoint, load_file(tensors))
     check_consistent(checkpoint.record, saved.tensors)
     return saved

@@ -69,10 +69,9 @@ def may_compile(module: nn.Module, requested: Compile, device: str) -> Compile:
     blocks = blocks_to_compile(module)
     if requested == "blocks" and not blocks:
         raise ModelError(
-            "this training has no blocks that could be compiled",
-            where="train.compile",
+            "train.compile=blocks needs a plain Vision Transformer with blocks that train",
             found=f"{type(module).__name__}, as it trains here",
-            fix="leave the key out; blocks of plain Vision Transformers can be compiled, if they train",
+            fix="train without compiled blocks: --set train.compile=auto",
         )
     return "none" if requested == "auto" and (not blocks or device != "cpu") else requested
 
@@ -102,8 +101,8 @@ def compiling_pays(module: nn.Module, images: int, steps: StepShape, progress: P
     saves_s = (gain.plain_s - gain.compiled_s) * blocks_of_images
     pays = saves_s > gain.takes_s
     progress.note(
-        f"blocks are {'' if pays else 'not '}compiled: of {plain_s:.0f} s of this training that saves {saves_s:.0f}, "
-        f"and takes {gain.takes_s:.0f}"
+        f"blocks are {'' if pays else 'not '}compiled: this saves {saves_s:.0f} of {plain_s:.0f} s of this training, "
+        f"and takes {gain.takes_s:.0f} s"
     )
     return "blocks" if pays else "none"
 
@@ -156,10 +155,9 @@ class _Block:
             self._step_s(fast)
         except Exception as error:  # torch has dozens of reasons: no C++ compiler, no Triton, no space
             raise EnvironmentFault(
-                "torch cannot compile the blocks here",
-                where="train.compile",
+                "train.compile=blocks: torch cannot compile them on this machine",
                 found=str(error).strip().split("\n")[0][:200],
-                fix="install a C++ compiler (Debian: apt install g++), or train.compile=none",
+                fix="install a C++ compiler (Debian: apt install g++), or train with --set train.compile=none",
             ) from error
         return fast
 

@@ -91,8 +91,8 @@ def place_as_before(prepared: TrainableModel, before: Circumstances) -> None:
     where = device()
     if where.type != before.device:
         raise RunError(
-            "the training was started on another kind of device",
-            found=f"{before.device}, here is {where.type}",
-            fix="resume it on the kind of device where it was started",
+            f"this training must be resumed on the device where it was started: {before.device}",
+            found=f"{where.type} on this machine",
+            fix="add --device cpu" if before.device == "cpu" else "resume it on a machine with a GPU",
         )
     place(prepared, plain_attention=before.plain_attention)

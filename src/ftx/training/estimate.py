@@ -261,10 +261,9 @@ def fitted(
     if not fitting:
         needed_s = budget_s - left_s + times.of(1)
         raise InputError(
-            "no training fits into the budget",
-            where="--budget",
-            found=f"{budget_s:.0f} s, one epoch ends after about {needed_s:.1f} s",
-            fix="a longer one, a smaller --image-size, or --preset fast",
+            "--budget must be long enough for one epoch",
+            found=f"{budget_s:.0f} s; one epoch ends after about {needed_s:.1f} s",
+            fix="use a longer --budget, a smaller --image-size, or --preset fast",
         )
     progress.note(f"{fitting} of {epochs} epochs fit into the budget: {times.epoch_s:.2g} s each")
     return replace(found, plan=found.plan.within(fitting))

@@ -75,7 +75,7 @@ def _converted(trunk: nn.Module, pre: Preprocess) -> ov.Model:
             "OpenVINO cannot compute the frozen part of this model",
             where="train.frozen_runtime",
             found=str(error).strip().split("\n")[-1][:200],
-            fix="train.frozen_runtime=torch",
+            fix="compute it in torch: --set train.frozen_runtime=torch",
         ) from error
 
 

@@ -145,8 +145,8 @@ class FrozenPart:
         if needed_bytes > limit_bytes:
             progress.note(
                 f"the features of {rows:,} views take {needed_bytes / 1e9:.3g} GB, of which "
-                f"{limit_bytes / 1e9:.3g} GB are kept (train.cache_gb, and half of the free disk): the"
-                " others are computed in each epoch"
+                f"{limit_bytes / 1e9:.3g} GB are kept (limited by train.cache_gb and half of the free disk): "
+                "the others are computed again in each epoch"
             )
 
     @torch.no_grad()
@@ -167,7 +167,7 @@ def frozen_part(
     Raises: ModelError if OpenVINO was chosen and cannot compute it.
     """
     if for_others and frozen.folder is None and limit_bytes:
-        progress.note("the user's cache cannot be written: features are kept for this training only")
+        progress.note("your cache folder cannot be written: features are kept only for this training")
     own = _own_folder(frozen.folder, ranks) if frozen.folder is not None and for_others else None
     if own is not None:
         own.mkdir(mode=0o700, parents=True, exist_ok=True)  # others may have removed it meanwhile
@@ -177,7 +177,7 @@ def frozen_part(
             part.find_others()
         yield part
         if store.fault is not None:
-            progress.note(f"not all features could be kept ({store.fault}): they were computed again")
+            progress.note(f"some features could not be kept ({store.fault}): they were computed again")
 
 
 def _own_folder(folder: Path, ranks: Ranks) -> Path:

@@ -55,10 +55,10 @@ def check_address(
     if is_elsewhere(recipe.data.path) and data_path(overrides, flags) is None:
         there = as_typed(recipe.data.path)
         raise DataError(
-            "the images of this training lie at an address, which a run must not name",
+            "a run must not name an address for its images",
             where=run / "recipe.yaml",
             found=shown(there),
-            fix=f"name where they lie, if you trust it: {shell_command(command, run)} {data_option(there)}",
+            fix=f"if you trust this address, name it: {shell_command(command, run)} {data_option(there)}",
         )
 
 
@@ -87,10 +87,10 @@ def init_run(recipe: Recipe) -> Run | None:
     ]
     if differing:
         raise RecipeError(
-            "the run that training begins with is of another model, adapter or task",
+            "--from must name a run of the same model, adapter and task",
             where=run.path,
             found=listed(differing),
-            fix="leave these keys as the run has them, or train without --from",
+            fix="use the values of the run for these keys, or train without --from",
         )
     return run
 
@@ -152,9 +152,7 @@ def load_run_into(run: Run, prepared: TrainableModel, labels: Labels, progress: 
             elif name in trained or prepared.method == "full":  # which also trains batch statistics
                 state[name].copy_(tensor)
     if gone := [name for name in old_names if name not in names]:
-        progress.note(
-            f"labels of {run.path} that the data does not have, whose rows of the head are dropped: {listed(gone)}"
-        )
+        progress.note(f"your data lacks labels of {run.path}, so their rows of the head are dropped: {listed(gone)}")
     new = tuple(name for name in names if name not in old_names)
     return InitialWeights(trained=run.manifest.digest(TRAINED), labels_kept=len(kept), labels_new=new)
 

@@ -224,7 +224,7 @@ class FeatureInputs:
         chunks = in_batches(self._all_views()[ranks.local :: ranks.local_world], EVAL_BATCH, 0)
         unknown = [chunk for chunk in self._unknown(chunks) if chunk]
         with (
-            progress.track("Computing what is frozen", sum(map(len, unknown))) as bar,
+            progress.track("Computing frozen features", sum(map(len, unknown))) as bar,
             closing(self.images.views(unknown)) as pixels,
         ):
             for chunk, pixels_BHWC in zip(unknown, pixels, strict=True):

@@ -97,9 +97,9 @@ def fit(
         return None
     if interrupted:
         kept = state.best.epoch.epoch
-        progress.note(f"interrupted: keeping epoch {kept}, the best so far; after --resume a later one may be better")
+        progress.note(f"interrupted: epoch {kept}, the best so far, is kept; resume to look for a better one")
     elif len(state.epochs) < training.epochs:
-        progress.note(f"no better epoch in {training.patience}: stopped early")
+        progress.note(f"stopped early: no better epoch in the last {training.patience}")
     state.load_best()
     return Fit(state.epochs, state.best.epoch, training.metric, state.best.thresholds, interrupted)
 
@@ -266,8 +266,8 @@ def _check_finite(training: Training, state: TrainingState, val_loss: float | No
     if not np.isfinite(loss + (val_loss or 0.0)):
         measured = "" if val_loss is None else f", {val_loss} on validation images"
         raise Diverged(
-            "the loss is no longer finite",
+            "the loss must stay finite",
             where=f"epoch {position.epoch}",
             found=f"{loss / position.images} in training{measured}",
-            fix=f"a smaller learning rate: --lr {training.lr / 10:g}",
+            fix=f"train with a smaller learning rate: --lr {training.lr / 10:g}",
         )

@@ -156,13 +156,13 @@ def open_together(
     """
     ranks.agree_on("versions", {"ftx": __version__, "torch": torch.__version__}, "install the same on each machine")
     keys = {key: value for key, value in recipe.by_key().items() if key != DATA_PATH}  # it may be mounted elsewhere
-    ranks.agree_on("recipes", keys, "give all of them the same command line")
+    ranks.agree_on("recipes", keys, "start each process with the same command line")
     with ranks.first_of_machine_first():
         found = open_training(recipe, strict, progress, ranks, plain_attention)
     data, base = entries_digest(found.dataset.entries), found.prepared.backbone.digest
     images = {"images": sum(found.images.values()), "their digest": data}
-    ranks.agree_on("images", images, "give each machine the same data")
-    ranks.agree_on("weights", {"their digest": base}, "give each machine the same weights")
+    ranks.agree_on("images", images, "copy the same images to each machine")
+    ranks.agree_on("weights", {"their digest": base}, "copy the same weights to each machine")
     return replace(found, plan=ranks.of_first(found.plan).for_data_at(found.recipe.data.path))
 
 
@@ -172,8 +172,9 @@ def _check_classes(recipe: Recipe, found: int, strict: bool, progress: Progress)
         return
     if strict:
         raise RecipeError(
-            f"the recipe is for {expected} labels, the data has {found}",
+            f"data.classes must be {found}, the number of labels in the data",
             where=recipe.data.path,
-            fix=f"--set data.classes={found}, or leave --strict out: the data decides",
+            found=str(expected),
+            fix=f"set it with --set data.classes={found}, or train without --strict",
         )
-    progress.note(f"the recipe is for {expected} labels, the data has {found}: the data decides")
+    progress.note(f"data.classes is {expected} in the recipe, but the data has {found} labels: training uses {found}")

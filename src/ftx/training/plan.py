@@ -206,10 +206,9 @@ def _dropped_patches(module: nn.Module, train: TrainRecipe, left_out: float) -> 
     fraction = left_out if train.patch_dropout == "auto" else train.patch_dropout
     if fraction and plain_vit(module) is None:
         raise ModelError(
-            "patches can be left out of plain Vision Transformers only",
-            where="train.patch_dropout",
-            found=type(module).__name__,
-            fix="leave the key out, or take a plain Vision Transformer: --model dinov2-small",
+            "train.patch_dropout must be 0 unless the model is a plain Vision Transformer",
+            found=f"{fraction} with {type(module).__name__}",
+            fix="train with --set train.patch_dropout=0, or with a plain Vision Transformer: --model dinov2-small",
         )
     return DroppedPatches(fraction)
 
@@ -262,14 +261,14 @@ def _notes(planned: Plan, module: nn.Module, facts: Facts, before: TrainRecipe |
     """A sentence about each key of the recipe that has no effect here, or less than it seems to; and about memory."""
     train, found = planned.recipe.train, list[str]()
     if not planned.views and keepable_blocks(module) is not None:
-        found.append("train.cache_views is 0: the blocks that do not train are computed in each epoch")
+        found.append("train.cache_views is 0: frozen blocks are computed again in each epoch")
     if planned.augment == "light" and planned.views == 1 < planned.epochs:
-        found.append("train.cache_views is 1: every epoch has the same view of an image, drawn once")
+        found.append("train.cache_views is 1: every epoch uses the same augmented view of an image")
     if train.patch_dropout not in (0, "auto", planned.dropped.fraction):
-        found.append("train.patch_dropout: not used, as only the head trains, on features of all patches")
+        found.append("train.patch_dropout is not used: only the head trains, on features of all patches")
     if planned.solves_all and (unused := _set_for_steps(train, before)):
         found.append(
-            f"{', '.join(unused)}: not used, as the head is solved in one go; train.head_init=random takes steps"
+            f"{', '.join(unused)}: not used, as the head is solved without steps; train.head_init=random takes steps"
         )
     if planned.head_init == "probe" and not planned.fits_head:
         linear = bool(linear_heads(module))

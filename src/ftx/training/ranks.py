@@ -204,9 +204,9 @@ def _met(ranks: Ranks, ours: bool) -> ProcessGroup:
     gpus = torch.cuda.device_count()
     if 0 < gpus < ranks.local_world:
         raise InputError(
-            "there are more processes than GPUs",
-            found=f"{ranks.local_world} and {gpus}",
-            fix=f"--nproc-per-node {gpus}",
+            f"--nproc-per-node must be at most {gpus}, the number of GPUs",
+            found=str(ranks.local_world),
+            fix=f"run torchrun --nproc-per-node {gpus}",
         )
     if gpus:
         torch.cuda.set_device(ranks.local)
@@ -216,9 +216,9 @@ def _met(ranks: Ranks, ours: bool) -> ProcessGroup:
         return cast("ProcessGroup", dist.new_group(timeout=_LONGEST_WAIT, backend="gloo"))
     except (RuntimeError, ValueError) as error:
         raise EnvironmentFault(
-            "the processes of this training did not meet",
+            "the processes of this training cannot reach each other",
             found=_first_sentence(error),
-            fix="read the errors of the others; each machine must reach the address and port of the first",
+            fix="read the errors of the others, and check that each machine reaches the address and port of the first",
         ) from error
 
 
@@ -240,7 +240,7 @@ def _lost(error: BaseException) -> EnvironmentFault | None:
     return EnvironmentFault(
         "another process of this training was lost",
         found=_first_sentence(error),
-        fix="read its error, and resume from the last checkpoint: torchrun … -m ftx train --resume RUN",
+        fix="read its error, then resume from the last checkpoint: torchrun … -m ftx train --resume RUN",
     )
 
 

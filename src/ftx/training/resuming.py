@@ -13,7 +13,7 @@ from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
 from ftx.runs.run_json import RESUME
-from ftx.training.checkpoints import Origin
+from ftx.training.checkpoints import Origin, train_again
 from ftx.training.init_from import DATA_PATH, FOLLOW_LINKS_KEY, check_address, without_untyped_links
 from ftx.training.opening import ResolvedTraining
 
@@ -33,17 +33,17 @@ def recipe_to_resume(
         # Keys that are auto are decided later, and compared then (``check_same_inputs``).
         if found := _differences(trained_with, recipe, without="auto"):
             raise RecipeError(
-                "the recipe is another one than the training began with",
+                "the recipe must be the one that the training began with",
                 where=where,
                 found=listed(found),
-                fix="leave the keys as they were to resume, or start a new training with the changes",
+                fix="undo these changes to resume, or start a new training with them",
             )
     check_address(run, now, overrides, flags, RESUME)
     if not is_elsewhere(now.data.path) and not images_root(now.data.path).exists():
         raise DataError(
-            "the images of this training are not where they were",
+            "the images of this training are not where they were when it began",
             where=now.data.path,
-            fix="run the command from the folder where training began, or name their folder: --data DIR",
+            fix="run the command in the folder where training began, or name the folder of images: --data DIR",
         )
     return without_untyped_links(now, overrides, flags)
 
@@ -67,20 +67,24 @@ def check_same_inputs(run: Path, origin: Origin, now: ResolvedTraining) -> None:
     base_digest, entries = now.prepared.backbone.digest, now.dataset.entries
     if base_digest != origin.base_digest:
         raise RunError(
-            "the base is another one than the training began with",
+            "the base must be the one that the training began with",
             where=run,
             found=f"digest {base_digest[:12]}…, was {origin.base_digest[:12]}…",
-            fix="restore the weights that it began with (model.weights in recipe.yaml)",
+            fix=f"restore those weights (model.weights in recipe.yaml), or start a new training: {train_again(run)}",
         )
     if entries_digest(entries) != origin.data_sha256:
         raise RunError(
-            "the data are others than the training began with",
+            "the images must be those that the training began with",
             where=now.recipe.data.path,
             found=_first_difference(read_entries(run / ENTRIES), entries),
-            fix="restore them, or start a new training",
+            fix=f"restore them, or start a new training: {train_again(run)}",
         )
     if found := _differences(origin.recipe, now.recipe):
-        raise RecipeError("the recipe means something else here than where the training began", found=listed(found))
+        raise RecipeError(
+            "the recipe means something else here than where the training began",
+            found=listed(found),
+            fix=f"resume it on the machine where it began, or start a new training: {train_again(run)}",
+        )
 
 
 def _first_difference(before: Sequence[Entry], now: Sequence[Entry]) -> str:
@@ -89,4 +93,4 @@ def _first_difference(before: Sequence[Entry], now: Sequence[Entry]) -> str:
         if was.get(path) != found.get(path):
             what = "is new" if path not in was else "is gone" if path not in found else "has changed"
             return f"{path} {what}"
-    return "the images are listed in another way"
+    return "the images are listed in another order"

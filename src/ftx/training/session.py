@@ -87,7 +87,7 @@ def train(
             report = _Session(new, resolved, stop, progress, on_epoch, ranks).run(None)
         path = ranks.of_first(new and new.path)  # its name may have changed until it was complete
     if new is not None and path != out:
-        progress.note(f"another training has created {out} meanwhile: this run is {path}")
+        progress.note(f"another training created {out} in the meantime: this run is {path}")
     return _as_latest(report, path, progress, ranks)
 
 
@@ -124,7 +124,9 @@ def resume(
             as_before = before.processes == ranks.world
             attention = before.plain_attention if as_before else None
             if not as_before:
-                progress.note(f"started by {before.processes} processes: with {ranks.world} the last bits may differ")
+                progress.note(
+                    f"started with {before.processes} processes: with {ranks.world}, the last bits may differ"
+                )
             with in_threads_as(before) if as_before else nullcontext():
                 resolved = open_together(recipe, False, SILENT, ranks, attention)
                 for note in () if as_before else resolved.plan.notes:
@@ -234,7 +236,7 @@ class _Session:
             where = None if self.new is None else self.new.path / CHECKPOINTS
             fix = "train again from its recipe.yaml" if self.new is None else train_again(self.new.path)
             raise AnotherTraining(
-                "the checkpoint is of another training", where=where, found=str(error), fix=fix
+                "the checkpoint must be of this training", where=where, found=str(error), fix=fix
             ) from error
         state.note_means(training.metric)
         saved.tensors.clear()
@@ -271,7 +273,7 @@ class _Session:
             return None
         started = start_head(training, self.progress)
         if started is None:
-            self.progress.note("the classifier reads several rows of features: it starts at random, and trains")
+            self.progress.note("the head reads several rows of features, so it starts at random and trains in steps")
         return started
 
     def _fit(
@@ -279,7 +281,7 @@ class _Session:
     ) -> Fit:
         tensorboard = training.recipe.tensorboard
         if tensorboard and self.new is not None:
-            self.progress.note(f"curves: tensorboard --logdir {self.new.path / 'reports' / 'tensorboard'}")
+            self.progress.note(f"to see the curves: tensorboard --logdir {self.new.path / 'reports' / 'tensorboard'}")
         with epoch_log(self.new, state.epochs, tensorboard=tensorboard) as log:
 
             def report_epoch(end: EpochEnd) -> None:

@@ -143,7 +143,7 @@ class TrainingState:
         own, parameters = dict(changing(self.module)), dict(self.module.named_parameters())
         theirs = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
         if wrong := _differing(own, theirs):
-            raise ValueError(f"{wrong} is not as this model has it")
+            raise ValueError(f"{wrong} differs from that of this model")
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[f"weights.{name}"])
@@ -176,7 +176,7 @@ def check_consistent(record: StateRecord, tensors: Mapping[str, Tensor]) -> None
     """Raise ValueError if the parts of a state contradict each other, for any model."""
     numbers = [epoch.epoch for epoch in record.epochs]
     if numbers != [*range(1, len(numbers) + 1)] or record.position.epoch != len(numbers) + 1:
-        raise ValueError(f"it is in epoch {record.position.epoch}, behind epochs {numbers}")
+        raise ValueError(f"it is in epoch {record.position.epoch}, after epochs {numbers}")
     if len({frozenset(epoch.metrics) for epoch in record.epochs}) > 1:
         raise ValueError("its epochs have different metrics")
     if record.best is not None and record.best not in numbers:
@@ -185,9 +185,9 @@ def check_consistent(record: StateRecord, tensors: Mapping[str, Tensor]) -> None
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind not in parts:
-            raise ValueError(f"{name} is no tensor of a training")
+            raise ValueError(f"{name} is not a tensor of a training")
         if not tensor.isfinite().all():
-            raise ValueError(f"{name} has an entry that is no finite number")
+            raise ValueError(f"{name} has an entry that is not finite")
         parts[kind][rest] = tensor
     weights, moments, best = parts.values()
     if wrong := _differing(best, {} if record.best is None else weights):

@@ -128,9 +128,9 @@ def effects_on_batch_statistics(training: Training) -> list[str]:
     if not any(map(trains, layers)):
         return found
     if training.ranks.world > 1 or recipe.accumulation_steps > 1:
-        found.append("layers with batch statistics compute them for each part of a batch")
+        found.append("batch statistics are computed separately for each part of a batch")
     if recipe.activation_checkpointing:
-        found.append("layers with batch statistics update them twice a step: it is computed again")
+        found.append("batch statistics are updated twice per step, as activation checkpointing computes the step again")
     return found
 
 

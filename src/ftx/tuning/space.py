@@ -167,5 +167,7 @@ def default_space(recipe: Recipe) -> Space:
         sides = [round(side * fraction / patch) * patch for fraction in _SIDES]
         found["data.image_size"] = tuple(dict.fromkeys(sides))
     if not found:
-        raise InputError("this recipe has no default space", found=recipe.method, fix="write one: --space FILE")
+        raise InputError(
+            "--space must be given for this method", found=recipe.method, fix="write a space: --space FILE"
+        )
     return Space(keys=found)

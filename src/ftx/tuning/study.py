@@ -30,7 +30,7 @@ IDENTITY = "searched"
 _DIRECTIONS: Sequence[Literal["maximize", "minimize"]] = ("maximize", "minimize")
 # Trials that are drawn at random before the sampler uses what it has seen, and that are not pruned.
 _AT_RANDOM = 5
-_ADDRESS = "dialect://user:password@host:port/database, such as postgresql://…"
+_ADDRESS = "use dialect://user:password@host:port/database, such as postgresql://…"
 # How long a worker waits for what another is about to write.
 _TRIES, _PAUSE_S = 20, 0.25
 
@@ -59,10 +59,10 @@ def open_study(
             time.sleep(2 * _PAUSE_S)  # a third one may do the same, and the last value counts for all
     if identity(study)[0] != searched:
         raise RunError(
-            "this study searches something else",
+            "--study must be new, or a search of the same recipe, space, objective and images",
             where=f"{name} in {printable(out, storage)}",
             found="it was started with another recipe, space or objective, or with other images",
-            fix="give it another --study, or another --out",
+            fix="use another --study or --out",
         )
     return study
 
@@ -98,14 +98,14 @@ def _open(out: Path, storage: str | None) -> RDBStorage:
                 "the driver of the study's storage is not installed",
                 where=printable(out, storage),
                 found=str(error.__cause__ or error),
-                fix="install it; of PostgreSQL 'psycopg[binary]', with --storage postgresql+psycopg://…",
+                fix="install it; for PostgreSQL: pip install 'psycopg[binary]', and --storage postgresql+psycopg://…",
             ) from error
         except RuntimeError as error:
             raise RunError(
                 "the study was made by another version of Optuna",
                 where=printable(out, storage),
                 found=str(error).splitlines()[0][:200],
-                fix="install that version, or start another study",
+                fix="install that version, or start another study: --study NAME",
             ) from error
         except ValueError as error:
             raise ArgumentError from error
@@ -139,17 +139,17 @@ def storage_errors(out: Path, storage: str | None) -> Iterator[None]:
     except ArgumentError as error:  # also for a dialect that SQLAlchemy does not know
         dialect, colon, _ = (storage or "").partition("://")
         found = f"something of {dialect}://" if colon else "no dialect://"
-        raise InputError("this is no storage of a study", where="--storage", found=found, fix=_ADDRESS) from error
+        raise InputError("--storage must be the address of a database", found=found, fix=_ADDRESS) from error
     except (SQLAlchemyError, StorageInternalError) as error:
         found = str(error.__cause__ or error).splitlines()[0][:200]
         if storage is None:
-            what, fix = "the study cannot be read or written", "free space on the disk, or start again in another --out"
+            what, fix = "the study cannot be read or written", "free some disk space, or start again in another --out"
             raise RunError(what, where=out / STUDY_FILE, found=found, fix=fix) from error
         raise EnvironmentFault(
-            "the storage of the study does not respond",
+            "--storage does not respond",
             where=printable(out, storage),
             found=found,
-            fix="check its address, and that it runs; then run the same command to resume",
+            fix="check that it runs at this address, then run the same command to resume",
         ) from error
     finally:
         with suppress(OSError):  # it stays unless it is empty
@@ -167,9 +167,14 @@ def _digest(recipe: Recipe, data: str, space: Space, objectives: int) -> str:
 def check_folder(out: Path) -> None:
     """Raise RunError for a folder that contains something else than a study, such as a run."""
     if out.exists() and not out.is_dir():
-        raise RunError("--out is no folder", where=out, fix="name another")
+        raise RunError("--out must be a folder", where=out, fix="name another folder")
     if (out / MARK_FILE).is_file() or not out.exists():
         return
     others = sorted(path.name for path in out.iterdir() if not path.name.startswith((STUDY_FILE, ".")))
     if others:
-        raise RunError("--out contains something else", where=out, found=listed(others), fix="name another folder")
+        raise RunError(
+            "--out must be a new folder, or the folder of a study",
+            where=out,
+            found=listed(others),
+            fix="name another folder",
+        )

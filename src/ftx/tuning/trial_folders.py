@@ -38,7 +38,10 @@ def claim(out: Path, study: Study) -> str:
     name, study_id, folder_id = [*mark.read_text().splitlines(), "", "", ""][:3]
     if [name, study_id] != own:
         raise RunError(
-            "this folder contains the runs of another study", where=out, found=name, fix="name another folder: --out"
+            "--out must not contain the runs of another study",
+            where=out,
+            found=name,
+            fix="name another folder: --out DIR",
         )
     return folder_id
 

@@ -80,7 +80,7 @@ def tune(
     """
     check_one_process("ftx tune")
     if goal.trials is None and goal.budget_s is None:
-        raise InputError("the search has no end", fix="--trials N, --budget TIME, or both")
+        raise InputError("--trials or --budget must be given", fix="add --trials N, --budget TIME, or both")
     searched = default_space(recipe) if space is None else read_space(space, recipe)
     metric = choosing_metric(TASKS[recipe.task], balanced=recipe.train.balance != "none")
     out = out or RUNS / f"{images_root(recipe.data.path).resolve().stem}-tuned"
@@ -177,10 +177,12 @@ class _Search:
         """Train a trial, and record its result in the study. Raises: what the training raises."""
         trial = assignment.trial
         if assignment.resumed:
-            self.progress.note(f"trial {trial.number} was interrupted: it is resumed")
+            self.progress.note(f"trial {trial.number} was interrupted, and is resumed")
         if assignment.lost > _MOST_LOST:
-            what = f"{assignment.lost} workers were lost in it, one after the other, at the same place"
-            raise EnvironmentFault(what, where=assignment.run, fix="look for the reason in the system's log: dmesg")
+            what = f"{assignment.lost} workers ended at the same place of this trial, one after the other"
+            raise EnvironmentFault(
+                what, where=assignment.run, fix="look for the reason in the log of the system: dmesg"
+            )
         recipe = self.recipe.with_overrides([], self.space.suggested(trial))
         result = run_trial(assignment, recipe, self.metric, self.goal.objectives, _Bars(self.progress))
         self.failed_in_a_row.clear()
@@ -203,7 +205,7 @@ class _Search:
                 f"the last {_MOST_IN_A_ROW} trials could not be trained",
                 where=self.folders.out,
                 found=fault.what,
-                fix=fault.fix or "see the reason of each in trials.jsonl",
+                fix=fault.fix or "read the reason of each in trials.jsonl",
             ) from fault
 
     def best(self) -> list[FrozenTrial]:

@@ -84,7 +84,7 @@ def apply(
         given = read_adapter(adapter, card, scratch / "adapter", labels)
         check_fits(given, base, card)
         if given.proof_unused is not None:
-            progress.note(f"the proof that came with this update is not used: {given.proof_unused}")
+            progress.note(f"the proof in this update is not used: {given.proof_unused}")
         if installed is not None and _is_installed(given, installed, out):
             return _already_installed(given, base, out, started, progress)
         check_space(out.parent, sum(path.stat().st_size for path in base.iterdir()))
@@ -124,7 +124,7 @@ def rollback(out: Path, progress: Progress = SILENT) -> ApplyReport:
     before = _previous(out)
     if not (before / CARD_FILE).is_file():
         raise RunError(
-            "there is no model before this one" if out.exists() else "there is no such model",
+            "--rollback needs a model before this one" if out.exists() else "there is no such model",
             where=out,
             found=f"no {before.name} next to it",
             fix="name a model that ftx apply wrote at least twice",
@@ -159,10 +159,11 @@ def _base_card(base: Path) -> Card:
         int8 = card.precision.startswith("int8")
         reason = "nothing can be merged into 8 bits" if int8 else "it has no map of its weights"
         raise ExportError(
-            "this model is no base that adapters can be merged into",
+            "BASE_IR must be a base that adapters can be merged into",
             where=base,
             found=f"an IR in {card.precision}: {reason}",
-            fix="on the server: ftx export RUN --base DIR, in fp32 or fp16; int8 is made there from the merged model",
+            fix="write it on the server in fp32 or fp16: ftx export RUN --base DIR"
+            + ("; for int8, export the whole model" if int8 else ""),
         )
     return card
 
@@ -175,17 +176,19 @@ def _installed(out: Path, base: Card, progress: Progress) -> Card | None:
     if not out.exists():
         return None
     if not (out / CARD_FILE).is_file():
-        raise InputError("something else already exists", where=out, fix="choose another name, or move it away")
+        raise InputError(
+            "OUT_IR must be a new folder or a model", where=out, fix="choose another name, or move it away"
+        )
     try:
         card = read_card(out)
     except ExportError as error:
-        progress.note(f"the existing model is damaged, and is replaced: {error.what} ({error.where})")
+        progress.note(f"the existing model is damaged, and will be replaced: {error.what} ({error.where})")
         return None
     if card.base is not None:
-        raise InputError("this is a base itself", where=out, fix="choose another name: a base serves many updates")
+        raise InputError("OUT_IR must not be a base", where=out, fix="choose another name: a base serves many updates")
     if card.precision != base.precision:
         raise InputError(
-            "a model in another precision already exists",
+            "OUT_IR must be a new folder or a model in the precision of the base",
             where=out,
             found=f"{card.precision}, and the base is in {base.precision}",
             fix="choose another name, or move it away",
@@ -204,7 +207,7 @@ def _is_installed(given: AdapterToMerge, installed: Card, out: Path) -> bool:
         return True
     if given.update.sequence <= installed.update.sequence:
         raise InputError(
-            "the update is no newer than the installed one",
+            "the update must be newer than the installed one",
             where=given.path,
             found=f"sequence {given.update.sequence}, {out} has {installed.update.sequence}",
             fix=f"to go back: {shell_command('ftx apply --rollback', out)}",
@@ -277,10 +280,10 @@ def _check_accuracy(staged: Path, given: AdapterToMerge, progress: Progress) -> 
     found, max_abs = _compared(staged, given.update.max_drop if given.update else MAX_DROP, progress)
     if found.verdict == "failed":
         raise GateFailed(
-            "the updated model does not predict what the trained one does, and is not kept",
+            "the updated model predicts differently from the trained one, and is not kept",
             where=given.path,
             found=found.summary,
-            fix="the model before it stays in use; have the update made again",
+            fix="have the update made again; the model before it stays in use",
         )
     return found, max_abs
 

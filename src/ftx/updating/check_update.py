@@ -26,6 +26,10 @@ from ftx.runs.update_zip import REFERENCE_LOGITS, Update, read_update
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
 
+OTHER_BASE = "name the base that it was made for"
+WITH_HEAD = "train it with modules_to_save for the head, as ftx does"
+_WRITE_AGAIN = "write it again: ftx export RUN --base DIR --as-update FILE"
+
 
 @dataclass(frozen=True)
 class AdapterToMerge:
@@ -59,7 +63,11 @@ def read_adapter(adapter: Path, card: Card, scratch: Path, labels: Sequence[str]
         size_bytes = sum(path.stat().st_size for path in adapter.iterdir() if path.is_file())
         return AdapterToMerge(adapter, file, size_bytes, None, {}, _meaning(file, card, labels, adapter))
     if labels:
-        raise InputError("an update has its own labels", where=adapter, fix="remove --labels")
+        raise InputError(
+            "--labels must not be given for an update, which has its own",
+            where=adapter,
+            fix="run the command without --labels",
+        )
     update, files = read_update(adapter)
     scratch.mkdir()
     logits = _reference_logits(files.pop(REFERENCE_LOGITS), adapter, len(update.labels))
@@ -90,7 +98,7 @@ def _reference_logits(content: bytes, update: Path, labels: int) -> dict[str, ND
             "the logits in the update are invalid",
             where=update,
             found=f"{REFERENCE_LOGITS}: {str(error)[:200]}",
-            fix="write it again: ftx export --as-update",
+            fix=_WRITE_AGAIN,
         ) from error
     return found
 
@@ -103,7 +111,7 @@ def _proof(content: bytes | None, update: Path) -> tuple[Proof | None, str | Non
         return proof_from(parse_json(content))
     except (ValidationError, JsonError) as error:
         found = f"{PROOF_FILE}: {first_error(error) if isinstance(error, ValidationError) else error}"
-        raise ExportError("the update is invalid", where=update, found=found, fix="write it again") from error
+        raise ExportError("the update is invalid", where=update, found=found, fix=_WRITE_AGAIN) from error
 
 
 def _meaning(file: PeftFile, card: Card, labels: Sequence[str], adapter: Path) -> Meaning:
@@ -112,18 +120,20 @@ def _meaning(file: PeftFile, card: Card, labels: Sequence[str], adapter: Path) -
     own = next((file.tensors[PREFIX + name] for name in card.base.head if PREFIX + name in file.tensors), None)
     if own is None:
         raise AdapterError(
-            "the adapter has no head, and the head of the base is untrained",
+            "the adapter must contain a head: the head of the base is untrained",
             where=adapter,
             found=f"no {', '.join(card.base.head)}",
-            fix="train it with modules_to_save for the head, as ftx does",
+            fix=WITH_HEAD,
         )
     if not own.ndim:
-        raise AdapterError("the adapter's head is invalid", where=adapter, found="one number")
+        raise AdapterError(
+            "the adapter's head must have a row for each label", where=adapter, found="one number", fix="train it again"
+        )
     if not labels and len(own) == len(card.labels):
         return card.meaning
     if len(labels) != len(own):
         raise InputError(
-            "the adapter's head has another number of labels",
+            "--labels must name each output of the adapter's head",
             where=adapter,
             found=f"{len(own)} outputs, {len(labels) or len(card.labels)} labels",
             fix="name them in order: --labels a,b,c",
@@ -140,31 +150,31 @@ def check_fits(given: AdapterToMerge, base: Path, card: Card) -> None:
     digest = given.update.base_digest if given.update else given.file.config.base_digest
     if digest is not None and digest != card.base.base_digest:
         raise AdapterError(
-            "the adapter is of another base",
+            "the adapter must be trained on this base",
             where=given.path,
             found=f"digest {digest[:12]}, the base's is {card.base.base_digest[:12]}",
-            fix="name the base that it was made for",
+            fix=OTHER_BASE,
         )
     if given.update is None:
         if (kept := given.file.config.token_fractions) != card.keep_tokens:
             raise AdapterError(
-                "the adapter was trained with other tokens",
+                "the adapter must be trained with the tokens that the base keeps",
                 where=given.path,
                 found=f"{dict(kept) or 'all'}, the base keeps {card.keep_tokens or 'all'}",
-                fix="name the base that it was made for",
+                fix=OTHER_BASE,
             )
         return
     if given.update.image_size != card.preprocess.image_size:
         raise ExportError(
-            "the update is for another image size",
+            "the update must have the image size of the base",
             where=given.path,
             found=f"{given.update.image_size} px, the base has {card.preprocess.image_size}",
-            fix="name the base that it was made for",
+            fix=OTHER_BASE,
         )
     if given.update.base_ir_digest != ir_digest(base):
         raise ExportError(
-            "the update is for another base IR",
+            "the update must be made for this base IR",
             where=given.path,
             found=f"digest {given.update.base_ir_digest[:12]}, this one's is {ir_digest(base)[:12]}",
-            fix="copy the base again that the server has, or have the update made for this one",
+            fix="copy the base from the server again, or have the update made for this one",
         )

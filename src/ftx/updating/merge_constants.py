@@ -23,12 +23,13 @@ from ftx.runs.artifacts import IR_FILE
 from ftx.runs.card_json import BaseIr
 from ftx.runs.update_zip import tensor_digest
 from ftx.runtimes.compiled_network import core
-from ftx.updating.check_update import AdapterToMerge
+from ftx.updating.check_update import OTHER_BASE, WITH_HEAD, AdapterToMerge
 
 with no_telemetry():
     import openvino as ov
     from openvino import opset15 as ops
 
+_COPY_AGAIN = "copy the whole folder of the base again"
 FloatWeights = NDArray[np.float32] | NDArray[np.float16]
 
 
@@ -45,7 +46,7 @@ class ConstantsOf:
             self._model = core().read_model(self._path)
         except RuntimeError as error:
             raise ExportError(
-                "OpenVINO cannot open this model", where=self._path, found=str(error), fix="copy it again"
+                "OpenVINO cannot open this model", where=self._path, found=str(error), fix=_COPY_AGAIN
             ) from error
         self._nodes = {
             node.get_friendly_name(): node
@@ -59,7 +60,8 @@ class ConstantsOf:
         Raises: ExportError if there is none of this name.
         """
         if name not in self._nodes:
-            raise ExportError("the card names a constant that the model lacks", where=self._path, found=name)
+            what = "the model lacks a constant that its card names"
+            raise ExportError(what, where=self._path, found=name, fix=_COPY_AGAIN)
         values: FloatWeights = self._nodes[name].data
         return values
 
@@ -79,7 +81,10 @@ class ConstantsOf:
             self._model.validate_nodes_and_infer_types()
         except RuntimeError as error:
             raise ExportError(
-                "the adapter's head does not fit this model", where=self._path, found=str(error).strip()[:200]
+                "the adapter's head does not fit this model",
+                where=self._path,
+                found=str(error).strip()[:200],
+                fix=OTHER_BASE,
             ) from error
         for key, value in model_info.items():
             self._model.set_rt_info(value, ["model_info", key])
@@ -122,14 +127,14 @@ def _merge_layers(
     lacking = [layer for layer in adapters if f"{layer}.weight" not in base.constants]
     if lacking:
         raise AdapterError(
-            "the adapter is for layers that this IR lacks",
+            "the adapter must only change layers of the base",
             where=given.path,
-            found=f"{len(lacking)} layers ({', '.join(lacking[:3])})",
-            fix="name the base that it was made for",
+            found=f"{len(lacking)} that the base lacks ({', '.join(lacking[:3])})",
+            fix=OTHER_BASE,
         )
     digests: dict[str, str] = {}
     bounds: list[float] = []
-    with progress.track("merging", len(adapters)) as bar:
+    with progress.track("Merging", len(adapters)) as bar:
         for layer, adapter in adapters.items():
             name = f"{layer}.weight"
             held = model[base.constants[name]]
@@ -138,7 +143,7 @@ def _merge_layers(
             if own != held.shape:
                 sizes = ["x".join(map(str, shape)) for shape in (own, held.shape)]
                 found = f"{layer}: {sizes[0]}, the base has {sizes[1]}"
-                raise AdapterError("the adapter does not fit its base", where=given.path, found=found)
+                raise AdapterError("the adapter does not fit this base", where=given.path, found=found, fix=OTHER_BASE)
             merged_OI = merged_weight(weight_OI, adapter)
             if held.dtype == np.float16:
                 bounds.append(_f16_bound(weight_OI, merged_OI, adapter))
@@ -155,12 +160,14 @@ def _replace_head(model: ConstantsOf, given: AdapterToMerge, base: BaseIr) -> di
     for name in base.head:
         tensor = given.file.tensors.get(PREFIX + name)
         if tensor is None:
-            raise AdapterError("the adapter has no head", where=given.path, found=f"no {name}")
+            raise AdapterError("the adapter must contain a head", where=given.path, found=f"no {name}", fix=WITH_HEAD)
         digests[name] = tensor_digest(tensor)
         held = model[base.constants[name]]
         if tensor.ndim not in (1, held.ndim):
             found = f"{name}: {list(tensor.shape)}, the base has {list(held.shape)}"
-            raise AdapterError("the adapter's head does not fit this model", where=given.path, found=found)
+            raise AdapterError(
+                "the adapter's head does not fit this base", where=given.path, found=found, fix=OTHER_BASE
+            )
         # A bias in the graph is [1, C].
         shape = tensor.shape if tensor.ndim == held.ndim else (*held.shape[: held.ndim - tensor.ndim], *tensor.shape)
         model.replace(base.constants[name], tensor.reshape(shape))
@@ -171,10 +178,10 @@ def _check_digests(digests: Mapping[str, str], expected: Mapping[str, str], give
     other = sorted(name for name in digests.keys() | expected.keys() if digests.get(name) != expected.get(name))
     if other:
         raise GateFailed(
-            "the merged weights are not those of the server",
+            "the merged weights differ from those of the server",
             where=given.path,
             found=f"{len(other)} of {len(expected)} ({', '.join(other[:3])})",
-            fix="have the update made again from the merged run: ftx merge, then ftx export --as-update",
+            fix="have the update made again from the merged run: ftx merge RUN, then ftx export RUN --as-update",
         )
 
 

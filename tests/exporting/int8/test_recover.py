@@ -117,8 +117,8 @@ def test_the_ir_of_the_new_run_lies_nearer_to_the_old_model(runs: Path, monkeypa
 
 def test_what_came_no_nearer_is_not_written(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovering, "LR_MULTIPLIER", 10.0)
-    with pytest.raises(GateFailed, match="brought the model no nearer"):
+    with pytest.raises(GateFailed, match="did not bring the int8 model closer"):
         recover(runs / "before", tmp_path / "after", steps=2)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RunError, match="--out exists already"):
+    with pytest.raises(RunError, match="--out must not exist yet"):
         recover(runs / "before", runs / "after", steps=2)

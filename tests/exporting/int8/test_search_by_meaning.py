@@ -183,7 +183,7 @@ def test_the_gate_of_an_export_goes_by_the_margin_of_the_recipe(
     write(source, IR_FP16, tmp_path / "ir")
     with pytest.raises(GateFailed, match="openvino/fp16 does not predict what the trained model does") as caught:
         check_accuracy(source, IR_FP16, tmp_path / "ir")
-    assert caught.value.fix == "export in a finer precision (fp32)"
+    assert caught.value.fix == "export in a finer precision: --precision fp32"
 
 
 PLAIN = (Int8Setting(alpha=-1.0), Int8Setting(alpha=0.5))

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.layer_roles import head_names
-from ftx.core.errors import EnvironmentFault, GateFailed
+from ftx.core.errors import EnvironmentFault, GateFailed, shell_command
 from ftx.core.progress import SILENT, Progress
 from ftx.core.third_parties import no_telemetry, quiet_third_parties
 from ftx.data.dataset import Dataset, Entry
@@ -93,10 +93,10 @@ def recover(
     after = _error(student, teacher, images.judging)
     if not after < before:
         raise GateFailed(
-            "training through 8 bits brought the model no nearer to the one in f32",
+            "--recover did not bring the int8 model closer to the fp32 model",
             where=opened.path,
             found=f"a mean logit error of {after:.4f}, {before:.4f} before",
-            fix="export it as it is: ftx export --precision int8",
+            fix=f"export it without --recover: {shell_command('ftx export --precision int8', opened.path)}",
         )
     module, task = prepared.backbone.module.eval(), opened.task
     _, logits_NC, targets_NC = measure(module, task, images.validation, loss=recipe.train.loss, bf16=False)
@@ -207,10 +207,10 @@ def _compiling() -> Iterator[None]:
             yield
     except ExtensionLoaderTimeoutException as error:
         raise EnvironmentFault(
-            "NNCF does not finish compiling its rounding",
+            "NNCF did not finish compiling its quantization code",
             where=QuantizedFunctionsCPULoader.get_build_dir(),
             found="a lock that another compilation left, or a very busy machine",
-            fix="remove that folder, and start again",
+            fix="remove that folder, then run the command again",
         ) from error
     finally:
         if given is None:
@@ -289,7 +289,7 @@ def _train(
     """Take the steps: the mean square of a logit's difference, AdamW, a cosine down to zero."""
     adamw = optimizer(weights.prepared.backbone.module, lr, 0.0, lora_plus=1.0)
     student.eval()  # as for predictions
-    with progress.track("Training through 8 bits", steps) as bar, closing(batches):
+    with progress.track("Quantization-aware training", steps) as bar, closing(batches):
         for step, images_N3HW in enumerate(islice(batches, steps)):
             set_lr_multiplier(adamw, (1 + math.cos(math.pi * step / steps)) / 2)
             adamw.zero_grad(set_to_none=True)
