@@ -81,7 +81,7 @@ def test_a_folder_called_as_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatc
 
 
 def test_a_name_that_is_none() -> None:
-    with pytest.raises(RecipeError, match="neither a file nor a recipe") as caught:
+    with pytest.raises(RecipeError, match="the recipe must be a file") as caught:
         recipe_file("multiclas-dora")
     assert "did you mean multiclass-dora" in str(caught.value)
 
@@ -172,7 +172,7 @@ def test_a_classifier_takes_keys_of_the_recipe_and_no_others() -> None:
         ftx.Classifier("dinov2-small", name="vit_tiny_patch16_224")
     with pytest.raises(FtxError):
         ftx.Classifier(task="multiclas")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(DataError, match="no such data folder"):
+    with pytest.raises(DataError, match="the data folder does not exist"):
         made.fit("nowhere")
 
 

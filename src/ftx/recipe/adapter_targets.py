@@ -62,7 +62,7 @@ def block_choice(value: object) -> object:
     ranges = [re.fullmatch(r"(\d+)(?:-(\d+))?", part) for part in text.split(",")]
     # A single number is a count; the block of that number is written as a list in YAML, or as 3-3.
     if None in ranges or not (listed or "," in text or "-" in text):
-        form = "must be 'all', 'auto', a whole number of 1 or more (the last N), first:N, or a list as 0,3,6-8"
+        form = "must be 'all', 'auto', a whole number of 1 or more (the last N), first:N, or a list as in 0,3,6-8"
         raise PydanticCustomError("ftx", form)
     spans = [(int(found[1]), int(found[2] or found[1])) for found in ranges if found]
     if any(first > last or last >= MOST_DEPTH for first, last in spans):
@@ -85,9 +85,9 @@ def _one_or_each(value: object, read: Callable[[object], float]) -> object:
         for target in _meant(name):
             if target not in TARGETS:
                 context = {"name": str(name), "known": ", ".join((*TARGETS, *WORDS))}
-                raise PydanticCustomError("ftx", "has no target {name}, only {known}", context)
+                raise PydanticCustomError("ftx", "must not set {name}: the targets are {known}", context)
             if target in each:
-                raise PydanticCustomError("ftx", "says two things of {name}", {"name": str(target)})
+                raise PydanticCustomError("ftx", "must set {name} only once", {"name": str(target)})
             each[target] = read(one)
     return {target: each[target] for target in TARGETS if target in each}
 

@@ -66,8 +66,8 @@ def _class_fault(value: object, theirs: Keys) -> str | None:
     name, task = _last(value), _TASKS.get(str(theirs["task"]))
     found = re.fullmatch(rf"(?:VisionTransformer|TimmModel)(?:For)?({'|'.join(of_task)})Cls", name)
     if found is None:
-        return f"ftx trains VisionTransformer...Cls and TimmModel...Cls; found {name!r}"
-    return f"{name} contradicts the task, which is {task} in ftx" if task not in (None, of_task[found[1]]) else None
+        return f"must be VisionTransformer...Cls or TimmModel...Cls; found {name!r}"
+    return f"must be a class of the task {task}; found {name!r}" if task not in (None, of_task[found[1]]) else None
 
 
 def _model_fault(value: object, theirs: Keys) -> str | None:
@@ -75,21 +75,23 @@ def _model_fault(value: object, theirs: Keys) -> str | None:
         return None
     alike = nearest(str(value), _MODELS)
     hint = f", did you mean '{alike}'?" if alike else "; a TimmModel...Cls takes timm's own names"
-    return f"ftx has {', '.join(_MODELS)}; found {value!r}{hint}"
+    return f"must be one of {', '.join(_MODELS)}; found {value!r}{hint}"
 
 
 def _monitor_fault(value: object, theirs: Keys) -> str | None:
     if value == ("val/accuracy" if theirs["task"] == "MULTI_CLASS_CLS" else None):  # where OTX has the same metric
         return None
-    return f"ftx chooses the best epoch by the task's own metric; found {value!r}; {_REMOVE}"
+    return f"must be the task's own metric, by which ftx chooses the best epoch; found {value!r}; {_REMOVE}"
 
 
 def _optimizer_fault(value: object, _: Keys) -> str | None:
-    return None if _last(value) == "AdamW" else f"ftx trains with torch.optim.AdamW; found {value!r}"
+    return None if _last(value) == "AdamW" else f"must be torch.optim.AdamW; found {value!r}"
 
 
 def _count_fault(value: object, _: Keys) -> str | None:
-    return None if type(value) is int else f"names and groups come from the data, here only their number; {_REMOVE}"
+    if type(value) is int:
+        return None
+    return f"must be the number of labels, as their names come from the data; found {value!r}; {_REMOVE}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Row:
 
 
 def _only(value: object, why: str) -> Row:
-    return Row(None, (value,), f"ftx has {value!r} ({why}); found {{found}}; {_REMOVE}")
+    return Row(None, (value,), f"must be {value!r} ({why}); found {{found}}; {_REMOVE}")
 
 
 _TABLE = {
@@ -122,7 +124,7 @@ _TABLE = {
     "model.class_path": Row(fault=_class_fault),
     "model.init_args.label_info": Row("data.classes", fault=_count_fault),
     "model.init_args.model_name": Row("model.name", _MODELS, fault=_model_fault),
-    "model.init_args.peft": Row("model.peft", _PEFT, "must be one of lora, dora, or empty for none; found {found}"),
+    "model.init_args.peft": Row("model.peft", _PEFT, "must be lora, dora, or empty for none; found {found}"),
     "model.init_args.freeze_backbone": Row("model.freeze_backbone"),
     "model.init_args.pretrained": Row("model.weights", _PRETRAINED, "must be true or false; found {found}"),
     "model.init_args.torch_compile": Row("train.compile", _COMPILE, "must be true or false; found {found}"),
@@ -182,13 +184,13 @@ def from_otx(recipe: Keys) -> Translation:
             made.problems.append(f"{key}: {fault}")
         elif row.ours is not None:
             if row.ours in given_by:
-                made.problems.append(f"{key}: sets the same as {given_by[row.ours]}; keep one of them")
+                made.problems.append(f"{key}: sets the same value as {given_by[row.ours]}; remove one of them")
             given_by[row.ours] = key
             translated = cast("Mapping[object, object]", row.values if isinstance(row.values, dict) else {})
             made.ours[row.ours] = translated.get(value, value) if translated else value
             made.notes.extend(note for (ours, of), note in _NOTES.items() if ours == row.ours and of in (value, ...))
     if "model.name" not in made.ours and not any("model_name" in problem for problem in made.problems):
-        made.problems.append("model.init_args.model_name: is missing, and OTX's default model differs from ftx's")
+        made.problems.append("model.init_args.model_name: must be given, as OTX's default model differs from ftx's")
     made.ours.setdefault("model.peft", "none")  # their default; ours is an adapter
     if any(f"{path}.".startswith("model.init_args.optimizer.") for path in theirs):
         made.ours.update({key: usual for key, usual in _ADAMW.items() if key not in made.ours})

@@ -103,7 +103,7 @@ class Recipe(Section):
                 error.what,
                 where=config,
                 found=f"--preset {preset}, which sets {keys}",
-                fix=f"leave out --preset {preset}, or what contradicts it",
+                fix=f"run it again without --preset {preset}, or without the keys that contradict it",
             ) from error
 
     def with_overrides(self, overrides: Sequence[str], flags: Mapping[str, object] | None = None) -> Recipe:
@@ -244,4 +244,4 @@ def _error_of(lines: Sequence[str], count: int, where: Path | None) -> RecipeErr
     """The error of ``count`` problems, of which ``lines`` are the first."""
     shown = first_lines(lines, count)
     what = shown[0] if count == 1 else "\n  ".join([f"{count:,} errors in the recipe:", *shown])
-    return RecipeError(what, where=where, fix="`ftx schema recipe` lists every key, its type and its default")
+    return RecipeError(what, where=where, fix="run `ftx schema recipe` to see every key, its type and its default")

@@ -76,7 +76,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, str):
                 raise YamlError(f"line {line}: a key must be text, found {shown(key)}")
             if key in seen:
-                raise YamlError(f"line {line}: the key {shown(key)} stands here a second time")
+                raise YamlError(f"line {line}: the key {shown(key)} appears twice here")
             seen.add(key)
         return {_as_text(key): value for key, value in super().construct_mapping(node, deep=deep).items()}
 
@@ -155,13 +155,20 @@ def read_document(path: Path, of: str = "recipe") -> dict[str, object]:
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError(
-                f"this is no {of}", where=path, found=f"{path.stat().st_size} bytes", fix="give a YAML file of ftx"
+                f"the {of} must have at most {MAX_RECIPE_BYTES:,} bytes",
+                where=path,
+                found=f"{path.stat().st_size:,} bytes",
+                fix=f"give the YAML file of the {of}",
             )
         text = read_file(path).decode()
     except OSError as error:
-        raise RecipeError(f"the {of} cannot be read", where=path, found=error.strerror, fix="check its path") from error
+        raise RecipeError(
+            f"the {of} cannot be read", where=path, found=error.strerror, fix="check the path of the file"
+        ) from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"the {of} is not UTF-8 text", where=path, fix="give a YAML file of ftx") from error
+        raise RecipeError(
+            f"the {of} must be UTF-8 text", where=path, found=str(error), fix="save the file as UTF-8"
+        ) from error
     return parse_document(text, path, of)
 
 
@@ -174,12 +181,17 @@ def parse_document(text: str, where: Path | None = None, of: str = "recipe") -> 
         value = parse_yaml(text)
     except YamlError as fault:
         raise RecipeError(
-            f"the {of} is not plain YAML: {fault}", where=where, fix="write plain keys and values, as in recipe.yaml"
+            f"the {of} must be plain YAML: {fault}",
+            where=where,
+            fix="write plain keys and values, as in recipe.yaml",
         ) from fault
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise RecipeError(
-            f"a {of} is a mapping of keys", where=where, found=type(value).__name__, fix="write lines as 'seed: 0'"
+            f"the {of} must be keys with values",
+            where=where,
+            found=type(value).__name__,
+            fix="write a key and its value on each line, as in 'seed: 0'",
         )
     return cast("dict[str, object]", value)
