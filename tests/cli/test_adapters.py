@@ -52,13 +52,13 @@ def test_two_runs_become_a_folder_that_predicts(tmp_path: Path, capsys: pytest.C
     assert run(["predict", "data/blue/0.png", "--artifact", str(tmp_path / "m")]) == 0
     assert "data/blue/0.png" in capsys.readouterr().out
     assert run([*words, "--out", str(tmp_path / "m")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "must not exist yet" in capsys.readouterr().err
 
 
 def test_a_backbone_alone_names_the_way_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["merge", "--adapter", "runs/a", "--no-head", "--out", str(tmp_path / "m")]) == 0
     weights = f"--weights {tmp_path / 'm'}/model.safetensors"
-    said = f"ftx train --model vit_tiny_patch16_224 {weights} --image-size 32 --freeze-backbone"
+    said = f"ftx train --model vit_tiny_patch16_224 {weights} --image-size 32 --method linear"
     assert said in capsys.readouterr().err
     words = ["train", "--data", "data", "--model", "vit_tiny_patch16_224", *weights.split(), "--freeze-backbone"]
     assert run([*words, "--image-size", "32", "--dry-run"]) == 0
@@ -77,22 +77,22 @@ def test_adapters_side_by_side(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["merge", "runs/a", "--shares", "1"], "--shares: only with --adapter"),
-        (["merge", "runs/a", "--combine", "ties", "--density", "0.5"], "--combine, --density: only with --adapter"),
-        (["merge", "--adapter", "runs/a", "--data", "data"], "--data: only with a run"),
-        (["merge", "runs/a", "--adapter", "runs/b"], "a run and --adapter are given"),
-        (["merge", "--adapter", "runs/a", "--combine", "tise"], "unknown --combine"),
-        (["merge", "--adapter", "runs/a", "--density", "0.5"], "--density is of TIES"),
+        (["merge", "runs/a", "--shares", "1"], "--shares is only for --adapter"),
+        (["merge", "runs/a", "--combine", "ties", "--density", "0.5"], "--combine, --density is only for --adapter"),
+        (["merge", "--adapter", "runs/a", "--data", "data"], "--data is only for a run"),
+        (["merge", "runs/a", "--adapter", "runs/b"], "a run cannot be combined with --adapter"),
+        (["merge", "--adapter", "runs/a", "--combine", "tise"], "--combine must be one of"),
+        (["merge", "--adapter", "runs/a", "--density", "0.5"], "--density is only for --combine ties"),
         (["merge", "--adapter", "runs/a", "--shares", "a,b"], "--shares must be numbers"),
         (["merge", "--adapter", "runs/a", "--shares", ","], "--shares must be numbers"),
-        (["merge", "--adapter", "runs/a", "--image-size", "64"], "--weights and --image-size go with --base"),
+        (["merge", "--adapter", "runs/a", "--image-size", "64"], "--weights and --image-size must be used with --base"),
         (["merge", "--adapter", "runs/a", "--base", "dinov2-small", "--image-size", "5x"], "--image-size must be"),
         (["merge", "--adapter", "runs/a", "--base", "vit_tniy"], "fix: --base "),
-        (["merge", "--adapter", "runs/a", "--labels", "no/such.txt"], "the labels cannot be read"),
-        (["merge", "--adapter", "nowhere"], "there is no such adapter"),
-        (["merge", "--adapter", "data/blue/0.png"], "an adapter is a folder, this is a file"),
-        (["merge", "--adapter", "data"], "this folder is no adapter"),
-        (["adapters", "data"], "this folder is no adapter"),
+        (["merge", "--adapter", "runs/a", "--labels", "no/such.txt"], "--labels: the file cannot be read"),
+        (["merge", "--adapter", "nowhere"], "the adapter does not exist"),
+        (["merge", "--adapter", "data/blue/0.png"], "an adapter must be a folder, this is a file"),
+        (["merge", "--adapter", "data"], "the folder must be an adapter"),
+        (["adapters", "data"], "the folder must be an adapter"),
     ],
 )
 def test_one_clear_error(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def test_what_is_left_out_is_said(columns: int) -> None:
     with terminal(columns=columns) as shown:
         print_runs(RunsReport(runs=[run(name) for name in NAMES]), named=False)
         said = shown.getvalue()
-    assert ("the terminal is too narrow for: size, model, started, epochs, holds" in said) == (columns == 80)
+    assert ("the terminal is too narrow: size, model, started, epochs, holds" in said) == (columns == 80)
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ def _key(flag: str, value: str, key: str, expected: object, *more: str) -> Flag:
 FLAGS = (
     Flag("--version", "", "the version", of_program.version),
     Flag("--debug", "", "the traceback of an error", of_program.debug),
+    Flag("-v", "", "more columns", of_program.verbose),
     Flag("--show-completion", "", "a script for bash", of_program.show_completion),
     Flag("--install-completion", "", "files in the home folder", of_program.install_completion),
     Flag("data check DATA", "flat", "its counts", of_train.check_path),

@@ -137,7 +137,7 @@ def weights(lab: Lab, flag: str, value: str) -> None:
     _is_sum(lab, _merged(lab, *words, flag, lab.foundation / "model.safetensors"), (1, 0))
     said = lab.call("merge", *words, flag, _doubled(lab), "--out", "joined")
     assert said.status == 2
-    assert "another base" in said.err
+    assert "the base must be the one" in said.err
 
 
 def image_size(lab: Lab, flag: str, value: str) -> None:

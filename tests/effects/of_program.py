@@ -179,6 +179,14 @@ def _in_bash(home: Path, words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=False)
 
 
+def verbose(lab: Lab, flag: str, value: str) -> None:
+    """Anywhere on the line, and of this line only."""
+    words = ("eval", lab.train().path, "--artifact", "trained")
+    for line in ((flag, *words), (*words, flag), (*words[:1], "--verbose", *words[1:])):
+        assert "false positives" in lab.done(*line).out
+        assert "false positives" not in lab.done(*words).out
+
+
 def show_completion(lab: Lab, flag: str, value: str) -> None:
     said = _in_bash(lab.root / "home", flag)
     assert said.returncode == 0, said.stderr

@@ -101,7 +101,8 @@ def test_verdicts_by_numbers(images: int, lost: int, gained: int, margin: float,
 def test_what_it_would_take_is_said() -> None:
     judged = judge([row(154, lost=3)], 0.02)
     assert judged.summary["openvino/int8"] == (
-        "at most 5.0 points lost (95 %): 3 lost, 0 gained of 154; 386 images with no further loss would prove 2"
+        "at most 5.0 points lost (95 % confidence, 154 images): 3 lost, 0 gained; "
+        "386 images with no further loss would prove at most 2"
     )
     assert judged.rows[0].needed_images == 386
     # The exact end of 3 of 154 (Clopper and Pearson): scipy.stats.beta.ppf(0.95, 4, 151).
@@ -115,7 +116,7 @@ def test_the_figures_are_those_of_the_row_that_proves_least() -> None:
     rows = [row(200, lost=5, gained=5, view="graph"), row(200, lost=3, view="files")]
     for order in (rows, rows[::-1]):
         summary = judge(order, 0.02).summary["openvino/int8"]
-        assert summary.startswith("at most 3.9 points lost (95 %): 3 lost, 0 gained of 200;")
+        assert summary.startswith("at most 3.9 points lost (95 % confidence, 200 images): 3 lost, 0 gained;")
     # Where logits are the proof, the furthest of the same pixels; a file's image path has a bound of its own.
     known_20 = known(20)
     subjects: list[tuple[float, View, ComputePrecision]] = [
@@ -143,7 +144,7 @@ def test_in_f32_the_bound_on_logits_is_the_proof_and_the_interval_stands_beside_
     # What is seen to be lost beyond the margin is not proved by logits, whatever their bound.
     judged = judge([row(100, lost=4, artifact="onnx", compute="f32")], 0.02)
     assert judged.verdicts == {"onnx": "unproved"}
-    assert "4 lost, 0 gained of 100" in judged.summary["onnx"]
+    assert "100 images): 4 lost, 0 gained;" in judged.summary["onnx"]
     # A drop that is certain fails in f32 as well.
     assert judge([row(100, lost=40, artifact="onnx", compute="f32")], 0.02).verdicts == {"onnx": "failed"}
 
@@ -224,7 +225,9 @@ def test_how_many_images_would_do_is_said_for_the_level_that_a_model_is_tested_a
     rows = [row(148), row(149, artifact="openvino/fp32", compute="auto:bf16")]
     judged = judge(rows, 0.02)
     assert {found.needed_images for found in judged.rows} == {189}
-    assert all(text.endswith("; 189 images with no further loss would prove 2") for text in judged.summary.values())
+    assert all(
+        text.endswith("; 189 images with no further loss would prove at most 2") for text in judged.summary.values()
+    )
     # As many do prove it.
     both = [row(189), row(189, artifact="openvino/fp32", compute="auto:bf16")]
     assert set(judge(both, 0.02).verdicts.values()) == {"proved"}
@@ -265,7 +268,7 @@ def test_the_images_of_a_patient_are_one() -> None:
     assert judged.rows[0].drop_high == pytest.approx(1 - 0.05 ** (1 / 100), abs=1e-6)
     assert judged.verdicts == {"openvino/int8": "unproved"}
     assert judged.summary["openvino/int8"].endswith(
-        "0 lost, 0 gained of 100 groups; 149 groups with no further loss would prove 2"
+        "100 groups): 0 lost, 0 gained; 149 groups with no further loss would prove at most 2"
     )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
+_VERBOSE = ("-v", "--verbose")
 # 128 + SIGPIPE, as the shell reports a program whose reader went away (`ftx predict ... | head`).
 BROKEN_PIPE = 141
 
@@ -81,8 +82,9 @@ def program(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[  # run() reads it, from anywhere on the line
-        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
+        bool, typer.Option("--debug", help="Show the traceback of an error.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show details of the results.")] = False,
 ) -> None:
     """Fine-tune a Vision Transformer to classify your images, export it for an Intel CPU, and verify its accuracy.
 
@@ -96,7 +98,8 @@ def program(
       ftx validate
       ftx predict photos/new
 
-    Commands use your newest run, runs/latest, unless you name one. `ftx COMMAND -h` shows the options of a command.
+    Commands use your newest run, runs/latest, unless you name one. `ftx COMMAND -h` shows the options of a command;
+    --debug and -v may stand anywhere.
 
     \b
     Exit status:
@@ -111,9 +114,14 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and give its exit status; everything that went wrong has been printed."""
     ours = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     debug, as_json = "--debug" in ours, "--json" in ours
-    given = [word for word in ours if word != "--debug"] + list(arguments[len(ours) :])
+    given = [word for word in ours if word not in ("--debug", *_VERBOSE)] + list(arguments[len(ours) :])
     if not debug:
         warnings.simplefilter("ignore")  # third parties' advice to programmers
+    verbose = any(word in _VERBOSE for word in ours)
+    if verbose or "ftx.cli.console" in sys.modules:  # a process may run several command lines
+        from ftx.cli.console import show_details
+
+        show_details(verbose)
     if as_json:
         from ftx.cli.console import reserve_stdout
 

@@ -88,7 +88,7 @@ def command(
 def print_bench(report: BenchReport) -> None:
     """A row a setting, then the notes, then the settings that were saved."""
     wide = console.width() >= _WIDE
-    columns = ["artifact", "compute", "batch", "threads", "streams", "p50 ms", "p90", "p99", "images/s"]
+    columns = ["model", "computes in", "batch", "threads", "streams", "p50 ms", "p90", "p99", "images/s"]
     columns += ["compile ms", "cached", "first ms", "MB"] if wide else ["MB"]
     sets = ", ".join(sorted({row.isa for row in report.rows if row.isa})) or "unknown instruction set"
     console.print_table(
@@ -97,11 +97,20 @@ def print_bench(report: BenchReport) -> None:
         title=f"{report.image_size} px, {report.processors} processors, {sets}; {report.machine.cpu}",
     )
     for note in report.notes:
-        console.print_note(note, "strong")
+        console.print_note(note, "dim")
+    if report.rows:
+        one, many = min(report.rows, key=lambda row: row.p50_ms), max(report.rows, key=lambda row: row.images_per_s)
+        console.print_note(
+            f"fastest for one image: {one.artifact}, {one.p50_ms:.1f} ms; for many images: {many.artifact}, "
+            f"{many.images_per_s:.0f} images/s",
+            "strong",
+        )
+    if not report.saved:
+        console.print_note("next: ftx bench --save finds the best settings, and ftx predict then uses them", "dim")
     for kept in report.saved:
         console.print_note(
-            f"{kept.artifact}: ftx predict takes on this machine, for one image {_setting(kept.latency)} "
-            f"({kept.p50_ms:.1f} ms), for many {_setting(kept.throughput)} ({kept.images_per_s:.1f} images/s)",
+            f"{kept.artifact}: on this machine ftx predict now uses {_setting(kept.latency)} for one image "
+            f"({kept.p50_ms:.1f} ms), and {_setting(kept.throughput)} for many ({kept.images_per_s:.1f} images/s)",
             "good",
         )
 
@@ -110,7 +119,7 @@ def _cells(row: BenchRow, *, wide: bool) -> tuple[str, ...]:
     start = (row.compile_ms, row.compile_cached_ms, row.first_ms) if wide else ()
     return (
         row.artifact,
-        str(row.compute),
+        row.compute.title,
         str(row.batch),
         str(row.threads),
         str(row.streams),
@@ -122,4 +131,5 @@ def _cells(row: BenchRow, *, wide: bool) -> tuple[str, ...]:
 
 
 def _setting(setting: OpenvinoSetting) -> str:
-    return f"{setting.compute}, batch {setting.batch}, {setting.threads} threads, {setting.streams} streams"
+    compute = "fp32" if setting.compute == "f32" else setting.compute
+    return f"{compute}, batch {setting.batch}, {setting.threads} threads, {setting.streams} streams"

@@ -31,9 +31,10 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
+from ftx.cli.plain_progress import PlainProgress
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import FtxError, GateFailed
-from ftx.core.progress import SILENT, ProgressTask
+from ftx.core.progress import ProgressTask
 
 if TYPE_CHECKING:
     from ftx.training.state import EpochEnd
@@ -46,6 +47,18 @@ _Report = TypeVar("_Report", bound=CommandReport)
 _UNBOUNDED_WIDTH = 10_000
 
 _results: TextIO | None = None
+_details = False
+
+
+def show_details(on: bool) -> None:
+    """Whether to print details from now on, as ``-v`` requires."""
+    global _details  # the process runs one command line at a time
+    _details = on
+
+
+def shows_details() -> bool:
+    """Whether the user gave ``-v``."""
+    return _details
 
 
 def reserve_stdout() -> None:
@@ -172,7 +185,7 @@ def print_table(
         console.print(_title(title), soft_wrap=True)
     console.print(table)
     if left_out:
-        print_note(f"the terminal is too narrow for: {', '.join(left_out)}; --json has all", "dim")
+        print_note(f"not shown, as the terminal is too narrow: {', '.join(left_out)}", "dim")
 
 
 @dataclass(frozen=True)
@@ -285,11 +298,12 @@ class _BarTask:
 
 
 class TerminalProgress:
-    """ftx.core.progress.Progress drawn on stderr: bars on a terminal, notes as plain lines anywhere else."""
+    """ftx.core.progress.Progress on stderr: bars on a terminal, anywhere else a plain line now and then."""
 
     def __init__(self, *, bars: bool = True) -> None:
         # FORCE_COLOR is for colours, not for a bar redrawn ten times a second into a log file.
         self._drawn = bars and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._plain = PlainProgress(self.note)
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -305,7 +319,7 @@ class TerminalProgress:
     @contextmanager
     def track(self, description: str, total: int | None) -> Generator[ProgressTask]:
         if not self._drawn:
-            with SILENT.track(description, total) as task:
+            with self._plain.track(description, total) as task:
                 yield task
             return
         task_id = self._bars.add_task(description, total=total, shown="")

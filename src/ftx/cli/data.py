@@ -194,10 +194,10 @@ def _print_check(report: DataReport, flags: Sequence[str]) -> None:
     console.print_facts(
         [
             ("data", f"{report.path}: {_LAYOUTS[report.layout]}"),
-            ("task", report.task + ("" if report.task_named else ", by what the labels look like")),
+            ("task", report.task + ("" if report.task_named else ", found from the labels")),
             ("images", ", ".join(f"{count:,} {split}" for split, count in report.images.items())),
             ("labels", f"{len(report.counts)}{uneven if report.imbalance > 1 else ''}"),
-            *([("unlabelled", f"{report.unlabelled} images have no label")] if report.unlabelled else []),
+            *([("unlabelled", f"{report.unlabelled:,} images have no label")] if report.unlabelled else []),
         ]
     )
     if report.labels.parents or len(report.labels.groups) > 1:
@@ -208,7 +208,7 @@ def _print_check(report: DataReport, flags: Sequence[str]) -> None:
     if report.learning_curve is not None:
         _print_learning_curve(report.learning_curve)
     if not report.ok:
-        console.print_note(f"ftx train would end with an error: {len(report.problems)} to fix", "bad")
+        console.print_note(f"you cannot train on this data yet: {len(report.problems)} problems to fix", "bad")
         return
     balance = ["--set train.balance=sampling"] if report.imbalance >= _UNEVEN else []
     words = " ".join([shell_command("ftx train --data", report.path), "--task", report.task, *flags, *balance])
@@ -247,7 +247,7 @@ def _tree_lines(labels: Labels, counts: dict[str, dict[str, int]], parent: str |
         console.TreeLine(
             name,
             ", ".join(f"{n} {split}" for split, n in counts[name].items())
-            + ("; holds or does not" if name in labels.singles else ""),
+            + ("; independent label" if name in labels.singles else ""),
             _tree_lines(labels, counts, name),
         )
         for name in labels.names
@@ -268,7 +268,7 @@ def _print_findings(report: DataReport) -> None:
         _print_list(f"copies of other images in their split: {report.copies}")
     if report.ignored:
         files = ", ".join(f"{count} {ending}" for ending, count in sorted(report.ignored.items()))
-        _print_list(f"ignored, as no images of a class: {files}")
+        _print_list(f"ignored files: {files}")
     for finding in [*report.warnings, *report.problems]:
         _print_list(finding)
 

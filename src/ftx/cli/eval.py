@@ -9,6 +9,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import DataOption, JsonFlag, RunArgument, open_run, run_of_artifact
+from ftx.core.errors import shell_command
 from ftx.runs.artifacts import ARTIFACTS
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ def command(
     from ftx.evaluating.evaluate import evaluate
 
     report = evaluate(run, artifact, data=data, progress=console.TerminalProgress())
-    return console.show(report, print_evaluation, json=json)
+    status = console.show(report, print_evaluation, json=json)
+    if not json:
+        console.print_note(f"next: {shell_command('ftx report', report.run)}", "dim")
+    return status
 
 
 # Classes whose confusion matrix fits next to their names on 80 columns; with more, the largest mistakes are listed.
@@ -47,24 +51,36 @@ _MISTAKES = 20
 
 def print_evaluation(report: EvalReport) -> None:
     """The totals, a row a class, and which class is predicted for which."""
+    interval = f"{100 * report.accuracy_low:.1f} to {100 * report.accuracy_high:.1f} %"
     console.print_facts(
         [
-            ("artifact", f"{report.artifact} ({report.runtime}, {report.compute})"),
-            ("images", f"{report.images} of {report.split}"),
-            ("accuracy", f"{report.accuracy:.2%}  95 %: {report.accuracy_low:.2%} to {report.accuracy_high:.2%}"),
-            *((name.replace("_", " "), f"{value:.4f}") for name, value in report.metrics.items() if name != "accuracy"),
+            ("model", f"{report.artifact} ({report.runtime}, {report.compute.title})"),
+            ("images", f"{report.images:,} of {report.split}"),
+            ("accuracy", f"{100 * report.accuracy:.1f} %, with 95 % confidence {interval}"),
+            *(
+                (name.replace("_", " "), f"{100 * value:.1f} %")
+                for name, value in report.metrics.items()
+                if name != "accuracy"
+            ),
         ]
     )
+    details = console.shows_details()
     console.print_table(
-        ("class", "precision", "recall", "F1", "FPR", "AP", "images"),
+        ("class", "precision", "recall", "F1", *(("false positives", "AP") if details else ()), "images"),
         [
             (
                 score.name,
-                f"{score.precision:.4f}",
-                f"{score.recall:.4f}",
-                f"{score.f1:.4f}",
-                f"{score.false_positive_rate:.4f}",
-                console.figure(score.average_precision, ".4f"),
+                f"{100 * score.precision:.1f} %",
+                f"{100 * score.recall:.1f} %",
+                f"{100 * score.f1:.1f} %",
+                *(
+                    (
+                        f"{100 * score.false_positive_rate:.1f} %",
+                        "-" if score.average_precision is None else f"{100 * score.average_precision:.1f} %",
+                    )
+                    if details
+                    else ()
+                ),
                 str(score.support),
             )
             for score in report.classes
@@ -79,12 +95,12 @@ def print_evaluation(report: EvalReport) -> None:
         return
     # Headers by number: names side by side are wider than any terminal.
     console.print_table(
-        ("truth", *(str(index + 1) for index in range(len(names)))),
+        ("true class", *(str(index + 1) for index in range(len(names)))),
         [
             (f"{index + 1} {name}", *(str(count) if count else "." for count in counts))
             for index, (name, counts) in enumerate(zip(names, report.confusion, strict=True))
         ],
-        title="\nconfusion: a row a true class, a column a prediction",
+        title="\nconfusion matrix: a row for each true class, a column for each predicted class",
     )
 
 
@@ -96,10 +112,10 @@ def _print_mistakes(confusion: Sequence[Sequence[int]], names: Sequence[str]) ->
         if count and predicted != truth
     }
     console.print_table(
-        ("truth", "prediction", "images"),
+        ("true class", "predicted", "images"),
         [
             (names[truth], names[predicted], str(count))
             for (truth, predicted), count in sorted(counts.items(), key=lambda item: -item[1])[:_MISTAKES]
         ],
-        title="\nthe most frequent mistakes; --json holds the whole confusion matrix",
+        title="\nmost frequent errors (--json contains the whole confusion matrix)",
     )

@@ -17,6 +17,7 @@ from ftx.cli.shared_options import (
     parse_precisions,
     split_commas,
 )
+from ftx.cli.validate import VERDICT_WORDS
 from ftx.core.errors import InputError, check_known, shell_command
 from ftx.runs.artifacts import EXPORT_IR, FORMATS, IRS
 
@@ -220,8 +221,8 @@ def _update(run: Path | None, file: Path, base: Path, after: Path | None, *, jso
     update = export_update(run, file, base, after=after, progress=console.TerminalProgress())
     if update.verdict is None:
         console.print_note(
-            "it has no verdict that devices could repeat: "
-            f"{EXPORT_IR}, then {shell_command('ftx validate', update.run)}, and write it again",
+            "this update has no verdict for the devices. To add one, run "
+            f"{EXPORT_IR}, then {shell_command('ftx validate', update.run)}, and write the update again",
             "dim",
         )
     return console.show(update, _print_update, json=json)
@@ -229,7 +230,7 @@ def _update(run: Path | None, file: Path, base: Path, after: Path | None, *, jso
 
 def _print_repository(report: OvmsReport) -> None:
     console.print_table(
-        ("model", "channels", "of"), [(one.name, one.channels.upper(), one.artifact) for one in report.models]
+        ("model", "channels", "made from"), [(one.name, one.channels.upper(), one.artifact) for one in report.models]
     )
     console.print_note(f"{report.path}: {report.size_bytes / 1e6:.1f} MB", "good")
     console.print_note(f"next: {shell_command('ovms --rest_port 8000 --config_path', report.config)}", "dim")
@@ -237,7 +238,9 @@ def _print_repository(report: OvmsReport) -> None:
 
 def _print_base(report: BaseReport) -> None:
     size = f"{report.size_bytes / 1e6:.1f} MB"
-    console.print_note(f"{report.path}: base in {report.precision}, {size}; the same for every run of it", "good")
+    console.print_note(
+        f"{report.path}: base in {report.precision}, {size}; the same for all runs of this model", "good"
+    )
     console.print_note(f"next: {shell_command('ftx export', report.run)} --base {report.path} --as-update FILE", "dim")
 
 
@@ -249,59 +252,62 @@ def _print_update(report: UpdateReport) -> None:
 
 
 def print_export(report: ExportReport) -> None:
-    """A row a model."""
+    """A row for each model, and a first verdict in a sentence; with ``-v`` what int8 was chosen from."""
     if (recovered := report.recovered) is not None:
         console.print_note(
-            f"recovered: {recovered.run}: {recovered.steps} steps, a logit off by {recovered.error_before:.4f} before "
-            f"and {recovered.error_after:.4f} after; {recovered.metric} {recovered.metrics[recovered.metric]:.1%}"
+            f"recovered in {recovered.run}, {recovered.steps} steps: the mean logit error fell from "
+            f"{recovered.error_before:.4f} to {recovered.error_after:.4f}; "
+            f"{recovered.metric} {recovered.metrics[recovered.metric]:.1%}"
         )
     console.print_table(
-        ("artifact", "precision", "MB", "seconds", "written to", "verdict"),
+        ("model", "MB", "seconds", "written to"),
         [
-            (
-                item.artifact,
-                item.precision + setting(item),
-                f"{item.size_bytes / 1e6:.1f}",
-                f"{item.seconds:.1f}",
-                item.path,
-                item.verdict,
-            )
+            (item.artifact, f"{item.size_bytes / 1e6:.1f}", f"{item.seconds:.1f}", item.path)
             for item in report.artifacts
         ],
     )
     for item in report.artifacts:
         if item.searched is not None:
-            print_search(item.searched)
-        console.print_note(f"{item.artifact}: {item.verdict} by its reference images: {item.summary}", "dim")
-    console.print_note(f"next: {shell_command('ftx validate', report.run)}", "dim")
+            print_search(item.searched, setting(item))
+        sentence = f"{item.artifact}: {VERDICT_WORDS[item.verdict]} on its reference images, {item.summary}"
+        console.print_note(sentence, "bad" if item.verdict == "failed" else "dim")
+    console.print_note(f"next: {shell_command('ftx validate', report.run)}  (on all test images)", "dim")
 
 
-def print_search(report: QuantizeReport) -> None:
-    """A row a setting that was tried."""
+def print_search(report: QuantizeReport, chosen_as: str = "") -> None:
+    """The int8 setting that was chosen; with ``-v`` a row for each that was tried."""
+    chosen = next((row for row in report.candidates if row.chosen), None)
+    if chosen is not None:
+        console.print_note(
+            f"{report.artifact}: {len(report.candidates)} settings tried; chosen: {chosen.setting}{chosen_as}", "dim"
+        )
+    if not console.shows_details():
+        return
     console.print_table(
-        (f"{report.artifact}, tried", "logit error", "labels", "work", "ms", ""),
+        ("setting", "logit error", "labels changed", "time vs fp32", "ms", ""),
         [
             (
                 row.setting,
                 "no number" if row.mean_abs is None else f"{row.mean_abs:.4f}",
-                f"{row.changed} of {row.images} others",
-                f"{row.work:.3f}",
+                f"{row.changed} of {row.images}",
+                f"{row.work:.2f}",
                 f"{row.latency_ms:.1f}",
                 "chosen" if row.chosen else "",
             )
             for row in report.candidates
         ],
+        title=f"\n{report.artifact}: settings tried",
     )
     console.print_note(
-        "chosen: the least error times work on training images that did not calibrate; the picture is in reports/",
+        "chosen: the smallest product of logit error and estimated time, on training images that did not calibrate; "
+        "reports/ has a picture",
         "dim",
     )
 
 
 def setting(item: ExportedArtifact) -> str:
-    """How int8 was made, and how much of it computes in 8 bits; nothing for other precisions."""
+    """How much of int8 computes in 8 bits, and by which preset; nothing for other precisions."""
     if item.int8_share is None:
         return ""
-    alpha = item.smooth_quant_alpha
-    smoothing = "no SmoothQuant" if alpha is None or alpha < 0 else f"SmoothQuant {alpha:g}"
-    return f" ({smoothing if item.preset is None else f'{item.preset} preset'}, {item.int8_share:.0%} of layers)"
+    preset = "" if item.preset is None else f", {item.preset} preset"
+    return f"; {item.int8_share:.0%} of layers in 8 bits{preset}"

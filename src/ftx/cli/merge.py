@@ -195,8 +195,8 @@ def _names(given: str | None) -> list[str]:
 
 def print_merge(report: MergeReport) -> None:
     """What was merged where, and the two proofs."""
-    layers = f"{len(report.layers)}, within {report.max_relative_error:.1e} of their unmerged forward in float64"
-    logits = f"within {report.max_logit_difference:.1e} of the trained model's on {report.images} {report.images_from}"
+    layers = f"{len(report.layers)}, within {report.max_relative_error:.1e} of the unmerged computation in float64"
+    logits = f"within {report.max_logit_difference:.1e} of the trained model on {report.images} {report.images_from}"
     console.print_facts(
         [
             ("merged", f"{report.method} into {report.path}, {report.size_bytes / 1e6:.1f} MB"),
@@ -204,7 +204,8 @@ def print_merge(report: MergeReport) -> None:
             ("logits", f"{logits} (bound {report.logit_bound:.0e})"),
         ]
     )
-    console.print_note(f"next: {shell_command(EXPORT_IR, report.run)}", "dim")
+    console.print_note("the dense model computes the same as the trained one, but for rounding", "good")
+    console.print_note(f"next: {shell_command(EXPORT_IR, report.run)} --precision fp32,int8", "dim")
 
 
 def _print_combined(report: CombineReport) -> None:
@@ -215,7 +216,7 @@ def _print_combined(report: CombineReport) -> None:
     size, ties = f"--image-size {report.image_size}", report.how == "ties"
     kind = f"{report.labels} classes at {report.image_size} px" if report.labels else f"no head, {report.image_size} px"
     layers = f"{len(report.layers)}, within {report.max_relative_error:.1e}"
-    against = "the rule applied entry by entry" if ties else "the unmerged forward in float64"
+    against = "the rule applied entry by entry" if ties else "the unmerged computation in float64"
     other = "the model that was written" if ties else "the base with the adapters unmerged"
     console.print_facts(
         [

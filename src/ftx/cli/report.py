@@ -70,8 +70,8 @@ def print_report(found: ReportReport) -> None:
     """The verdict, what is missing, and where the page is."""
     console.print_note(found.verdict, "strong")
     for fault in found.faults:
-        console.print_note(f"fault: {fault}", "bad")
-    for note in [*(f"lacks {lack}" for lack in found.lacks), *found.notes]:
+        console.print_note(f"problem: {fault}", "bad")
+    for note in [*(f"missing: {lack}" for lack in found.lacks), *found.notes]:
         console.print_note(note)
     console.print_facts([("page", found.path), ("size", f"{found.size_bytes / 1e6:.1f} MB")])
 

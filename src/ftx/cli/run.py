@@ -69,8 +69,11 @@ def print_pipeline(report: PipelineReport) -> None:
     by_files = {row.artifact: row for row in report.parity.own_rows if row.view == "files"}
     console.print_facts(
         [
-            (f"{trained.metric.replace('_', ' ')} on validation images", f"{trained.metrics[trained.metric]:.1%}"),
-            *((f"all labels correct, {artifact}", f"{accuracy(row)} %") for artifact, row in by_files.items()),
+            (
+                f"{trained.metric.replace('_', ' ')} on validation images",
+                f"{100 * trained.metrics[trained.metric]:.1f} %",
+            ),
+            *((f"accuracy of {artifact}", f"{accuracy(row)} %") for artifact, row in by_files.items()),
             ("time", f"{report.seconds:.0f} s"),
             ("run", str(report.run)),
         ]

@@ -250,10 +250,11 @@ def _dry_run(recipe: Recipe, out: Path | None, strict: bool, budget_s: float | N
 
 def _print_trained(report: TrainReport) -> None:
     metric = report.metric.replace("_", " ")
-    best = f"{report.best_epoch} of {report.epochs}: {metric} {report.metrics[report.metric]:.1%} on validation images"
+    reached = f"{metric} {100 * report.metrics[report.metric]:.1f} % on validation images"
+    best = f"{report.best_epoch} of {report.epochs}: {reached}"
     console.print_facts(
         [
-            ("model", f"{report.model}, {report.method}, computed in {report.precision}"),
+            ("model", f"{report.model}, {report.method}, computed in {_precision(report.precision)}"),
             ("trained", f"{report.trainable_parameters:,} parameters"),
             ("images", _images(report.images, report.classes)),
             ("best epoch", f"{best}, loss {report.loss:.3f}"),
@@ -275,8 +276,8 @@ def _why_kept(report: TrainReport) -> str | None:
     if highest is None or highest.smoothed is None or highest.metrics[report.metric] <= report.metrics[report.metric]:
         return None
     return (
-        f"epoch {highest.epoch} had {highest.metrics[report.metric]:.1%}, but its mean with up to two epochs "
-        f"before is {highest.smoothed:.1%}. Of each epoch the lower of these two figures counts"
+        f"epoch {highest.epoch} had {highest.metrics[report.metric]:.1%}, but its mean with up to two epochs before "
+        f"is {highest.smoothed:.1%}. ftx uses the lower figure of each epoch, because one epoch may be lucky"
     )
 
 
@@ -293,17 +294,17 @@ def _print_dry_run(report: DryRunReport) -> None:
     console.print_facts(
         [
             ("images", _images(report.images, len(report.counts))),
-            ("model", f"{report.model} at {report.image_size} px, {report.method}, computed in {report.precision}"),
+            ("model", f"{report.model} at {report.image_size} px, {report.method}, in {_precision(report.precision)}"),
             *([("tokens", ", ".join(tokens))] if tokens else []),
-            ("seen", report.seen),
+            ("augment", report.seen),
             ("to train", f"{report.trainable_parameters:,} parameters, {report.trainable_share:.1%} of the model"),
-            ("memory", f"about {report.memory_mb:,} MB, of {report.free_mb:,} MB that are free"),
+            ("memory", f"about {report.memory_mb:,} MB; {report.free_mb:,} MB are free"),
             ("time", _times(report)),
         ]
     )
     if report.memory_mb > report.free_mb:
-        console.print_note("this will not fit into memory: a smaller --batch-size or --image-size needs less", "bad")
-    console.print_note("nothing was trained, and no run was written", "dim")
+        console.print_note("this does not fit into memory: use a smaller --batch-size or --image-size", "bad")
+    console.print_note("nothing was trained; run the same command without --dry-run to train", "dim")
 
 
 def layer_rows(layers: Sequence[PlannedLayer]) -> list[tuple[str, ...]]:
@@ -321,10 +322,14 @@ def layer_rows(layers: Sequence[PlannedLayer]) -> list[tuple[str, ...]]:
 
 def _times(report: DryRunReport) -> str:
     if report.seconds is None or report.seconds_per_epoch is None or report.seconds_before is None:
-        return "not tried"
+        return "not measured"
     epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)} of {_duration(report.seconds_per_epoch)}"
     estimate = f"about {_duration(report.seconds)}: {epochs}"
     return f"{estimate}, and {_duration(report.seconds_before)} before" if report.seconds_before >= 1 else estimate
+
+
+def _precision(text: str) -> str:
+    return "fp32" if text == "f32" else text
 
 
 def _duration(seconds: float) -> str:

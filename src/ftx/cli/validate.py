@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Columns of a terminal that hold the mean difference and the cosine as well.
 _WIDE = 120
 _VERDICT_STYLES: dict[str, console.Style] = {"proved": "good", "unproved": "strong", "failed": "bad"}
+# How a sentence begins; the values in reports and tables stay proved, unproved and failed.
+VERDICT_WORDS = {"proved": "verified", "unproved": "not proved", "failed": "FAILED"}
 _SET_STYLES: dict[str, console.Style] = {**_VERDICT_STYLES, "not_run": "dim"}
 
 
@@ -115,7 +117,63 @@ def parse_sets(given: Sequence[str]) -> list[InstructionSet]:
 
 
 def print_parity(report: ParityReport) -> None:
-    """The rows as a table, then each artifact's verdict with its figures, then the problems."""
+    """A row for each model, then each verdict in a sentence, then the problems; every comparison with ``-v``."""
+    _print_models(report)
+    if console.shows_details():
+        _print_comparisons(report)
+    _print_sets(report)
+    for artifact, verdict in report.verdicts.items():
+        sentence = f"{artifact}: {VERDICT_WORDS[verdict]}, {report.summary[artifact]}"
+        console.print_note(sentence, _VERDICT_STYLES[verdict])
+    for problem in report.problems:
+        console.print_note(problem, "bad")
+    if console.shows_details():
+        if (worst := _worst_class(report.own_rows)) is not None:
+            console.print_note(worst, "dim")
+        if len(report.family.artifacts) > 1:
+            console.print_note(
+                f"{', '.join(report.family.artifacts)} are tested together, each at a stricter level (Holm), so that "
+                f"one of them is wrong in at most {report.family.alpha:.0%} of cases",
+                "dim",
+            )
+    if report.run is None:
+        return
+    if any(row.needed_images for row in report.rows):
+        console.print_note("to prove more, use more test images, or allow more loss: --max-drop", "dim")
+    console.print_note(f"next: {shell_command('ftx report', report.run)}  (-v shows every comparison)", "dim")
+
+
+def _print_models(report: ParityReport) -> None:
+    """A row for each model as it is deployed: the precision that the runtime chooses, from image files if there are."""
+    from ftx.runs.parity_json import latency_rows
+
+    rows = report.own_rows
+    most = max(row.images for row in rows)  # accuracies of fewer images cannot be compared with the others
+    deployed: dict[str, ParityRow] = {}
+    for row in sorted(rows, key=lambda row: (row.view == "files", row.compute.chosen_by_runtime)):
+        deployed[row.artifact] = row
+    deployed = {row.artifact: deployed[row.artifact] for row in rows}  # in the order of the work
+    times = {(row.artifact, row.compute.dtype): row.latency_ms for row in latency_rows(rows)}
+    console.print_table(
+        ("model", "computes in", "accuracy", "labels changed", "ms/image", "verdict"),
+        [
+            (
+                artifact,
+                row.compute.title,
+                "-" if row.accuracy is None or row.images < most else f"{100 * row.accuracy:.1f} %",
+                f"{100 * row.changed:.1f} %",
+                f"{times.get((artifact, row.compute.dtype), row.latency_ms):.1f}",
+                report.verdicts.get(artifact, ""),
+            )
+            for artifact, row in deployed.items()
+        ],
+        styles=["bad" if report.verdicts.get(artifact) == "failed" else "plain" for artifact in deployed],
+        title=f"compared with the trained model on {most:,} {report.split} images",
+    )
+
+
+def _print_comparisons(report: ParityReport) -> None:
+    """A row for each view and precision of each model."""
     wide = console.width() >= _WIDE
     columns = ["artifact", "view", "compute", "max |d|", "bound", "accuracy %", "lost", "gained", "ms", ""]
     if wide:
@@ -126,22 +184,10 @@ def print_parity(report: ParityReport) -> None:
         columns,
         [_cells(row, wide=wide, of_all=row.images == most) for row in report.own_rows],
         styles=["plain" if row.ok else "bad" for row in report.own_rows],
-        title=f"compared with {report.reference}, on images of {report.split}: {_images(report.own_rows)}",
+        title=f"\nevery comparison with {report.reference}: {_images(report.own_rows)} images",
     )
     if any(row.images < most for row in report.own_rows):
-        console.print_note(f"accuracy is that on all {most:,} images; the rows of fewer have none", "dim")
-    _print_sets(report)
-    for artifact, verdict in report.verdicts.items():
-        console.print_note(f"{artifact}: {verdict}: {report.summary[artifact]}", _VERDICT_STYLES[verdict])
-    if (worst := _worst_class(report.own_rows)) is not None:
-        console.print_note(worst, "dim")
-    for problem in report.problems:
-        console.print_note(problem, "bad")
-    if len(report.family.artifacts) > 1:
-        together = f"{', '.join(report.family.artifacts)}: tested together, so each must meet a stricter level (Holm's)"
-        console.print_note(f"{together}: all of them err in {report.family.alpha:.0%} of cases at most", "dim")
-    if report.run is not None and any(row.needed_images for row in report.rows):
-        console.print_note("what is unproved needs more held-out images, or a wider --max-drop", "dim")
+        console.print_note(f"accuracy is on all {most:,} images; rows with fewer images have none", "dim")
 
 
 def _print_sets(report: ParityReport) -> None:
@@ -161,7 +207,7 @@ def _print_sets(report: ParityReport) -> None:
         figures = ("-",) * 5
         if row is not None:
             figures = (
-                str(row.compute),
+                row.compute.title,
                 console.figure(row.max_abs, ".1e"),
                 f"{100 * row.changed:.1f}",
                 f"{times[of_set]:.0f}",
@@ -209,7 +255,7 @@ def _worst_class(rows: Sequence[ParityRow]) -> str | None:
     row, label = max(found, key=lambda item: (item[1].drop, item[1].drop_high))
     counts = f"{label.lost:.4g} lost, {label.gained:.4g} gained of its {label.labelled}"
     return (
-        f"worst label: {label.name}, {row.artifact} ({row.view} view, {row.compute}): {counts}; "
+        f"worst label: {label.name}, {row.artifact} ({row.view} view, {row.compute.title}): {counts}; "
         f"at most {100 * max(label.drop_high, 0.0):.1f} points lost (95 %)"
     )
 
@@ -229,7 +275,7 @@ def _cells(row: ParityRow, *, wide: bool, of_all: bool) -> tuple[str, ...]:
     return (
         row.artifact,
         row.view,
-        str(row.compute),
+        row.compute.title,
         console.figure(row.max_abs, ".1e"),
         console.figure(row.bound.max_abs, ".1e"),
         *((mean_abs, cosine, f"{100 * row.agreement:.1f}") if wide else ()),

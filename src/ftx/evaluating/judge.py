@@ -229,16 +229,18 @@ def _figures(rows: Sequence[ParityRow]) -> str:
 
 
 def _interval(row: ParityRow) -> str:
-    """As ``at most 5.0 points lost (95 %): 3 lost, 0 gained of 154; 386 images with no further loss would prove 2``."""
+    """As ``at most 5.0 points lost (95 % confidence, 154 images): 3 lost, 0 gained; 386 images with ...``."""
+    sure = f"{100 * row.confidence:g} % confidence"
     if row.drop_high is None:
-        text = f"at most {_up(row.changed_high)} % of labels changed ({100 * row.confidence:g} %): {_changed(row)}"
+        units = f"{row.images:,} images"
+        text = f"at most {_up(row.changed_high)} % of labels changed ({sure}, {units}): {_changed(row)}"
     else:
-        most = f"at most {_up(row.drop_high)} points lost" if row.drop_high > 0 else "no accuracy lost"
-        of = f"{row.labelled:,} groups" if row.unit == "group" else f"{row.labelled:,}"
-        text = f"{most} ({100 * row.confidence:g} %): {row.lost:.4g} lost, {row.gained:.4g} gained of {of}"
+        most = f"at most {_up(max(row.drop_high, 0.0))} points lost"
+        text = f"{most} ({sure}, {row.labelled:,} {row.unit}s): {row.lost:.4g} lost, {row.gained:.4g} gained"
     if row.needed_images is None:
         return text
-    return f"{text}; {row.needed_images:,} {row.unit}s with no further loss would prove {100 * row.max_drop:g}"
+    needed = f"{row.needed_images:,} {row.unit}s with no further loss"
+    return f"{text}; {needed} would prove at most {100 * row.max_drop:g}"
 
 
 def _lost_at_least(row: Comparison, max_drop: float, confidence: float) -> str:

@@ -19,7 +19,13 @@ class ComputePrecision:
     dtype: Dtype
     chosen_by_runtime: bool = False
 
+    @property
+    def title(self) -> str:
+        """As people read it: fp32, bf16 or fp16."""
+        return self.dtype.replace("f32", "fp32").replace("f16", "fp16") if self.dtype != "bf16" else self.dtype
+
     def __str__(self) -> str:
+        """As files contain it."""
         return f"auto:{self.dtype}" if self.chosen_by_runtime else self.dtype
 
 
@@ -37,7 +43,7 @@ def read_compute(text: object) -> ComputePrecision:
     if isinstance(text, ComputePrecision):
         return text
     if not isinstance(text, str) or text not in _BY_TEXT:
-        raise ValueError(f"no precision to compute in; known: {', '.join(_BY_TEXT)}")
+        raise ValueError(f"must be one of {', '.join(_BY_TEXT)}")
     return _BY_TEXT[text]
 
 
