@@ -232,7 +232,7 @@ def test_each_module_that_was_saved_whole_must_be_there(tmp_path: Path) -> None:
     for name in names:
         key = f"base_model.model.{name}"
         save_file({one: tensor for one, tensor in whole.items() if one != key}, tmp_path / "adapter_model.safetensors")
-        with pytest.raises(AdapterError, match="does not fit its base") as caught:
+        with pytest.raises(AdapterError, match="must fit its base") as caught:
             read_adapter(tmp_path, base)
         assert caught.value.found == f"1 keys missing ({key})"
 
@@ -243,7 +243,7 @@ def test_values_that_are_not_finite_are_refused_by_their_key(value: float, tmp_p
     key = f"base_model.model.{LAYER}.lora_B.weight"
     tensors[key][7, 1] = value
     save_file(tensors, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(AdapterError, match="the adapter has values that are not finite") as caught:
+    with pytest.raises(AdapterError, match="the values of the adapter must be finite") as caught:
         read_adapter(tmp_path, small())
     assert caught.value.found == key
 
@@ -270,7 +270,7 @@ def test_an_adapter_that_is_more_than_two_factors_is_refused_by_the_key(key: str
     config = read_config(tmp_path)
     assert (config.rank(LAYER), config.scaling(LAYER, rank=2)) == (2, 2.0)
     by_hand(tmp_path, r=2, lora_alpha=4, **{key: OTHER_KINDS[key]})
-    with pytest.raises(AdapterError, match="of a kind that ftx does not merge") as caught:
+    with pytest.raises(AdapterError, match="of a kind that ftx can merge") as caught:
         read_config(tmp_path)
     assert caught.value.found == key
 

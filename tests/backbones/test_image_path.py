@@ -27,6 +27,6 @@ def test_before_the_model_it_is_that_of_the_model(name: str, size: int | str) ->
 
 
 def test_a_model_whose_images_timm_pads_is_refused() -> None:
-    with pytest.raises(ModelError, match="padded to its input") as caught:
+    with pytest.raises(ModelError, match="must not need padded images") as caught:
         preprocess_before("volo_d4_448", "auto")
     assert "1.15" in str(caught.value.found)

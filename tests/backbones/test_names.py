@@ -22,9 +22,9 @@ from ftx.core.errors import InputError, ModelError
     ],
 )
 def test_the_model_that_was_meant_is_named(name: str, meant: str) -> None:
-    with pytest.raises(ModelError, match="there is no model called") as caught:
+    with pytest.raises(ModelError, match="does not exist") as caught:
         resolve(name)
-    assert caught.value.fix == f"--model {meant}"
+    assert caught.value.fix == f"run again with --model {meant}"
     with pytest.raises(InputError, match="no model matches") as other:
         read_architectures().matching(name)
     assert other.value.fix == f"did you mean {meant}?"
@@ -34,7 +34,7 @@ def test_of_no_like_name_none_is_made_up() -> None:
     with pytest.raises(ModelError) as caught:
         resolve("nothing")
     assert caught.value.found is not None
-    assert caught.value.found.endswith("none of a like name")
+    assert caught.value.found.endswith("none with a similar name")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_who_told_the_hub_to_stay_offline_stays_so(
         if found is works:
             assert "pos_embed" in fetch_pretrained(NAME)
         else:
-            with pytest.raises(EnvironmentFault, match=f"weights of {NAME} could not be fetched") as caught:
+            with pytest.raises(EnvironmentFault, match=f"weights of {NAME} could not be downloaded") as caught:
                 fetch_pretrained(NAME)
             assert caught.value.found == "no such host"
         assert constants.HF_HUB_OFFLINE is offline

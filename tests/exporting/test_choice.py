@@ -136,7 +136,7 @@ def test_what_is_no_model_says_what_is_there(
         load("openvino/fp23")
     assert caught.value.fix == "did you mean openvino/fp32?"
     # Where there is no run, the name of an artifact is none.
-    with pytest.raises(RunError, match="no finished run here"):
+    with pytest.raises(RunError, match="must be a finished run in runs/"):
         load("onnx")
 
 

@@ -62,7 +62,7 @@ def test_another_model_in_the_place_of_a_runs_is_refused(
         swap(others / FP32 if source == "another run's" else run / "openvino" / "fp16", run / FP32)
     said = call(*({"IR": str(run / FP32), "IMAGE": image}.get(word, word) for word in command.split()))
     assert said.status == 2
-    assert "a file of the run is not what was written" in " ".join(said.err.split())
+    assert "a file of the run has changed since ftx wrote it" in " ".join(said.err.split())
     assert "card.json" in said.err
 
 
@@ -82,7 +82,7 @@ def test_however_its_place_is_spelt(spelling: str, run: Path, others: Path, tmp_
     with chdir(run / "openvino" / "int8"):
         said = call("validate", str(named))
     assert said.status == 2
-    assert "a file of the run is not what was written" in " ".join(said.err.split())
+    assert "a file of the run has changed since ftx wrote it" in " ".join(said.err.split())
 
 
 def test_a_model_that_the_run_does_not_have_is_refused(run: Path, others: Path) -> None:

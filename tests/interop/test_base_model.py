@@ -125,7 +125,7 @@ def test_without_a_processor_images_are_as_the_models_were_published(tmp_path: P
 )
 def test_what_the_image_path_cannot_do_is_refused_by_its_key(changes: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, **changes}))
-    with pytest.raises(ModelError, match="image processor cannot be carried over") as caught:
+    with pytest.raises(ModelError, match="image processor must be one that ftx can reproduce") as caught:
         read_processor(tmp_path, "vit", (112, 112))
     assert next(iter(changes)) in str(caught.value.found)
 

@@ -54,7 +54,7 @@ def test_irs_come_by_exactness() -> None:
 def test_what_is_asked_for_is_one_of_the_table() -> None:
     with pytest.raises(InputError, match="precision must be one of") as caught:
         export("nowhere", formats=FORMATS, precisions=["none"])
-    assert caught.value.what == f"precision must be one of {', '.join(IRS)}"
+    assert caught.value.what == f"--precision must be one of {', '.join(IRS)}"
     assert Card.model_json_schema()["properties"]["precision"]["enum"] == list(IRS)
 
 

@@ -35,8 +35,8 @@ def changed(folder: Path, **change: object) -> Path:
     [
         # One misspelt: its thresholds would silently be those of no label.
         ({"treshold": {}}, "card.json is invalid", "treshold"),
-        ({"schema_version": 2}, "another schema version", "version 2, this ftx reads 1"),
-        ({"files": {"model.xml": "0" * 64}}, "not what was written", "card.json"),
+        ({"schema_version": 2}, "must have schema version 1", "version 2, this ftx reads 1"),
+        ({"files": {"model.xml": "0" * 64}}, "changed since ftx wrote it", "card.json"),
         ({"files": {"model.onnx": "0" * 64}}, "is missing", ""),
     ],
 )

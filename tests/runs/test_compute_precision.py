@@ -35,5 +35,5 @@ def test_the_schema_of_a_report_shows_a_text() -> None:
 
 @pytest.mark.parametrize("text", ["", "f64", "auto", "auto:", "auto:f64", "bf16:auto", "auto:auto:f32", 32, None])
 def test_any_other_text_is_refused(text: object) -> None:
-    with pytest.raises(ValidationError, match="no precision to compute in"):
+    with pytest.raises(ValidationError, match="must be one of"):
         Row.model_validate({"compute": text})

@@ -100,7 +100,7 @@ def test_of_a_model_that_was_exported_again_nothing_is_known(folder: Path) -> No
     assert (proof.run, proof.sets, proof.devices) == (None, [], [])
     assert listener.said == [f"{PROOF_FILE} is not used: it is of another model"]
     (folder / CARD_FILE).unlink()
-    with pytest.raises(ExportError, match="not there any more"):
+    with pytest.raises(ExportError, match="does not exist any more"):
         read_proof(folder)
 
 
@@ -149,5 +149,5 @@ def test_answers_are_read_back_to_the_bit_with_how_they_were_asked() -> None:
     again = ReferenceLogits.model_validate(json.loads(made.model_dump_json()))
     np.testing.assert_array_equal(again.array, LOGITS)
     assert (again.images, again.labels, again.view, again.compute) == (2, 3, "one_image", compute)
-    with pytest.raises(ValueError, match="24 bytes are not 3 x 3 numbers"):
+    with pytest.raises(ValueError, match="24 bytes must be 3 x 3 numbers"):
         ReferenceLogits.model_validate(json.loads(made.model_dump_json()) | {"images": 3})

@@ -127,7 +127,7 @@ def test_a_folder_in_a_run_is_stale_as_its_artifact_is(run: Run, monkeypatch: py
 
 def test_a_file_that_was_changed_is_named(run: Run) -> None:
     (run.path / "trained" / "weights").write_text("two")
-    with pytest.raises(RunError, match="not what was written") as caught:
+    with pytest.raises(RunError, match="changed since ftx wrote it") as caught:
         run.require(TRAINED)
     assert "weights" in str(caught.value)
 
@@ -171,7 +171,7 @@ def test_a_link_to_nowhere_in_the_way_leaves_the_run_as_it_was(run: Run) -> None
     with pytest.raises(NotADirectoryError):
         merge()
     assert (run.path / "run.json").read_bytes() == before
-    with pytest.raises(RunError, match="in the way"):  # it is there before
+    with pytest.raises(RunError, match="must not replace a folder"):  # it is there before
         merge()
     assert (run.path / "run.json").read_bytes() == before
 
@@ -185,7 +185,7 @@ def test_a_folder_of_the_users_is_not_replaced(run: Run) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "another schema version"),
+        ({"schema_version": 2}, "must have schema version 1"),
         ({"lineage": {"dense": {"made_from": "dense", "digest": ""}}}, "cannot have been made from"),
         ({"lineage": {"dense": {"made_from": "onnx", "digest": ""}}}, "cannot have been made from"),
         ({"lineage": {"dense": {"made_from": "trained", "digest": "", "spare": 1}}}, "is invalid"),
@@ -237,7 +237,7 @@ def test_a_report_is_where_it_is_said_to_be(run: Run) -> None:
     assert Manifest.model_validate_json(path.read_bytes()) == report
     assert run.file("reports/measured.json") == path
     path.write_text("{}")
-    with pytest.raises(RunError, match="not what was written"):
+    with pytest.raises(RunError, match="changed since ftx wrote it"):
         run.file("reports/measured.json")
 
 
@@ -270,14 +270,14 @@ def test_a_card_that_is_written_anew_makes_nothing_stale(run: Run) -> None:
     assert run.require(ONNX).is_dir()
     assert (run.require(DENSE) / "README.md").read_text() == "measured"
     (run.path / "dense" / "README.md").write_text("measured by hand")
-    with pytest.raises(RunError, match="not what was written"):
+    with pytest.raises(RunError, match="changed since ftx wrote it"):
         run.require(DENSE)
 
 
 def test_labels_that_were_renamed_are_refused(run: Run) -> None:
     path = run.path / "run.json"
     path.write_text(path.read_text().replace('"a"', '"renamed"'))
-    with pytest.raises(RunError, match="names labels that"):
+    with pytest.raises(RunError, match="the labels in data.jsonl"):
         run.entries()
 
 
@@ -348,7 +348,7 @@ def test_a_run_that_cannot_be_written_is_said_and_the_answer_is_kept(run: Run) -
             run.write_report("parity", run.manifest)
         run.keep_report("parity", run.manifest, listener)
     assert caught.value.where == str(run.path)
-    assert listener.said == ["reports/parity.json is not kept: this place cannot be written (Permission denied)"]
+    assert listener.said == ["reports/parity.json is not kept: this path cannot be written to (Permission denied)"]
     assert (run.path / "run.json").read_bytes() == before
 
 
@@ -380,7 +380,7 @@ def test_no_run_is_called_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_latest_is_the_newest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.path.parent.parent)
-    with pytest.raises(RunError, match="no finished run"):
+    with pytest.raises(RunError, match="must be a finished run"):
         latest_run()
     point_latest_at(run.path)
     assert latest_run() == Path("runs/x")
@@ -417,11 +417,11 @@ def test_a_run_that_is_not_there_is_answered_with_those_that_are(run: Run, monke
     shutil.copytree(run.path, run.path.with_name("flowers"))
     # runs/latest is no run of its own.
     for name, found in (("flower", "nearest: runs/flowers"), ("0", "runs here: flowers, x")):
-        with pytest.raises(RunError, match="no such run") as caught:
+        with pytest.raises(RunError, match="the run does not exist") as caught:
             Run.open(f"runs/{name}")
         assert caught.value.found == found
     shutil.rmtree("runs")
-    with pytest.raises(RunError, match="no such run") as caught:
+    with pytest.raises(RunError, match="the run does not exist") as caught:
         Run.open("runs/flower")
     assert caught.value.found == "no runs below runs/"
 
@@ -482,7 +482,7 @@ def test_what_others_write_is_seen_and_kept(run: Run) -> None:
     assert set(other.manifest.files) == set(run.manifest.files)
     assert set(run.manifest.files) == reports | {"trained/weights", "dense/weights", "data.jsonl"}
     (run.path / "trained" / "weights").write_text("two")
-    with pytest.raises(RunError, match="not what was written"):
+    with pytest.raises(RunError, match="changed since ftx wrote it"):
         run.require(DENSE)
 
 
@@ -500,7 +500,7 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(validated_run: Pa
 
         def full(path: Path, content: bytes) -> None:
             if path.name == "parity.json":
-                raise EnvironmentFault("the disk takes no more", where=path)
+                raise EnvironmentFault("the disk is full", where=path)
             original(path, content)
 
         patch.setattr("ftx.runs.run.write_atomic", full)

@@ -44,7 +44,7 @@ def test_each_limit_holds_by_itself(
     for name, most in limits.items():
         monkeypatch.setattr(update_zip, name, most)
     if refused:
-        with pytest.raises(ExportError, match="unpacks to more than an update has"):
+        with pytest.raises(ExportError, match="too large when unpacked"):
             read_update(update)
     else:
         read, files = read_update(update)

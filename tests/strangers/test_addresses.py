@@ -95,7 +95,7 @@ def test_no_cell_of_a_data_set_names_an_address(
     with chdir(tmp_path):
         said = call("data", "check", named)
     assert said.status == 2
-    assert "is an address, and a document must not contain one" in " ".join(said.err.split())
+    assert "is an address, and must be a path" in " ".join(said.err.split())
 
 
 @pytest.mark.parametrize("words", [("data", "shard", "t.csv", "out"), ("train", "--data", "t.csv", "--dry-run")])
@@ -137,7 +137,7 @@ def test_the_root_of_a_runs_images_is_no_address(
     said = call(verb, run, *flags)
     assert said.status == status
     told = " ".join((said.err + said.out).split())
-    assert "lie at an address" in told
+    assert "must not name an address" in told
     assert not status or "where: " + str(run / "run.json") in told
     if status:  # what ftx would not open is not recommended
         opened = address.partition(":")[0].lower() in SCHEMES and "::" not in address
@@ -154,7 +154,7 @@ def test_no_image_of_a_run_is_at_an_address(address: str, whole_run: Path, tmp_p
     said = call("eval", run)
     assert said.status == 2
     # With one slash it could be a folder's name: it is looked for below the run's images, and is not there.
-    told = "is not below the data" if "://" in address else "an image of the run is missing"
+    told = "must be below the data folder" if "://" in address else "an image of the run is missing"
     assert told in " ".join(said.err.split())
 
 
@@ -192,7 +192,7 @@ def test_a_recipe_file_may_name_one_and_a_runs_own_may_not(whole_run: Path, tmp_
     recipe["data"]["path"] = "file:///etc"
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     said = call("train", "--config", tmp_path / "mine.yaml", "--dry-run")
-    assert (said.status, "name the path: /etc" in said.err) == (2, True)
+    assert (said.status, "give the path: /etc" in said.err) == (2, True)
     assert Run.open(whole_run).recipe().data.path == Path(
         yaml.safe_load((whole_run / "recipe.yaml").read_text())["data"]["path"]
     )

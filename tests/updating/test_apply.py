@@ -752,7 +752,7 @@ def headless(tensors: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "named"), [(not_finite, "not finite"), (headless, "no head")], ids=["not finite", "no head"]
+    ("change", "named"), [(not_finite, "must be finite"), (headless, "no head")], ids=["not finite", "no head"]
 )
 def test_a_wrong_folder_is_refused(
     whole_run: Path, shipped: Path, out: Path, tmp_path: Path, change: Any, named: str

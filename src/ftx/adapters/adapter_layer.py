@@ -130,7 +130,11 @@ class AdapterLayer(nn.Module):
             name: factor.shape for name, factor in self.factors.items()
         }:
             found = ", ".join(f"{name} {list(factor.shape)}" for name, factor in sorted(factors.items())) or "none"
-            raise AdapterError("the adapter is not of this run", found=f"factors {found}", fix="train it again")
+            raise AdapterError(
+                "the adapter must be of this run",
+                found=f"factors {found}",
+                fix="restore trained/ from a copy of the run, or train again",
+            )
         for name, factor in self.factors.items():
             factor.copy_(factors[name])
         if isinstance(self.scaling, Tensor):

@@ -30,9 +30,9 @@ def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Target
         found = sites(module)
         if not found:
             raise AdapterError(
-                "this architecture has no layers that an adapter of ftx knows",
-                found=f"{type(module).__name__}: no linear layer inside attention or MLP",
-                fix="name linear layers of it: --layers REGEX; or train only the head: --freeze-backbone",
+                "model.name must be a model with linear layers in attention or MLP",
+                found=type(module).__name__,
+                fix="select linear layers with --layers REGEX, or train only the head with --method linear",
             )
         blocks = _chosen_blocks(spec.blocks, depth(module))
         chosen = [site for site in found if site.block in blocks]
@@ -44,10 +44,10 @@ def match(module: nn.Module, spec: AdapterSpec) -> list[tuple[Site, tuple[Target
         known = [target for target in TARGETS if any(target in site.rows for site in chosen)]
         among = "this model" if spec.blocks == "all" else "these blocks"
         raise AdapterError(
-            f"targets {', '.join(absent)} are in no layer of {among}",
+            f"adapter.targets {', '.join(absent)} must be in a layer of {among}",
             where="adapter.targets",
             found=f"there are {', '.join(known)}",
-            fix=f"--targets {','.join(known)}",
+            fix=f"run again with --targets {','.join(known)}",
         )
     return matched
 
@@ -66,10 +66,10 @@ def _chosen_blocks(blocks: Blocks, count: int) -> range | tuple[int, ...]:
         chosen = range(needed)
     if needed > count:
         raise AdapterError(
-            "more blocks than the model has",
+            f"adapter.blocks must be within the {count} blocks of the model",
             where="adapter.blocks",
             found=f"block {max(chosen)}, the last is {count - 1}" if listed else f"{needed} of {count}",
-            fix=f"--blocks all, or {'numbers up to ' + str(count - 1) if listed else f'at most {count}'}",
+            fix=f"use --blocks all, or {'numbers up to ' + str(count - 1) if listed else f'at most {count}'}",
         )
     return chosen
 
@@ -139,20 +139,20 @@ def _check_parts(module: nn.Module, spec: AdapterSpec, matched: Sequence[tuple[S
         alike = {(spec.rank[part.target], spec.alpha[part.target]) for part in parts}
         if METHODS[spec.kind].whole_layers and (len(parts) < len(site.rows) or len(alike) > 1):
             raise AdapterError(
-                f"{ADAPTERS[spec.kind].title} adapts a layer as a whole",
+                f"adapter.targets must include all or none of a layer with {ADAPTERS[spec.kind].title}",
                 where=f"adapter.targets, {site.name}",
                 found=", ".join(f"{part.target}: rank {spec.rank[part.target]}" for part in parts)
                 + f", of {', '.join(site.rows)}",
-                fix="--targets with all of them or none, and one rank and alpha for all",
+                fix="run again with all or none of these --targets, and one rank and alpha",
             )
         for part in parts:
             rank, widest = part.ranks.stop - part.ranks.start, min(weight_OI[part.rows].shape)
             if rank > widest:
                 raise AdapterError(
-                    "a rank above the width of its layer",
+                    f"adapter.rank must be at most {widest} for this layer",
                     where=f"adapter.rank, {site.name}",
                     found=f"{rank}, the layer's smaller side is {widest}",
-                    fix=f"--rank of at most {widest}; 4 to 32 are usual",
+                    fix=f"run again with a --rank of at most {widest} (4 to 32 are usual)",
                 )
 
 
@@ -180,10 +180,10 @@ def prove_reach(module: nn.Module) -> None:
     dead = uncalled or [f"{name} ({target})" for name, targets in untrained.items() for target in targets or ()]
     if dead:
         raise AdapterError(
-            "training does not reach these adapters",
+            "training must reach all adapters",
             where=", ".join(dead[:5]) + (f" and {len(dead) - 5} more" if len(dead) > 5 else ""),
-            found="the model never calls the layer: it reads its weight, or takes another way"
+            found="the model never calls the layer: it uses only its weight, or bypasses it"
             if uncalled
             else "no gradient after the first step: the logits do not depend on the layer's output",
-            fix="choose other --targets, or other --layers",
+            fix="run again with other --targets or other --layers",
         )

@@ -161,7 +161,12 @@ class Lokr:
     def check(self, config: Mapping[str, object], path: Path) -> None:
         """Raise AdapterError for a scaling that peft's LoKr does not have."""
         if config.get("use_rslora"):
-            raise AdapterError("LoKr has no use_rslora: it scales by alpha / r", where=path, fix="remove the key")
+            raise AdapterError(
+                "use_rslora must be false for LoKr, which scales by alpha / r",
+                where=path,
+                found="true",
+                fix="remove the key use_rslora",
+            )
 
     def shapes(
         self, weight: Sequence[int], rank: int, found: Mapping[str, Sequence[int]]
@@ -173,9 +178,9 @@ class Lokr:
         """
         if len(weight) != 2:
             raise AdapterError(
-                "ftx merges LoKr of linear layers only",
+                "a LoKr adapter must be on linear layers only",
                 found=f"a weight of shape {list(weight)}",
-                fix="merge it with peft (merge_and_unload)",
+                fix="merge the adapter with peft: merge_and_unload()",
             )
         split = self._split(found)
         if split is None or self.weight_shape(found) != tuple(weight):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ftx.adapters.merge_weight import Array, Float64, gain, linear, ordered_product
-from ftx.adapters.method import RowAdapters, as_matrix
+from ftx.adapters.method import MERGE_WITH_PEFT, RowAdapters, as_matrix
 from ftx.core.errors import AdapterError, shown
 from ftx.core.untrusted_input import MOST_WIDTH
 
@@ -126,14 +126,19 @@ class LowRank:
     def check(self, config: Mapping[str, object], path: Path) -> None:
         """Raise AdapterError if the adapter is more than W + s·B·A with an optional magnitude."""
         if other := [key for key in _OTHER_KINDS if config.get(key)]:
-            raise AdapterError("an adapter of a kind that ftx does not merge", where=path, found=", ".join(other))
+            raise AdapterError(
+                "the adapter must be of a kind that ftx can merge",
+                where=path,
+                found=", ".join(other),
+                fix=MERGE_WITH_PEFT,
+            )
         start = config.get("init_lora_weights")
         if start not in _BASE_UNTOUCHED:
             raise AdapterError(
-                "the adapter is for a changed base, which the file does not contain",
+                "the adapter must be for an unchanged base",
                 where=path,
                 found=f"init_lora_weights {shown(start)}",
-                fix="let peft convert it when saving: "
+                fix="convert it with peft when you save it: "
                 "save_pretrained(..., path_initial_model_for_weight_conversion=...)",
             )
 

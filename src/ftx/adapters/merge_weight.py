@@ -76,7 +76,11 @@ def merged_weight(weight_OI: Float64, adapter: AdapterWeights) -> Float64:
     if adapter.magnitude_O is not None:
         merged_OI *= gain(adapter.magnitude_O, _row_norms(merged_OI))[:, None]
     if not np.isfinite(merged_OI).all():
-        raise MergeError("the merged weight has entries that are not finite")
+        raise MergeError(
+            "the merged weight must be finite",
+            found=f"{(~np.isfinite(merged_OI)).sum():,} of {merged_OI.size:,} entries are not",
+            fix="train the adapter again, with a lower learning rate",
+        )
     return merged_OI
 
 

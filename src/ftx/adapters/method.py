@@ -16,6 +16,7 @@ from ftx.adapters.merge_weight import AdapterWeights, Array, Float64
 if TYPE_CHECKING:
     from ftx.adapters.adapter_spec import AdapterSpec
 
+MERGE_WITH_PEFT = "merge the adapter with peft (merge_and_unload), then train or export that model"
 # The adapters of some rows of one layer, with those rows: a fused qkv has up to three.
 RowAdapters = Sequence[tuple[slice, AdapterWeights]]
 

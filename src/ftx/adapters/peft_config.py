@@ -10,12 +10,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from ftx.adapters.method import AdapterMethod
+from ftx.adapters.method import MERGE_WITH_PEFT, AdapterMethod
 from ftx.adapters.method_table import METHODS
 from ftx.core.errors import AdapterError, first_error, shown
 from ftx.core.regular_expressions import ExpressionError, Expressions
 from ftx.core.untrusted_input import MOST_DEPTH, JsonError, read_json
 from ftx.recipe.method_defaults import ADAPTERS, AdapterName
+
+SAVE_ADAPTER_AGAIN = "save the adapter again with peft or ftx"
 
 CONFIG = "adapter_config.json"
 
@@ -153,15 +155,18 @@ class PeftConfig:
             return self.expressions.fullmatch(expression, name)
         except ExpressionError as error:
             raise AdapterError(
-                "an expression of the adapter's config cannot be read", where=self.path, found=str(error)
+                "an expression in the adapter's config cannot be used",
+                where=self.path,
+                found=str(error),
+                fix="correct the expression in this file",
             ) from error
 
 
 def check_adapter_folder(path: Path) -> None:
     """Raise AdapterError if there is no folder."""
     if not path.is_dir():
-        what = "an adapter is a folder, this is a file" if path.exists() else "there is no such adapter"
-        raise AdapterError(what, where=path, fix="name a run, or a folder that peft wrote")
+        what = "an adapter must be a folder, this is a file" if path.exists() else "the adapter does not exist"
+        raise AdapterError(what, where=path, fix="give a run, or a folder that peft wrote")
 
 
 def read_config(folder: Path) -> PeftConfig:
@@ -174,20 +179,34 @@ def read_config(folder: Path) -> PeftConfig:
         document = read_json(path)
     except FileNotFoundError:
         raise AdapterError(
-            "this folder is no adapter", where=folder, found=f"no {CONFIG}", fix="name a folder that peft or ftx wrote"
+            "the folder must be an adapter",
+            where=folder,
+            found=f"no {CONFIG}",
+            fix="give a folder that peft or ftx wrote",
         ) from None
     except (OSError, JsonError) as error:
-        raise AdapterError("the adapter's config cannot be read", where=path, found=str(error)) from error
+        raise AdapterError(
+            "the adapter's config cannot be read", where=path, found=str(error), fix=SAVE_ADAPTER_AGAIN
+        ) from error
     if not isinstance(document, dict):
-        raise AdapterError("the adapter's config is no mapping", where=path)
+        raise AdapterError(
+            "the adapter's config must be a JSON object",
+            where=path,
+            found=type(document).__name__,
+            fix=SAVE_ADAPTER_AGAIN,
+        )
     name = _method(document, path)  # pyright: ignore[reportUnknownArgumentType]
     method = METHODS[name]
     try:
         read = _DOCUMENTS[method.alpha_key].model_validate(document)
     except ValidationError as error:
-        raise AdapterError("the adapter's config is invalid", where=path, found=first_error(error)) from error
+        raise AdapterError(
+            "the adapter's config is invalid", where=path, found=first_error(error), fix=SAVE_ADAPTER_AGAIN
+        ) from error
     if (rank := max([read.r, *(read.rank_pattern or {}).values()])) > method.most_rank:
-        raise AdapterError("the adapter's config is invalid", where=path, found=f"r {rank}, at most {method.most_rank}")
+        raise AdapterError(
+            f"the rank r must be at most {method.most_rank}", where=path, found=f"r {rank}", fix=SAVE_ADAPTER_AGAIN
+        )
     return PeftConfig(path, name, read)
 
 
@@ -202,12 +221,12 @@ def _method(config: Mapping[str, object], path: Path) -> AdapterName:
     ]
     if not names:
         raise AdapterError(
-            f"only {', '.join(facts.title for facts in ADAPTERS.values())} adapters merge",
+            f"the adapter must be one of {', '.join(facts.title for facts in ADAPTERS.values())}",
             where=path,
             found=f"peft_type {shown(kind)}",
-            fix="merge it with peft (merge_and_unload) and train or export from that model",
+            fix=MERGE_WITH_PEFT,
         )
     if config.get("bias", "none") != "none":
-        raise AdapterError("an adapter with trained biases", where=path, found=f"bias {shown(config['bias'])}")
+        raise AdapterError("bias must be none", where=path, found=f"bias {shown(config['bias'])}", fix=MERGE_WITH_PEFT)
     METHODS[names[0]].check(config, path)
     return names[0]

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 
 from ftx.adapters.merge_weight import AdapterWeights
 from ftx.adapters.method_table import METHODS
-from ftx.adapters.peft_config import PeftConfig, read_config
+from ftx.adapters.peft_config import SAVE_ADAPTER_AGAIN, PeftConfig, read_config
 from ftx.core.errors import AdapterError
 from ftx.core.untrusted_input import read_file, require_file
 
@@ -26,7 +26,7 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _FACTORS = sorted({name for method in METHODS.values() for name in method.factors})
 _KEY = re.compile(rf"{re.escape(PREFIX)}(?P<layer>.+)\.(?P<factor>{'|'.join(_FACTORS)})(?:\.weight)?")
-_SAVE_AGAIN = "save it with safe_serialization=True: adapter_model.bin is not read, as it can run code"
+_SAVE_AGAIN = "save it with safe_serialization=True: adapter_model.bin can run code, so ftx does not read it"
 # The types of safetensors. numpy has no bfloat16, whose 16 bits are the upper half of an f32.
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"} | {
     f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)
@@ -94,9 +94,11 @@ class PeftFile:
         for key in self.others:
             if self.config.saves(key.removeprefix(PREFIX).rpartition(".")[0]):
                 expected[key] = self.tensors[key].shape
-        self.require(expected, "the adapter does not fit its own config", "save it again")
+        self.require(expected, "the tensors of the adapter must fit its config", SAVE_ADAPTER_AGAIN)
         if empty := [name for name in names if 0 in self.weight_shape(name)]:
-            raise AdapterError("the adapter has a layer without weights", where=self.path, found=empty[0])
+            raise AdapterError(
+                "each layer of the adapter must have weights", where=self.path, found=empty[0], fix=SAVE_ADAPTER_AGAIN
+            )
         return {name: self.weights(name) for name in names}
 
     def weight_shape(self, layer: str) -> tuple[int, ...]:
@@ -154,10 +156,13 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise AdapterError("the adapter's tensors are not there", where=path, fix=_SAVE_AGAIN) from None
+        raise AdapterError("the tensors of the adapter do not exist", where=path, fix=_SAVE_AGAIN) from None
     except (SafetensorError, OSError) as error:
         raise AdapterError(
-            "the adapter's tensors cannot be read", where=path, found=str(error), fix="copy it again, or save it again"
+            "the tensors of the adapter cannot be read",
+            where=path,
+            found=str(error),
+            fix="copy the file again, or save the adapter again",
         ) from error
 
 
@@ -169,7 +174,12 @@ def _read_tensors(path: Path) -> dict[str, StoredArray]:
     for key, one in stored:
         if one["dtype"] not in _TYPES:
             found = f"{key}: {one['dtype']}"
-            raise AdapterError("the adapter's tensors cannot be read", where=path, found=found, fix="save it in f32")
+            raise AdapterError(
+                "the tensors of the adapter must be of a known type",
+                where=path,
+                found=found,
+                fix="save the adapter in fp32",
+            )
         values = np.frombuffer(one["data"], _TYPES[one["dtype"]])
         if one["dtype"] == "BF16":
             values = (values.astype(np.uint32) << 16).view(np.float32)
@@ -177,11 +187,19 @@ def _read_tensors(path: Path) -> dict[str, StoredArray]:
     # A head may count its batches.
     if whole := [key for key, tensor in tensors.items() if tensor.dtype.kind != "f" and _KEY.fullmatch(key)]:
         found = f"{whole[0]}: {tensors[whole[0]].dtype}"
-        raise AdapterError("an adapter of whole numbers", where=path, found=found, fix="save it in f32 or f16")
+        raise AdapterError(
+            "the adapter must not consist of whole numbers",
+            where=path,
+            found=found,
+            fix="save the adapter in fp32 or fp16",
+        )
     with np.errstate(over="ignore"):
         broken = [key for key, tensor in tensors.items() if not np.isfinite(tensor.astype(np.float32)).all()]
     if broken:
         raise AdapterError(
-            "the adapter has values that are not finite", where=path, found=", ".join(broken[:3]), fix="train it again"
+            "the values of the adapter must be finite",
+            where=path,
+            found=", ".join(broken[:3]),
+            fix="train the adapter again, with a lower learning rate",
         )
     return tensors

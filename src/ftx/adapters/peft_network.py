@@ -104,15 +104,17 @@ def read_adapter(
     _check_mergeable(file, base, naming)
     if not expected:
         raise AdapterError(
-            "the adapter's targets are in no layer of the base",
+            "the adapter's targets must be layers of the base",
             where=file.config.path,
             found=str(file.config.document.target_modules or "no targets")[:100],
-            fix="name the base that it was trained on",
+            fix="run again with the base that it was trained on: --base NAME",
         )
     kept = {theirs: ours for theirs, ours in naming.modules.items() if theirs not in without}
     saved = _saved_modules(file, kept, state)
     expected |= {key: tuple(state[ours].shape) for ours, key in saved.items()}
-    file.require(expected, "the adapter does not fit its base", "name the base that it was trained on, or train again")
+    file.require(
+        expected, "the adapter must fit its base", "run again with the base that it was trained on: --base NAME"
+    )
     return FittedAdapter(
         layers={layer: _in_one(file, state[f"{layer}.weight"], parts) for layer, parts in pieces.items()},
         saved={ours: torch.from_numpy(file.tensors[key]) for ours, key in saved.items()},
@@ -142,10 +144,10 @@ def _check_mergeable(file: PeftFile, base: nn.Module, naming: Naming) -> None:
     for name, layer in base.named_modules():
         if name in file.keys and name not in naming.layers:
             raise AdapterError(
-                "an adapter in a layer that ftx cannot merge",
+                "each adapter must be in a layer that ftx can merge",
                 where=file.path,
-                found=f"{name} is a {type(layer).__name__}, which does not compute with its weight as it is",
-                fix="merge it with peft (merge_and_unload), and compare its outputs",
+                found=f"{name} is a {type(layer).__name__}, which does not use its weight unchanged",
+                fix="merge the adapter with peft (merge_and_unload), and compare the outputs",
             )
 
 

@@ -89,8 +89,8 @@ class ArchitectureTable(ClosedModel):
             )
             raise InputError(
                 f"no model matches '{given}'",
-                found=f"{len(self.models)} models are known, of timm {self.timm}",
-                fix=f"did you mean {alike}?" if alike else "`ftx models` lists the families",
+                found=f"{len(self.models)} known models, of timm {self.timm}",
+                fix=f"did you mean {alike}?" if alike else "run `ftx models` to list the families",
             )
         return found
 

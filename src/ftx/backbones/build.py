@@ -71,10 +71,10 @@ def build(
         heads = head_names(module)
         if not heads:
             raise ModelError(
-                f"{name} has no classifier",
+                "model.name must be a model with a classifier",
                 where="model.name",
-                found="timm has it only as an encoder",
-                fix="`ftx models` lists what takes a head",
+                found=f"{name}, which timm has only as an encoder",
+                fix="run `ftx models` to list models with a classifier",
             )
         digest = base_digest(module.state_dict(), heads)
         size = input_size(module, image_size, name)
@@ -96,7 +96,7 @@ def _require_memory(architecture: str, name: str) -> None:
         raise EnvironmentFault(
             f"there is not enough memory for {shown(name)}",
             found=f"{4 * known.parameters / 1e9:.1f} GB of parameters, {free / 1e9:.1f} GB free",
-            fix="a smaller --model: `ftx models` lists their sizes",
+            fix="choose a smaller --model: `ftx models` lists their sizes",
         )
 
 
@@ -112,17 +112,17 @@ def resolve(name: str) -> str:
         known = [*BUNDLED, *timm.list_models()]
         alike = of_the_same_parts(name, known) or nearest(name, known)
         holding = [one for one in known if name in one]
-        found = f"nearest: {alike}" if alike else f"{len(known)} models are known, none of a like name"
+        found = f"nearest: {alike}" if alike else f"{len(known)} known models, none with a similar name"
         if holding:
-            found = f"{len(holding)} names hold it: {', '.join(holding[:3])}{', …' if len(holding) > 3 else ''}"
-        fix = f"`ftx models {name}` lists them" if holding and name else f"--model {alike or 'dinov2-small'}"
-        raise ModelError(f"there is no model called {shown(name)}", found=found, fix=fix)
+            found = f"{len(holding)} names contain it: {', '.join(holding[:3])}{', …' if len(holding) > 3 else ''}"
+        fix = f"run `ftx models {name}`" if holding and name else f"run again with --model {alike or 'dinov2-small'}"
+        raise ModelError(f"the model {shown(name)} does not exist", found=found, fix=fix)
     if bare != name and name not in (tagged := timm.list_pretrained(f"{bare}.*")):
         alike = nearest(name, tagged)
         raise ModelError(
-            f"there are no pretrained weights called {shown(name)}",
+            f"the pretrained weights {shown(name)} do not exist",
             found=f"nearest: {alike}" if alike else f"of {bare} there are {', '.join(tagged) or 'none'}",
-            fix=f"--model {alike or bare}",
+            fix=f"run again with --model {alike or bare}",
         )
     return name
 
@@ -145,20 +145,20 @@ def take_size(module: nn.Module, size: Size, name: str) -> None:
             cast("VisionTransformer", module).set_input_size(img_size=size)
         except (AssertionError, RuntimeError, ValueError) as error:
             raise ModelError(
-                f"{name} does not take this image size",
+                f"data.image_size must be a size that {name} supports",
                 where="data.image_size",
                 found=f"{_text(size)} px: {str(error)[:120]}",
-                fix=f"--image-size {_text(pretrained_size(module))}",
+                fix=f"run again with --image-size {_text(pretrained_size(module))}",
             ) from error
         fix_size(module)
         return
     own = pretrained_size(module)
     if size != own and not takes_other_sizes(module):
         raise ModelError(
-            f"{name} takes images of one size",
+            f"data.image_size must be the one size that {name} supports",
             where="data.image_size",
             found=f"{_text(size)} px",
-            fix=f"--image-size {_text(own)}",
+            fix=f"run again with --image-size {_text(own)}",
         )
 
 
@@ -169,10 +169,10 @@ def _require_computes(module: nn.Module, size: Size, name: str) -> None:
             module(torch.zeros(1, 3, *size))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ModelError(
-            f"{name} does not compute at this image size",
+            f"data.image_size must be a size at which {name} can run",
             where="data.image_size",
             found=f"{_text(size)} px: {str(error)[:120]}",
-            fix=f"a larger one, up to --image-size {_text(pretrained_size(module))} of its weights",
+            fix=f"run again with larger images, up to --image-size {_text(pretrained_size(module))}",
         ) from error
 
 
@@ -200,7 +200,11 @@ def _load(module: nn.Module, name: str, architecture: str, weights: str) -> bool
         _follow_grid(vit, state)
     grey = take_grey(module, state, file)
     fill_strictly(
-        module, state, where=file, what=f"the weights do not fit {architecture}", fix="name the right --model"
+        module,
+        state,
+        where=file,
+        what=f"the weights must fit {architecture}",
+        fix="give the --model that the weights are of",
     )
     return grey
 
@@ -242,10 +246,10 @@ def input_size(module: nn.Module, image_size: int | str, name: str) -> Size:
         below = cast("Size", tuple(max(side // of, 1) * of for side, of in zip(size, patch, strict=True)))
         above = cast("Size", tuple(-(-side // of) * of for side, of in zip(size, patch, strict=True)))
         raise ModelError(
-            f"the patch size of {name} does not divide the image size",
+            f"data.image_size must be a multiple of the patch size of {name}",
             where="data.image_size",
             found=f"{_text(size)} px, patches of {_text(patch)} px",
-            fix=f"--image-size {_text(below)}" + (f" or {_text(above)}" if above != below else ""),
+            fix=f"run again with --image-size {_text(below)}" + (f" or {_text(above)}" if above != below else ""),
         )
     return size
 
@@ -275,10 +279,10 @@ def preprocess_of(module: nn.Module, size: Size, *, grey: bool = False) -> Prepr
     crop = float(str(config["crop_pct"]))
     if crop > 1:
         raise ModelError(
-            "this model's images are padded to its input, which ftx's preprocessing does not do",
+            "the model must not need padded images, which ftx does not make",
             where=str(config.get("architecture", "")),
             found=f"a crop of {crop:g} times the resized image",
-            fix="take another model of the family: ftx models FAMILY",
+            fix="choose another model of the family: ftx models FAMILY",
         )
     mean, std = (_levels(config[name]) for name in ("mean", "std"))
     if grey:

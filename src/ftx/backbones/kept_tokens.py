@@ -98,25 +98,30 @@ def keep_tokens(module: nn.Module, fractions: TokenFractions) -> None:
     vit, where = plain_vit(module), "model.keep_tokens"
     if vit is None or vit.cls_token is None:
         raise ModelError(
-            "tokens are kept by what the class token attends to, which this model has not",
+            "model.keep_tokens must be all for a model without a class token",
             where=where,
             found=type(module).__name__ + (" without a class token" if vit else ""),
-            fix="leave the key out, or take a Vision Transformer with a class token: --model dinov2-small",
+            fix="remove the key, or use a Vision Transformer with a class token: --model dinov2-small",
         )
     blocks = vit_blocks(vit)
     if absent := [block for block in fractions if not 0 < block < len(blocks)]:
         raise ModelError(
-            "tokens can only be dropped between two blocks",
+            f"model.keep_tokens must name blocks from 1 to {len(blocks) - 1}",
             where=where,
             found=f"block {', '.join(map(str, absent))} of blocks 0 to {len(blocks) - 1}",
-            fix=f"name blocks from 1 to {len(blocks) - 1}",
+            fix="change the blocks in model.keep_tokens, as tokens are dropped between two blocks",
         )
     for block, fraction in fractions.items():
         before = blocks[block - 1]
         if not (isinstance(before, Block) and is_plain(before)):
             found = f"block {block - 1} is a {type(before).__name__} of {type(module).__name__}"
-            fix = "leave the key out, or name blocks behind plain ones"
-            raise ModelError("ftx cannot drop tokens by this kind of attention", where=where, found=found, fix=fix)
+            fix = "remove the key, or name blocks that follow a plain block"
+            raise ModelError(
+                "model.keep_tokens must name blocks that follow a block with plain attention",
+                where=where,
+                found=found,
+                fix=fix,
+            )
         vit.blocks.add_module(str(block - 1), SelectingBlock(before, vit.num_prefix_tokens, fraction))
 
 

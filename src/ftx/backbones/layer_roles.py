@@ -96,9 +96,12 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
         try:
             matched = expressions.fullmatch(expression, name) is not None
         except ExpressionError as error:
-            fix = "write it without a repeat inside a repeat, as blocks\\.\\d+\\.attn\\.qkv"
+            fix = "write it without a repeat inside a repeat, as in blocks\\.\\d+\\.attn\\.qkv"
             raise AdapterError(
-                "the expression cannot be used", where="adapter.layers", found=str(error), fix=fix
+                "adapter.layers must be an expression that matches in reasonable time",
+                where="adapter.layers",
+                found=str(error),
+                fix=fix,
             ) from error
         if not matched or not list(layer.parameters(recurse=False)):
             continue  # containers hold layers and are none
@@ -112,20 +115,20 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
             reason = "it is the classifier, which is trained whole"
         if reason or not isinstance(layer, nn.Linear):
             raise AdapterError(
-                "a layer that cannot be adapted",
+                "adapter.layers must match only linear layers that can be adapted",
                 where=f"adapter.layers, {name}",
                 found=reason,
-                fix="narrow the expression: it must match the whole name",
+                fix="narrow the expression, which must match the whole name of a layer",
             )
         found.append(Site(name=name, block=len(found), rows={"layer": slice(0, layer.out_features)}))
     if not found:
         linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
         alike = nearest(expression, linear)
         raise AdapterError(
-            "no layer has a name that the expression matches",
+            "adapter.layers must match the whole name of a layer",
             where=f"adapter.layers, {expression[:200]}",
             found=f"nearest: {alike}" if alike else f"linear layers are {', '.join(linear[:3])}, …",
-            fix="the expression must match the whole name, as blocks\\.\\d+\\.attn\\.qkv",
+            fix="write the whole name, as in blocks\\.\\d+\\.attn\\.qkv",
         )
     return found
 
@@ -153,7 +156,12 @@ def _rows(name: str, layer: nn.Linear, targets: tuple[Target, ...], container: n
         widths = [int(width) for width in getattr(container, "in_split", ())]
         rest = sum(widths) - layer.out_features
     if rest:
-        raise AdapterError("a fused layer does not divide into its targets", where=name, found=f"{targets}")
+        raise AdapterError(
+            "a fused layer must divide into its targets",
+            where=name,
+            found=", ".join(targets),
+            fix="select whole layers instead: --layers REGEX",
+        )
     starts = accumulate(widths, initial=0)
     return {target: slice(start, start + width) for target, start, width in zip(targets, starts, widths, strict=False)}
 

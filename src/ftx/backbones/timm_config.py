@@ -104,7 +104,7 @@ class TimmConfig(BaseModel):
         if others := sorted(key for key in args if key not in ARGUMENTS):
             # Some name a network or a pickle to load from, and do not describe the model.
             names = listed([shown(key, 40) for key in others])
-            raise ValueError(f"only arguments of a model's shape are accepted, found {names}")
+            raise ValueError(f"must contain only arguments of a model's shape, found {names}")
         for key, value in args.items():
             _check_argument(key, value)
         return args
@@ -118,12 +118,12 @@ def _check_argument(key: str, value: object, level: int = 0) -> None:
             _check_argument(key, one, level + 1)
     elif isinstance(value, str):
         if (not value.replace("-", "_").isidentifier() and value) or len(value) > 40:
-            raise ValueError(f"{key}: {shown(value)} is no word")
+            raise ValueError(f"{key}: {shown(value)} is not a word")
     elif isinstance(value, int | float):
         if not abs(value) <= most:
             raise ValueError(f"{key}: {shown(value)}, at most {most:,}")
     elif value is not None:
-        raise ValueError(f"{key}: {shown(value)} is neither a number, a word nor a short list of them")
+        raise ValueError(f"{key}: {shown(value)} must be a number, a word or a short list of them")
 
 
 def build_from_config(folder: Path, architecture: str, num_classes: int, args: Mapping[str, Any]) -> nn.Module:
@@ -144,7 +144,12 @@ def build_from_config(folder: Path, architecture: str, num_classes: int, args: M
         NotImplementedError,
     ) as error:  # fmt: skip
         found = f"{type(error).__name__}: {str(error)[:200]}"
-        raise ModelError("timm cannot build this model", where=config, found=found) from error
+        raise ModelError(
+            "timm cannot build this model",
+            where=config,
+            found=found,
+            fix="save the model again with the installed version of timm",
+        ) from error
     fix_size(module)
     return module
 
@@ -158,7 +163,9 @@ def _stored_numbers(path: Path) -> int:
         with safe_open(path, "pt") as file:
             return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - it is no mapping
     except (SafetensorError, OSError) as error:
-        raise ModelError("the weights cannot be read", where=path, found=str(error)) from error
+        raise ModelError(
+            "the weights cannot be read", where=path, found=str(error), fix="copy the file again"
+        ) from error
 
 
 @contextmanager
@@ -174,7 +181,9 @@ def _at_most(numbers: int) -> Iterator[None]:
         counted += 0 if parameter is None else parameter.numel()
         if counted > most:
             found = f"its config needs more than {most:,} numbers, the weights have {numbers:,}"
-            raise ModelError("the weights are of another model", found=found)
+            raise ModelError(
+                "the weights must be of this model", found=found, fix="save the weights and config.json together"
+            )
 
     handle = register_module_parameter_registration_hook(count)
     try:

@@ -65,10 +65,10 @@ def recomputing(module: nn.Module) -> Iterator[None]:
         family.set_grad_checkpointing(True)
     except (AttributeError, AssertionError):  # timm asserts that it is not set
         raise ModelError(
-            "this model cannot compute its activations again",
+            "train.activation_checkpointing must be false for this model",
             where="train.activation_checkpointing",
             found=type(module).__name__,
-            fix="leave the key out; train.accumulation_steps takes less memory too",
+            fix="remove the key, and set train.accumulation_steps to save memory",
         ) from None
     try:
         yield

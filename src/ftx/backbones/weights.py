@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ftx.backbones.layer_roles import pretrained_config
 from ftx.core.errors import EnvironmentFault, ModelError
 
-WAYS_OUT = "--weights FILE.safetensors (from a disk), --weights none (random), or --model dinov2-small (embedded)"
+WAYS_OUT = "use --weights FILE.safetensors (a file), --weights none (random) or --model dinov2-small (bundled)"
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -33,15 +33,15 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     Raises: ModelError if it is not there or not a whole safetensors file.
     """
     if not file.is_file():
-        raise ModelError("there is no such weights file", where=file, fix=WAYS_OUT)
+        raise ModelError("--weights must be a file that exists", where=file, fix=WAYS_OUT)
     try:
         return {name: tensor.float() for name, tensor in load_file(file).items()}
     except SafetensorError as error:
         raise ModelError(
-            "the weights file is not a whole safetensors file",
+            "--weights must be a complete safetensors file",
             where=file,
             found=str(error),
-            fix="copy it again; files of other formats (.pth, .bin) are not read, as they can run code",
+            fix="copy the file again; .pth and .bin can run code, so convert them to safetensors",
         ) from error
 
 
@@ -66,22 +66,20 @@ def fetch_pretrained(architecture: str) -> dict[str, Tensor]:
     """
     config = timm.get_pretrained_cfg(architecture)
     if config is None or not (config.hf_hub_id or config.url):
-        raise ModelError(f"timm publishes no pretrained weights for {architecture}", fix=WAYS_OUT)
+        raise ModelError(f"timm has no pretrained weights for {architecture}", fix=WAYS_OUT)
     try:
         with _without_retries():
             module = timm.create_model(architecture, pretrained=True, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:  # what huggingface_hub and urllib raise offline
         raise EnvironmentFault(
-            f"the pretrained weights of {architecture} could not be fetched",
+            f"the pretrained weights of {architecture} could not be downloaded",
             found=(str(error).splitlines() or [type(error).__name__])[0],
             fix=WAYS_OUT,
         ) from error
     return module.state_dict()
 
 
-def fill_strictly(
-    module: nn.Module, state: Mapping[str, Tensor], *, where: Path, what: str, fix: str | None = None
-) -> None:
+def fill_strictly(module: nn.Module, state: Mapping[str, Tensor], *, where: Path, what: str, fix: str) -> None:
     """Load weights that must be all of the model's and nothing else.
 
     Raises: ModelError naming what is missing, spare or of another shape, or is not finite.
@@ -96,7 +94,12 @@ def fill_strictly(
         found = "; ".join(f"{len(keys)} tensors {kind} ({keys[0]}, …)" for kind, keys in differences.items() if keys)
         raise ModelError(what, where=where, found=found, fix=fix)
     if broken := sorted(key for key, tensor in state.items() if not torch.isfinite(tensor).all()):
-        raise ModelError("weights that are not finite", where=where, found=", ".join(broken[:3]))
+        raise ModelError(
+            "the weights must be finite",
+            where=where,
+            found=", ".join(broken[:3]),
+            fix="use weights without NaN or infinity",
+        )
     module.load_state_dict(dict(state))
 
 
@@ -122,16 +125,17 @@ def take_grey(module: nn.Module, state: dict[str, Tensor], file: Path) -> bool:
         if found.shape[1] * len(LUMA) != own[key].shape[1]:
             channels = found.shape[1] * len(LUMA) / own[key].shape[1]
             raise ModelError(
-                "the weights are for images of another number of channels",
+                f"the weights must be for images of 1 or {len(LUMA)} channels",
                 where=where,
-                found=f"{channels:g} channels, a file of 1 or {len(LUMA)} is read",
-                fix="name weights made on RGB or grey images",
+                found=f"{channels:g} channels",
+                fix="use weights made on RGB or grey images",
             )
         if "Std" in type(module.get_submodule(name)).__name__:  # timm's StdConv2d, ScaledStdConv2d and their like
             raise ModelError(
-                "grey weights do not carry over to a convolution that standardises its weights over the channels",
+                "the weights must be made on RGB images, as this model standardises its weights over the channels",
                 where=where,
-                fix="name weights made on RGB images",
+                found="weights made on grey images",
+                fix="use weights made on RGB images",
             )
         # Each grey input becomes three, multiplied by luma: [O, G, h, w] to [O, 3 G, h, w].
         luma_3 = torch.tensor(LUMA, dtype=torch.float64)

@@ -16,7 +16,8 @@ from ftx.core.errors import ModelError
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.data.preprocess import Preprocess
 
-UNFIT = "the weights do not fit config.json"
+UNFIT = "the weights must fit config.json"
+SAVE_MODEL_AGAIN = "save the model again with timm, `ftx merge` or transformers"
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,20 @@ def read_config(folder: Path) -> dict[str, object]:
         config = read_json(path)
     except FileNotFoundError:
         found = ", ".join(sorted(one.name for one in folder.iterdir())[:6]) or "an empty folder"
-        raise ModelError("this folder is no model", where=folder, found=f"no {CONFIG}; {found}") from None
+        raise ModelError(
+            "the folder must be a model", where=folder, found=f"no {CONFIG}; {found}", fix=SAVE_MODEL_AGAIN
+        ) from None
     except (OSError, JsonError) as error:
-        raise ModelError("the model's config cannot be read", where=path, found=str(error)) from error
+        raise ModelError(
+            "the model's config cannot be read", where=path, found=str(error), fix=SAVE_MODEL_AGAIN
+        ) from error
     if not isinstance(config, dict):
-        raise ModelError("the model's config is no mapping", where=path)
+        raise ModelError(
+            "the model's config must be a JSON object",
+            where=path,
+            found=type(config).__name__,
+            fix=SAVE_MODEL_AGAIN,
+        )
     return cast("dict[str, object]", config)
 
 
@@ -63,6 +73,6 @@ def read_weights_of(folder: Path) -> dict[str, Tensor]:
     path = folder / DENSE_WEIGHTS
     if not path.is_file():
         found = ", ".join(sorted(one.name for one in folder.iterdir())[:6])
-        fix = "save it again as one safetensors file; .bin and .pth are not read, as they can run code"
-        raise ModelError(f"there is no {DENSE_WEIGHTS}", where=folder, found=found, fix=fix)
+        fix = "save it again as one safetensors file: .bin and .pth can run code, so ftx does not read them"
+        raise ModelError(f"the folder must contain {DENSE_WEIGHTS}", where=folder, found=found, fix=fix)
     return read_weights(path)

@@ -26,7 +26,7 @@ from ftx.runs.run import Run
 from ftx.runs.run_json import MANIFEST_FILE
 from ftx.runs.trained import require_base
 
-WITHOUT_HEAD = "--no-head merges only the backbone, to train a head on it: ftx train --weights"
+WITHOUT_HEAD = "run again with --no-head to merge only the backbone, then train a head: ftx train --weights FILE"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def open_adapters(
     Raises: AdapterError, ModelError or MergeError for what is invalid or does not belong together.
     """
     if not paths:
-        raise InputError("no adapter is named", fix="--adapter DIR")
+        raise InputError("at least one adapter must be given", fix="run again with --adapter DIR")
     located = [_locate(path) for path in paths]
     base_model = _base(located, base, weights, image_size)
     _drop_their_tokens(base_model, located)
@@ -88,7 +88,12 @@ def _locate(path: Path) -> AdapterLocation:
     if inside or (path / MANIFEST_FILE).is_file():
         run = Run.open(path.parent if inside else path)
         if run.manifest.method not in ADAPTERS:
-            raise AdapterError("this run has no adapter", where=path, found=f"method {run.manifest.method}")
+            raise AdapterError(
+                "the run must have an adapter",
+                where=path,
+                found=f"method {run.manifest.method}",
+                fix="give a run that was trained with --method lora, dora or lokr",
+            )
         return AdapterLocation(run.require(TRAINED), run)
     check_adapter_folder(path)
     read_config(path)  # that it is no adapter is reported before a missing --base
@@ -101,7 +106,11 @@ def _base(located: Sequence[AdapterLocation], base: str | None, weights: str, im
     if runs and image_size == "auto":
         image_size = runs[0].manifest.preprocess.image_size
     if weights == "none":
-        raise InputError("adapters are merged into the weights that they were trained on", fix="--weights FILE")
+        raise InputError(
+            "--weights must be the weights that the adapter was trained on",
+            found="none",
+            fix="run again with --weights FILE.safetensors",
+        )
     if base is not None:
         try:
             base_model = open_base(base, weights=weights, image_size=image_size)
@@ -109,19 +118,22 @@ def _base(located: Sequence[AdapterLocation], base: str | None, weights: str, im
             fault.fix = fault.fix and fault.fix.replace("--model", "--base")
             raise
     elif not runs:
-        where, fix = located[0].folder, "--base NAME of timm, or --base DIR"
-        raise InputError("which base was the adapter trained on?", where=where, fix=fix)
+        where, fix = located[0].folder, "run again with --base NAME (a model of timm) or --base DIR"
+        raise InputError("--base must be given for an adapter without a run", where=where, fix=fix)
     elif weights != "auto" or image_size != runs[0].manifest.preprocess.image_size:
-        raise InputError("--weights and --image-size go with --base", fix="a run says what it was trained on and how")
+        raise InputError(
+            "--weights and --image-size must be used with --base",
+            fix="run again without them: the run contains both values",
+        )
     else:
         backbone = base_of(runs[0].recipe(), 0)
         require_base(runs[0], backbone.digest)
         base_model = of_backbone(backbone)
     if any(run.manifest.preprocess != runs[0].manifest.preprocess for run in runs):
         raise MergeError(
-            "the adapters were trained on images of other sizes or other normalisation",
+            "the adapters must be trained on images of one size and one normalisation",
             found=", ".join(f"{run.path}: {run.manifest.preprocess.image_size} px" for run in runs),
-            fix="train them at one --image-size",
+            fix="train all adapters with the same --image-size",
         )
     same_size = runs and base_model.preprocess.image_size == runs[0].manifest.preprocess.image_size
     return replace(base_model, preprocess=runs[0].manifest.preprocess) if same_size else base_model
@@ -135,9 +147,9 @@ def _drop_their_tokens(base_model: Base, located: Sequence[AdapterLocation]) -> 
     fractions = [dict(read_config(one.folder).token_fractions) for one in located]
     if any(one != fractions[0] for one in fractions):
         raise MergeError(
-            "the adapters were trained with different tokens",
+            "the adapters must be trained with the same tokens",
             found=", ".join(f"{one.folder}: {kept or 'all'}" for one, kept in zip(located, fractions, strict=True)),
-            fix="train them with one model.keep_tokens",
+            fix="train all adapters with the same model.keep_tokens",
         )
     if fractions[0] and not kept_fractions(base_model.module):
         keep_tokens(base_model.module, fractions[0])
@@ -161,7 +173,7 @@ def _give_head(base_model: Base, folders: Sequence[Path], theirs: Sequence[str])
         for name, count in _heads_in(folder, theirs).items():
             if name in base_model.alien_heads:
                 raise AdapterError(
-                    f"the head {name} of this adapter cannot be carried over",
+                    f"the head {name} of this adapter cannot be used",
                     where=folder,
                     found=base_model.alien_heads[name],
                     fix=WITHOUT_HEAD,
@@ -170,13 +182,13 @@ def _give_head(base_model: Base, folders: Sequence[Path], theirs: Sequence[str])
                 classes.setdefault(count, folder)
     if len(classes) > 1:
         found = ", ".join(f"{folder}: {count}" for count, folder in classes.items())
-        fix = "adapters of one label set can be combined"
-        raise AdapterError("the adapters' heads have different classes", found=found, fix=fix)
+        fix = "combine adapters that were trained on the same labels"
+        raise AdapterError("the adapters must have the same number of classes", found=found, fix=fix)
     count = next(iter(classes), None)
     if count is not None and count != getattr(module, "num_classes", None):
         module.reset_classifier(count)
     if getattr(module, "num_classes", 0) == 0:
-        raise AdapterError("neither the adapter nor the base has a head", where=folders[0], fix=WITHOUT_HEAD)
+        raise AdapterError("the adapter or the base must have a head", where=folders[0], fix=WITHOUT_HEAD)
 
 
 def _heads_in(folder: Path, theirs: Sequence[str]) -> dict[str, int | None]:
@@ -198,11 +210,11 @@ def _require_same_base(
     if config.base_digest is not None:
         if config.base_digest != base_model.digest:
             raise MergeError(
-                "the adapter was trained on another base",
+                "the base must be the one that the adapter was trained on",
                 where=at.folder,
                 found=f"{config.base_model}, digest {config.base_digest[:12]}…; this is {base_model.architecture}, "
                 f"{base_model.digest[:12]}…",
-                fix=f"--base {config.base_model or 'NAME or DIR'} with the weights that training used",
+                fix=f"run again with --base {config.base_model or 'NAME'} and the weights that training used",
             )
         return
     theirs, ours = _published(config.base_model or ""), _published(base_model.architecture)
@@ -211,10 +223,10 @@ def _require_same_base(
         compared = 2 if base is not None and weights == "auto" and not Path(base).is_dir() else 1
         if theirs[:compared] != ours[:compared]:
             raise MergeError(
-                "the adapter was trained on another base",
+                "the base must be the one that the adapter was trained on",
                 where=at.folder,
                 found=f"{'.'.join(theirs)}, this is {'.'.join(ours)}",
-                fix=f"--base {'.'.join(theirs)}",
+                fix=f"run again with --base {'.'.join(theirs)}",
             )
     named = f"names its base only '{config.base_model}'" if config.base_model else "does not name its base"
     where = base or base_model.architecture

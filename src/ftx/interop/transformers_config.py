@@ -17,6 +17,8 @@ from ftx.data.preprocess import Interpolation, Preprocess, covering
 ModelType = Literal["vit", "dinov2", "dinov2_with_registers"]
 MODEL_TYPES: tuple[ModelType, ...] = get_args(ModelType)
 PROCESSOR = "preprocessor_config.json"
+_PROCESSOR = "the image processor must be one that ftx can reproduce"
+_FIT_PROCESSOR = "copy the file again if it is damaged, or use a model with a usual processor: resize, crop, normalise"
 
 _Count = Annotated[int, Field(ge=1, le=MOST_WIDTH)]
 _Blocks = Annotated[int, Field(ge=1, le=MOST_DEPTH)]
@@ -48,11 +50,11 @@ class Shape(BaseModel):
     @model_validator(mode="after")
     def _whole(self) -> Shape:
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"{self.num_attention_heads} heads do not divide a width of {self.hidden_size}")
+            raise ValueError(f"{self.num_attention_heads} heads must divide the width {self.hidden_size}")
         if (self.intermediate_size if self.model_type == "vit" else self.mlp_ratio) is None:
-            raise ValueError("the width of the MLP is not given")
+            raise ValueError("the width of the MLP is missing")
         if self.model_type == "dinov2_with_registers" and self.num_register_tokens is None:
-            raise ValueError("the number of register tokens is not given")
+            raise ValueError("the number of register tokens is missing")
         return self
 
     @property
@@ -127,7 +129,7 @@ class _Processor(BaseModel):
     @model_validator(mode="after")
     def _as_ftx_computes(self) -> _Processor:
         if not math.isclose(self.rescale_factor, 1 / 255, rel_tol=1e-3):
-            raise ValueError("rescale_factor is not 1/255")
+            raise ValueError(f"rescale_factor must be 1/255, found {self.rescale_factor}")
         return self
 
     @property
@@ -163,9 +165,11 @@ def read_processor(folder: Path, kind: ModelType, size: Size) -> Preprocess:
             processor = _Processor.model_validate(read_json(path))
         except ValidationError as error:
             found = first_error(error)
-            raise ModelError("the image processor cannot be carried over", where=path, found=found) from error
+            raise ModelError(_PROCESSOR, where=path, found=found, fix=_FIT_PROCESSOR) from error
         except (OSError, JsonError) as error:
-            raise ModelError("the image processor's config cannot be read", where=path, found=str(error)) from error
+            raise ModelError(
+                "the image processor's config cannot be read", where=path, found=str(error), fix=_FIT_PROCESSOR
+            ) from error
         mean, std, crop = processor.image_mean, processor.image_std, processor.crop_share
         interpolation = "bilinear" if processor.resample == 2 else "bicubic"
     height, width = size
@@ -173,4 +177,4 @@ def read_processor(folder: Path, kind: ModelType, size: Size) -> Preprocess:
     try:
         return Preprocess(height=height, width=width, resize=resize, interpolation=interpolation, mean=mean, std=std)
     except ValueError as error:
-        raise ModelError("the image processor cannot be carried over", where=path, found=str(error)) from error
+        raise ModelError(_PROCESSOR, where=path, found=str(error), fix=_FIT_PROCESSOR) from error

@@ -24,7 +24,7 @@ from ftx.backbones.layer_roles import depth, pretrained_config
 from ftx.backbones.timm_config import CONFIG, build_from_config
 from ftx.backbones.weights import base_digest, fill_strictly
 from ftx.core.errors import ModelError, shown
-from ftx.interop.base_folder import UNFIT, Base, read_weights_of
+from ftx.interop.base_folder import SAVE_MODEL_AGAIN, UNFIT, Base, read_weights_of
 from ftx.interop.transformers_config import MODEL_TYPES, ModelType, Shape, read_processor
 
 HEAD = "classifier"
@@ -91,10 +91,10 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
     """
     if (kind := config["model_type"]) not in MODEL_TYPES:
         raise ModelError(
-            "ftx cannot read this kind of model of transformers",
+            f"model_type must be one of {', '.join(MODEL_TYPES)}",
             where=folder / CONFIG,
             found=f"model_type {shown(kind)}",
-            fix=f"ftx reads {', '.join(MODEL_TYPES)}",
+            fix="give a model of one of these types: `ftx models` lists others",
         )
     shape = Shape.model_validate(config)
     given = read_weights_of(folder)
@@ -104,10 +104,12 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
     try:
         state = dict(_translated(module, given, words, prefix))
     except KeyError as error:
-        raise ModelError("the weights lack a tensor", where=folder, found=str(error.args[0])) from error
+        raise ModelError(UNFIT, where=folder, found=f"no tensor {error.args[0]}", fix=SAVE_MODEL_AGAIN) from error
     unused = (f"{prefix}embeddings.mask_token", f"{prefix}pooler.", f"{HEAD}.")  # no logit depends on them
     if left := sorted(name for name in given if not name.startswith(unused)):
-        raise ModelError(UNFIT, where=folder, found=f"{len(left)} tensors not of this model ({left[0]})")
+        raise ModelError(
+            UNFIT, where=folder, found=f"{len(left)} tensors not of this model ({left[0]})", fix=SAVE_MODEL_AGAIN
+        )
     carried = bool(heads) and shape.model_type == "vit"
     if carried:
         module.reset_classifier(len(heads["head.weight"]) if "head.weight" in heads else 0)
@@ -123,7 +125,7 @@ def transformers_folder(folder: Path, config: Mapping[str, object], image_size: 
         num_prefix_tokens=positions.shape[1] - math.prod(old_grid),
         antialias=False,
     )
-    fill_strictly(module, state, where=folder, what=UNFIT)
+    fill_strictly(module, state, where=folder, what=UNFIT, fix=SAVE_MODEL_AGAIN)
     apart = "it reads the class token and the mean of the patches, which no head of timm does"
     return Base(
         module.eval(),
@@ -146,10 +148,15 @@ def _find_words(shape: Shape, given: Mapping[str, Tensor], folder: Path) -> tupl
                 blocks = {name.removeprefix(start).partition(".")[0] for name in given if name.startswith(start)}
                 if blocks != {str(index) for index in range(shape.num_hidden_layers)}:
                     found = f"{len(blocks)} blocks, the config has {shape.num_hidden_layers}"
-                    raise ModelError(UNFIT, where=folder, found=found)
+                    raise ModelError(UNFIT, where=folder, found=found, fix=SAVE_MODEL_AGAIN)
                 return words, prefix
     found = ", ".join(sorted(given)[:3])
-    raise ModelError(f"the weights are not laid out as a {shape.model_type} of transformers", where=folder, found=found)
+    raise ModelError(
+        f"the weights must have the names of a {shape.model_type} of transformers",
+        where=folder,
+        found=found,
+        fix=SAVE_MODEL_AGAIN,
+    )
 
 
 def _empty(shape: Shape, folder: Path) -> VisionTransformer:

@@ -96,21 +96,21 @@ def read_card(folder: Path) -> Card:
     path = folder / CARD_FILE
     if not path.is_file():
         raise ExportError(
-            "this folder is no exported model" if folder.exists() else "there is no such folder",
+            "the folder must be an exported model" if folder.exists() else "the folder does not exist",
             where=folder,
             found=f"no {CARD_FILE} in it" if folder.exists() else None,
-            fix="name a folder that ftx export wrote",
+            fix="give a folder that `ftx export` wrote",
         )
-    card = read_record(path, Card, ExportError, fix="export it again")
+    card = read_record(path, Card, ExportError, fix="run `ftx export` again")
     for name, digest in card.files.items():
         file = folder / name
         if not file.is_file():
-            raise ExportError("a file of the exported model is missing", where=file, fix="copy the whole folder")
+            raise ExportError("a file of the exported model is missing", where=file, fix="copy the whole folder again")
         if cached_sha256(file) != digest:
             raise ExportError(
-                "a file of the exported model is not what was written",
+                "a file of the exported model has changed since ftx wrote it",
                 where=file,
                 found=f"its hash is not the one in {CARD_FILE}",
-                fix="copy the whole folder again, or export it again",
+                fix="copy the whole folder again, or run `ftx export` again",
             )
     return card

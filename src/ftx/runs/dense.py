@@ -117,7 +117,7 @@ def read_dense_config(folder: Path) -> TimmConfig:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise ExportError("this folder is no dense model", where=folder, found=f"no {CONFIG}", fix=_MERGE)
+        raise ExportError("the folder must be a dense model", where=folder, found=f"no {CONFIG}", fix=_MERGE)
     try:
         return TimmConfig.model_validate(read_json(path))
     except JsonError as error:
@@ -135,9 +135,9 @@ def read_dense(folder: Path) -> tuple[Preprocess, Meaning]:
     config = read_dense_config(folder)
     cfg, where = config.pretrained_cfg, folder / CONFIG
     if config.ftx is None:
-        raise ExportError(f"{CONFIG} is invalid", where=where, found="no labels that ftx wrote", fix=_MERGE)
+        raise ExportError(f"{CONFIG} is invalid", where=where, found="no labels written by ftx", fix=_MERGE)
     if not (cfg.input_size and cfg.crop_pct and cfg.interpolation and cfg.mean and cfg.std):
-        raise ExportError(f"{CONFIG} is invalid", where=where, found="no whole pretrained_cfg", fix=_MERGE)
+        raise ExportError(f"{CONFIG} is invalid", where=where, found="pretrained_cfg is incomplete", fix=_MERGE)
     _, height, width = cfg.input_size
     # A hair less than written: the first ftx left a quotient a rounding below its whole number.
     resize = covering(height, width, cfg.crop_pct * (1 - 1e-9))
@@ -162,7 +162,9 @@ def load_dense(folder: Path, *, all_tokens: bool = False) -> nn.Module:
         module.load_state_dict(read_weights(folder / DENSE_WEIGHTS), strict=True)
     except RuntimeError as error:
         found = str(error)[:400]
-        raise ModelError("the dense weights do not fit their architecture", where=folder, found=found) from error
+        raise ModelError(
+            "the dense weights must fit their architecture", where=folder, found=found, fix=_MERGE
+        ) from error
     if config.keep_tokens and not all_tokens:
         keep_tokens(module, config.keep_tokens)
     return module.eval().requires_grad_(False)
@@ -180,7 +182,9 @@ def require_fit(module: nn.Module, folder: Path, pre: Preprocess, labels: int) -
         if is_out_of_memory(error):
             raise
         found = f"{pre.image_size} px: {str(error)[:200]}"
-        raise ExportError("the dense model is of another image size", where=folder, found=found, fix=_MERGE) from error
+        raise ExportError(
+            "the dense model must be of the image size in its config", where=folder, found=found, fix=_MERGE
+        ) from error
     if shape != (1, labels):
         found = f"an output of {shape}, {labels} labels"
-        raise ExportError("the dense model is of other labels", where=folder, found=found, fix=_MERGE)
+        raise ExportError("the dense model must have one output per label", where=folder, found=found, fix=_MERGE)

@@ -89,7 +89,9 @@ def list_runs(paths: Sequence[Path] | None = None, *, metric: str | None = None,
     if metric is not None and found:
         figures = sorted({name for one in found for name in one.figures})
         if not figures:
-            raise InputError("no epoch of these runs has ended", where=RUNS, fix="leave --metric out")
+            raise InputError(
+                "--metric needs a run that has finished an epoch", where=RUNS, fix="run again without --metric"
+            )
         check_known("metric", [metric], figures)
         found = [one.model_copy(update={"metric": metric}) for one in found]
     by_digest = {digest: run for run, digest in digests.items()}
@@ -118,10 +120,15 @@ def named_run(path: Path) -> Path:
     """
     folder = latest_run() if path.absolute() == LATEST.absolute() else path
     if not folder.is_dir():
-        raise RunError("there is no such run", where=folder, found=known_runs(folder), fix="ftx runs lists them")
+        raise RunError(
+            "the run does not exist", where=folder, found=known_runs(folder), fix="run `ftx runs` to list your runs"
+        )
     if not is_run(folder):
         raise RunError(
-            "this folder is no run", where=folder, found=f"no {MANIFEST_FILE} in it", fix="ftx runs lists them"
+            "the folder must be a run",
+            where=folder,
+            found=f"no {MANIFEST_FILE} in it",
+            fix="run `ftx runs` to list your runs",
         )
     return folder
 
@@ -247,10 +254,13 @@ def remove_runs(paths: Sequence[Path]) -> RunsReport:
     for folder in folders:
         if folder.is_symlink():
             raise RunError(
-                "this is a link to a run", where=folder, found=str(folder.resolve()), fix="name the run itself"
+                "the run must not be a link",
+                where=folder,
+                found=f"it points at {folder.resolve()}",
+                fix="give the run that the link points at",
             )
         if is_locked(folder):
-            raise RunError("another ftx is changing this run", where=folder, fix="wait for it, or stop it")
+            raise RunError("another ftx is changing this run", where=folder, fix="wait until it ends, or stop it")
     _let_latest_go({folder.resolve() for folder in folders})
     for folder in folders:
         with disk_faults(folder):

@@ -42,7 +42,7 @@ def _below_the_folder(files: dict[str, str]) -> dict[str, str]:
     for name in files:
         parts = Path(name).parts
         if not parts or ".." in parts or Path(name).is_absolute() or "\0" in name or len(name) > 4096:
-            raise ValueError(f"{shown(name)} is no file below the folder")
+            raise ValueError(f"{shown(name)} must be a file below the folder")
     return files
 
 
@@ -63,15 +63,15 @@ def read_record(path: Path, kind: type[RecordT], error_type: type[RunError | Exp
     version = cast("dict[str, object]", raw).get("schema_version") if isinstance(raw, dict) else None
     if version != known:
         raise error_type(
-            f"{path.name} has another schema version",
+            f"{path.name} must have schema version {known}",
             where=path,
             found=f"version {shown(version)}, this ftx reads {known}",
-            fix=f"use the ftx that wrote it, or {fix}",
+            fix=f"use the version of ftx that wrote it, or {fix}",
         )
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
         found = first_error(error)
     except DataError as error:  # its labels, which training rejects in the same words
-        found = "; ".join([error.what, *(text for _, text in error.details())])
+        found = "; ".join(filter(None, (error.what, error.found)))
     raise error_type(f"{path.name} is invalid", where=path, found=found, fix=fix)

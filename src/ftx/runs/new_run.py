@@ -95,9 +95,13 @@ def unfinished_run(path: Path) -> Iterator[NewRun]:
 def check_name_free(out: Path) -> None:
     """Raise RunError if ``out`` exists: a run is never written over another."""
     if out.absolute() == LATEST.absolute():
-        raise RunError("runs/latest is where ftx keeps the newest run", where=out, fix="choose another name")
+        raise RunError(
+            "--out must not be runs/latest, where ftx keeps the newest run",
+            where=out,
+            fix="choose another name for --out",
+        )
     if out.exists() or out.is_symlink():
-        raise RunError("--out exists already", where=out, fix="choose another name, or move the old run away")
+        raise RunError("--out must not exist yet", where=out, fix="choose another --out, or move the old run away")
 
 
 def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:

@@ -131,7 +131,7 @@ class ParityRow(ClosedModel):
     @classmethod
     def _of_the_table(cls, name: str) -> str:
         if name not in ARTIFACTS:
-            raise ValueError(f"no run has an artifact of this name; known: {', '.join(ARTIFACTS)}")
+            raise ValueError(f"must be one of {', '.join(ARTIFACTS)}")
         return name
 
     @property

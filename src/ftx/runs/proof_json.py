@@ -48,7 +48,7 @@ class ReferenceLogits(ClosedModel):
     def _as_many_as_it_says(self) -> ReferenceLogits:
         blob = base64.b64decode(self.logits, validate=True)
         if len(blob) != 4 * self.images * self.labels:
-            raise ValueError(f"{len(blob)} bytes are not {self.images} x {self.labels} numbers")
+            raise ValueError(f"{len(blob)} bytes must be {self.images} x {self.labels} numbers")
         return self
 
     @classmethod
@@ -104,7 +104,9 @@ def ir_digest(folder: Path) -> str:
         return cached_sha256(folder / CARD_FILE)
     except FileNotFoundError as error:
         raise ExportError(
-            "the exported model is not there any more", where=folder / CARD_FILE, fix="restore it, or export it again"
+            "the exported model does not exist any more",
+            where=folder / CARD_FILE,
+            fix="restore the folder, or run `ftx export` again",
         ) from error
 
 
@@ -124,7 +126,7 @@ def read_proof(folder: Path, progress: Progress = SILENT) -> Proof:
             f"{PROOF_FILE} is damaged",
             where=path,
             found=found,
-            fix="copy it again, or delete it, and validate again",
+            fix="copy the file again, or delete it and run `ftx validate` again",
         ) from error
     if unused is not None:
         progress.note(f"{PROOF_FILE} is not used: {unused}")

@@ -61,7 +61,10 @@ class Run:
         folder = latest_run() if path is None else Path(path)
         if not folder.is_dir():
             raise RunError(
-                "there is no such run", where=folder, found=known_runs(folder), fix="name a run folder, or ftx train"
+                "the run does not exist",
+                where=folder,
+                found=known_runs(folder),
+                fix="give a run folder: `ftx runs` lists them",
             )
         run = cls(folder)
         _ = run.manifest
@@ -117,7 +120,7 @@ class Run:
             raise RunError(
                 f"{artifact}/ is stale",
                 where=self.folder(artifact),
-                found=f"it was made from another {artifact.made_from}/ than the one now in the run",
+                found=f"made from a different {artifact.made_from}/ than the run now has",
                 fix=f"run: {artifact.command(self.path)}",
             )
 
@@ -183,7 +186,7 @@ class Run:
         found = cached_sha256(path)
         if found != digest:
             raise RunError(
-                "a file of the run is not what was written",
+                "a file of the run has changed since ftx wrote it",
                 where=path,
                 found=f"sha256 {found[:12]}…, run.json says {digest[:12]}…",
                 fix=f"restore it, or run again: {again}",
@@ -199,7 +202,9 @@ class Run:
         assert source is not None, f"{artifact} is there from the start"
         if (final.exists() or final.is_symlink()) and not self.has(artifact):
             raise RunError(
-                "a folder that ftx did not write is in the way", where=final, fix="move it, then run this again"
+                "ftx must not replace a folder that it did not write",
+                where=final,
+                fix="move it away, then run the command again",
             )
         line = Lineage(made_from=source.name, digest=self.manifest.digest(source))
         with staging(final) as staged:
@@ -260,7 +265,7 @@ class Run:
             raise RunError("data.jsonl is invalid", where=path, found="an image without exactly one label", fix=RESTORE)
         if unknown := {name for entry in found for name in entry.labels} - set(self.manifest.labels.names):
             raise RunError(
-                "data.jsonl names labels that run.json does not",
+                "the labels in data.jsonl must be in run.json",
                 where=path,
                 found=listed(sorted(unknown)),
                 fix=RESTORE,
@@ -271,7 +276,9 @@ class Run:
         """The held-out images that reports use: ``test``, or ``val`` where there is no test split."""
         entries = self.entries("test") or self.entries("val")
         if not entries:
-            raise RunError("the run has no held-out images", where=self.path / "data.jsonl", fix=RESTORE)
+            raise RunError(
+                "the run must have held-out images (test or val)", where=self.path / "data.jsonl", fix=RESTORE
+            )
         return entries
 
     def data_root(self, override: Location | None = None) -> Location:
@@ -281,18 +288,18 @@ class Run:
         """
         if override is None and is_elsewhere(self.manifest.data_root):
             raise DataError(
-                "the images of this run lie at an address, which a run must not name",
+                "a run must not name an address for its images",
                 where=self.path / MANIFEST_FILE,
                 found=shown(self.manifest.data_root),
-                fix=f"name where they lie, if you trust it: {data_option(self.manifest.data_root)}",
+                fix=f"if you trust this address, run again with {data_option(self.manifest.data_root)}",
             )
         root = Path(self.manifest.data_root) if override is None else images_root(typed(override))
         if not isinstance(root, Address) and not root.is_dir():
             raise DataError(
-                "there is no such folder of images"
+                "the folder of the images must exist"
                 if override is not None
                 else "the images of this run are not where they were at training",
                 where=root,
-                fix="run the command from the folder where training ran, or name the folder: --data DIR",
+                fix="run the command in the folder where you trained, or add --data DIR",
             )
         return root

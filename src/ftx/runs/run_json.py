@@ -135,12 +135,12 @@ def read_manifest(path: Path) -> Manifest:
     Raises: RunError if there is none, it is of another schema version, or invalid.
     """
     if not path.is_file():
-        found, fix = f"no {path.name} in it", "name a run folder"
+        found, fix = f"no {path.name} in it", "give a run folder: `ftx runs` lists them"
         if checkpoint_records(path.parent):
             found, fix = "its training has not ended", f"resume it: {shell_command(RESUME, path.parent)}"
             if is_locked(path.parent):
-                fix = "another ftx is training it: wait for it"
-        raise RunError("this folder is no finished run", where=path.parent, found=found, fix=fix)
+                fix = "wait for the other ftx that is training it"
+        raise RunError("this folder must be a finished run", where=path.parent, found=found, fix=fix)
     return read_record(path, Manifest, RunError, RESTORE)
 
 

@@ -14,6 +14,7 @@ from ftx.runs.run_json import CHECKPOINTS, MANIFEST_FILE
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
 MOST_NAME_BYTES = 4096
+_GIVE_RUN = "give a run folder: `ftx runs` lists them"
 
 
 def fresh_out(stem: str) -> Path:
@@ -32,13 +33,13 @@ def latest_run() -> Path:
         target = LATEST.parent / _named_in(LATEST)
     else:
         raise RunError(
-            "there is no finished run here",
+            "there must be a finished run in runs/",
             where=LATEST.absolute(),
             found=known_runs(LATEST),
-            fix="run ftx train first, or name a run folder",
+            fix="run `ftx train` first, or give a run folder",
         )
     if not target.is_dir():
-        raise RunError("runs/latest points at a run that is gone", where=target, fix="name a run folder")
+        raise RunError("runs/latest points at a run that does not exist", where=target, fix=_GIVE_RUN)
     # Behind a link, `..` leaves the folder that the link points to.
     return target.resolve() if RUNS.is_symlink() else Path(os.path.normpath(target))
 
@@ -53,7 +54,9 @@ def _named_in(file: Path) -> str:
         name = ""
     if not name or len(content) > MOST_NAME_BYTES or not name.isprintable():
         found = f"{content[:20]!r}"
-        raise RunError("runs/latest names no run", where=file, found=found, fix="delete it, and name a run folder")
+        raise RunError(
+            "runs/latest must be the name of a run", where=file, found=found, fix=f"delete this file, then {_GIVE_RUN}"
+        )
     return name
 
 
@@ -106,4 +109,6 @@ def check_run_exists(run: Path) -> None:
     """
     if not run.is_dir():
         found = known_runs(run, unfinished=True)
-        raise RunError("there is no such run", where=run, found=found, fix="name an unfinished run folder")
+        raise RunError(
+            "the run does not exist", where=run, found=found, fix="give an unfinished run: `ftx runs` lists them"
+        )

@@ -19,6 +19,7 @@ from ftx.recipe.method_defaults import Method
 from ftx.runs.artifacts import TRAINED
 from ftx.runs.dense import dense_state
 from ftx.runs.run import Run
+from ftx.runs.run_json import RESTORE
 
 HEAD = "head.safetensors"
 MODEL = "model.safetensors"
@@ -72,7 +73,7 @@ def load_trained_into(prepared: TrainableModel, run: Run) -> None:
     own, recorded = prepared.backbone.preprocess, run.manifest.preprocess
     if (own.height, own.width) != (recorded.height, recorded.width):
         raise RunError(
-            "run.json and recipe.yaml are of different image sizes",
+            "run.json and recipe.yaml must have the same image size",
             where=run.path,
             found=f"{recorded.image_size} and {own.image_size} px",
             fix="restore both from a copy of the run",
@@ -88,7 +89,7 @@ def require_base(run: Run, digest: str) -> None:
     """Raise MergeError if the base at hand is not the one that the run was trained on."""
     if digest != run.manifest.base_digest:
         raise MergeError(
-            "this is another base than the one the run was trained on",
+            "the base must be the one that the run was trained on",
             where=run.path,
             found=f"digest {digest[:12]}…, the run says {run.manifest.base_digest[:12]}…",
             fix="restore the weights that training used (model.weights in recipe.yaml)",
@@ -104,15 +105,20 @@ def read_plain(folder: Path, method: Method, base: nn.Module) -> dict[str, Tenso
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise MergeError("the trained weights cannot be read", where=path, found=str(error)) from error
+        raise MergeError("the trained weights cannot be read", where=path, found=str(error), fix=RESTORE) from error
     expected = base.state_dict() if method == "full" else head_state(base)
     wrong = sorted(expected.keys() ^ tensors.keys()) or [
         name for name in expected if expected[name].shape != tensors[name].shape
     ]
     if wrong:
-        raise MergeError("the trained weights do not fit the model", where=path, found=", ".join(wrong[:3]))
+        raise MergeError("the trained weights must fit the model", where=path, found=", ".join(wrong[:3]), fix=RESTORE)
     if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise MergeError("the trained weights are not finite", where=path, found=", ".join(broken[:3]))
+        raise MergeError(
+            "the trained weights must be finite",
+            where=path,
+            found=", ".join(broken[:3]),
+            fix="train again with a lower train.lr",
+        )
     return tensors
 
 

@@ -94,9 +94,11 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
 
     Raises: ExportError if the file is cut, altered, or no update.
     """
-    again = "copy it again, or write it again: ftx export --as-update"
+    again = "copy the file again, or write it again with `ftx export --as-update`"
     if not path.exists():
-        raise ExportError("there is no such update", where=path, fix="name the file that ftx export --as-update wrote")
+        raise ExportError(
+            "the update does not exist", where=path, fix="give the file that `ftx export --as-update` wrote"
+        )
     try:
         require_file(path)
         with zipfile.ZipFile(path) as archive:
@@ -107,12 +109,12 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
                 or len(names) == len(sizes)
                 or not {REFERENCE_LOGITS} <= names <= PARTS
             ):
-                raise ExportError("this file is no update", where=path, found=", ".join(sizes)[:200], fix=again)
+                raise ExportError("the file must be an update", where=path, found=", ".join(sizes)[:200], fix=again)
             total, zip_bytes = sum(sizes.values()), path.stat().st_size
             most = min(MOST_BYTES, max(SMALL_BYTES, MOST_TIMES * zip_bytes))
             if sizes[UPDATE_FILE] > MOST_TEXT_BYTES or total > most:
                 found = f"{total / 1e6:,.0f} MB in a file of {zip_bytes / 1e6:,.1f}"
-                raise ExportError("the update unpacks to more than an update has", where=path, found=found, fix=again)
+                raise ExportError("the update is too large when unpacked", where=path, found=found, fix=again)
             update = Update.model_validate(parse_json(_unpacked(archive, UPDATE_FILE)))
             files = {name: _unpacked(archive, name) for name in sorted(names)}
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, UnicodeError, JsonError) as error:
@@ -121,11 +123,18 @@ def read_update(path: Path) -> tuple[Update, dict[str, bytes]]:
         raise ExportError(f"{UPDATE_FILE} is invalid", where=path, found=first_error(error), fix=again) from error
     if update.schema_version != UPDATE_SCHEMA:
         found = f"version {update.schema_version}, this ftx reads {UPDATE_SCHEMA}"
-        raise ExportError("the update has another schema version", where=path, found=found, fix="update ftx")
+        raise ExportError(
+            f"the update must have schema version {UPDATE_SCHEMA}",
+            where=path,
+            found=found,
+            fix="install the version of ftx that wrote the update",
+        )
     hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
     if hashes != update.files:
         wrong = sorted({*hashes.items()} ^ {*update.files.items()})
-        raise ExportError("a file of the update is not what was written", where=path, found=wrong[0][0], fix=again)
+        raise ExportError(
+            "a file of the update has changed since ftx wrote it", where=path, found=wrong[0][0], fix=again
+        )
     update.meaning.open()
     return update, files
 
