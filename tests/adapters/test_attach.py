@@ -72,7 +72,7 @@ def test_all_targets_are_all_that_there_are() -> None:
     mixer = build("mixer_s32_224", weights="none", num_classes=3, image_size=224, seed=0).module
     everything = AdapterSpec("lora", dict.fromkeys(TARGETS, 2), dict.fromkeys(TARGETS, 4.0))
     assert {part.target for _, parts in match(mixer, everything) for part in parts} == {"fc1", "fc2"}
-    with pytest.raises(AdapterError, match="adapter.targets q must be in a layer of this model") as caught:
+    with pytest.raises(AdapterError, match=r"adapter\.targets q must be in a layer of this model") as caught:
         match(mixer, spec())
     assert caught.value.fix == "run again with --targets fc1,fc2"
 
@@ -271,7 +271,7 @@ def test_a_rank_is_at_most_the_smaller_side_of_each_layer(target: Role, rank: in
         assert attach(module, asked, generator=torch.Generator())
         return
     before = list(module.state_dict())
-    with pytest.raises(AdapterError, match="adapter.rank must be at most 48") as caught:
+    with pytest.raises(AdapterError, match=r"adapter\.rank must be at most 48") as caught:
         attach(module, asked, generator=torch.Generator())
     leaf = {"fc1": "mlp.fc1", "fc2": "mlp.fc2", "v": "attn.qkv", "proj": "attn.proj"}[target]
     assert caught.value.where == f"adapter.rank, blocks.0.{leaf}"

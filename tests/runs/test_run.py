@@ -277,7 +277,7 @@ def test_a_card_that_is_written_anew_makes_nothing_stale(run: Run) -> None:
 def test_labels_that_were_renamed_are_refused(run: Run) -> None:
     path = run.path / "run.json"
     path.write_text(path.read_text().replace('"a"', '"renamed"'))
-    with pytest.raises(RunError, match="the labels in data.jsonl"):
+    with pytest.raises(RunError, match=r"the labels in data\.jsonl"):
         run.entries()
 
 
