@@ -140,7 +140,9 @@ def _accuracy(predictions: HeldOutPredictions | None) -> str:
     if predictions is None:
         return "How often the model is correct is not known, because there are no predictions."
     correct, images, low, high = predictions.accuracy()
-    details = f"{correct} of {images}, by {predictions.artifact}; 95 % interval {100 * low:.0f} to {100 * high:.0f}"
+    details = (
+        f"{correct} of {images}, by the {predictions.artifact} model; 95 % interval {100 * low:.0f} to {100 * high:.0f}"
+    )
     details += predictions.task.more_figures(predictions.logits_NC, predictions.targets_NC)
     fraction = f"{TASK_FACTS[predictions.task_name].correct_means} {100 * correct / images:.0f} of 100 images"
     return f"The model {fraction} not seen in training ({details})."
