@@ -692,9 +692,9 @@ def a_file_less(files: dict[str, bytes]) -> None:
         (counted(lambda tensors: tensors.pop("head.bias")), "differ from those of the server"),
         (counted(lambda tensors: tensors.update({"head.bias": "0" * 64})), "differ from those of the server"),
         (altered, "changed since ftx wrote it"),
-        (without_answers, "no update"),
+        (without_answers, "must be an update"),
         (a_file_less, "changed since ftx wrote it"),
-        (lambda files: files.pop("update.json"), "no update"),
+        (lambda files: files.pop("update.json"), "must be an update"),
     ],
     ids=[
         "base",
