@@ -87,7 +87,7 @@ def test_adapters_side_by_side(capfd: pytest.CaptureFixture[str]) -> None:
         (["merge", "--adapter", "runs/a", "--shares", ","], "--shares must be numbers"),
         (["merge", "--adapter", "runs/a", "--image-size", "64"], "--weights and --image-size must be used with --base"),
         (["merge", "--adapter", "runs/a", "--base", "dinov2-small", "--image-size", "5x"], "--image-size must be"),
-        (["merge", "--adapter", "runs/a", "--base", "vit_tniy"], "fix: --base "),
+        (["merge", "--adapter", "runs/a", "--base", "vit_tniy"], "fix: run again with --base "),
         (["merge", "--adapter", "runs/a", "--labels", "no/such.txt"], "--labels: the file cannot be read"),
         (["merge", "--adapter", "nowhere"], "the adapter does not exist"),
         (["merge", "--adapter", "data/blue/0.png"], "an adapter must be a folder, this is a file"),

@@ -298,7 +298,7 @@ def test_the_verb_ends_with_status_4_where_it_skipped_images(
     (tmp_path / "page.png").write_bytes(b"<html><body>404</body></html>")
     (tmp_path / "empty").mkdir()
     strangers = {
-        "pipe.png": "must be a regular file",
+        "pipe.png": "regular file",
         "cut.png": "cannot be read",
         "page.png": "must be an image",
         "empty": "no images",

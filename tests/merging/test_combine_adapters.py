@@ -326,7 +326,7 @@ def test_the_report_says_what_was_laid_over_what(runs: dict[str, Path], tmp_path
 
 def test_a_folder_that_exists_is_left_alone(runs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(RunError, match="exists"):
+    with pytest.raises(RunError, match="must not exist yet"):
         combine([runs["dora"]], tmp_path / "out")
 
 

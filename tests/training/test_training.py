@@ -199,7 +199,7 @@ def test_a_bypassed_layer_is_named(images: Path) -> None:
     # As beit, swinv2 and eva call it: the weight is used, the layer is not.
     attention.qkv.forward = lambda x: torch.nn.functional.linear(x, bypassed)
     module(torch.randn(2, 3, 32, 32)).sum().backward()
-    with pytest.raises(AdapterError, match="does not reach") as caught:
+    with pytest.raises(AdapterError, match="must reach") as caught:
         prove_reach(module)
     assert "blocks.3.attn.qkv" in str(caught.value)
     assert "never calls the layer" in str(caught.value)
@@ -280,7 +280,7 @@ def test_what_stops_a_training_leaves_nothing(images: Path, tmp_path: Path, monk
         train(recipe(images, "full", **{"train.lr": 1e30}), out=tmp_path / "runs" / "x")
     assert not list(tmp_path.rglob("*.json"))
     (tmp_path / "taken").mkdir()
-    with pytest.raises(RunError, match="exists"):
+    with pytest.raises(RunError, match="must not exist yet"):
         train(recipe(images, "lora"), out=tmp_path / "taken")
     with pytest.raises(RunError, match="newest run"):
         train(recipe(images, "lora"), out=Path("runs/latest"))
