@@ -1,4 +1,6 @@
-"""Words that only ftx would use, and the standard ones to write instead: ``python -m tests.words`` finds them in src.
+"""Words that only ftx would use, and the standard ones to write instead: ``python -m tests.words`` finds them.
+
+In the source, with its help, messages, pages and model cards; in README.md and the changelog.
 
 Names count too: ``RefusedBody`` and ``refused_body`` contain "refused". Keys and values of files, JSON, HTTP and flags
 are contracts and stay as they are: CONTRACTS has them.
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+READ = (ROOT / "README.md", ROOT / "CHANGELOG.md")
 SCANNED = (".py", ".html", ".js", ".css", ".yaml")
 # An expression for a word in lower case, spaces for the spaces or underscores between its parts: what to write instead.
 WORDS = {
@@ -37,6 +40,8 @@ WORDS = {
     "mend(s|ed|ing)?": "fix",
     "alone": "only",
     "decides? by itself": "independent label",
+    "the field s trainer|sheets of garments": "baseline trainer (OTX settings), multi-label collages",
+    "(nothing|nothing that was trained) (was|is) lost": "at most N points lost",
     "separate products": "unmerged forward",
     "exclude each other": "mutually exclusive classes",
 }
@@ -57,6 +62,8 @@ _PATTERNS = {
 def found(path: Path) -> Iterator[tuple[int, str, str]]:
     """The line number of each such word, the word, and what to write instead."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if path.suffix == ".md":  # what is quoted there is a name
+            line = re.sub(r"`[^`]*`|\]\([^)]*\)", "", line)
         apart = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", CONTRACTS.sub("", line)).lower()
         for pattern, instead in _PATTERNS.items():
             for match in pattern.finditer(apart):
@@ -65,9 +72,8 @@ def found(path: Path) -> Iterator[tuple[int, str, str]]:
 
 def main() -> int:
     """Print each word that is not a contract; 1 if there is one."""
-    wrong = [
-        (path, *word) for path in sorted((ROOT / "src").rglob("*.*")) if path.suffix in SCANNED for word in found(path)
-    ]
+    source = [path for path in sorted((ROOT / "src").rglob("*.*")) if path.suffix in SCANNED]
+    wrong = [(path, *word) for path in (*READ, *source) for word in found(path)]
     for path, number, word, instead in wrong:
         print(f"{path.relative_to(ROOT)}:{number}: {word!r}: write {instead}")
     return 1 if wrong else 0

@@ -214,10 +214,7 @@ def test_an_unknown_verb_gets_the_nearest() -> None:
     done = call("trian")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert (
-        done.stderr
-        == "error: No such command 'trian'. Did you mean 'train'?\n  fix: `ftx --help` lists what it takes\n"
-    )
+    assert done.stderr == "error: ftx has no command trian\n  fix: did you mean ftx train?\n"
 
 
 def test_an_unknown_flag_is_a_wrong_input() -> None:
@@ -225,7 +222,7 @@ def test_an_unknown_flag_is_a_wrong_input() -> None:
     assert done.returncode == 2
     assert "--rnak" in done.stderr
     assert "--rank" in done.stderr
-    assert "`ftx train --help`" in done.stderr
+    assert "ftx train -h" in done.stderr
 
 
 def test_a_wrong_recipe_says_everything_and_writes_nothing(tmp_path: Path) -> None:

@@ -94,3 +94,27 @@ def test_what_does_not_go_together_is_one_error(words: str, what: str, here: Pat
     assert what in " ".join(said.err.split())
     assert "fix: " in said.err
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (
+            "train --epocs 3",
+            "ftx train has no option --epocs|fix: did you mean --epochs? ftx train -h lists all options",
+        ),
+        ("train --zzzz", "ftx train has no option --zzzz|fix: run ftx train -h to see what it takes"),
+        ("data chek", "ftx data has no command chek|fix: did you mean ftx data check?"),
+        ("explain", "IMAGES must be given|fix: for example: ftx explain photos/new"),
+        ("export --precision", "--precision must have a value|fix: run ftx export -h to see what it takes"),
+        ("validate --images 0", "--images must be at least 1|found: 0|fix: run ftx validate -h to see what it takes"),
+        ("validate --images=0", "--images must be at least 1|found: 0|fix: run ftx validate -h to see what it takes"),
+        ("serve --port 70000", "--port must be at most 65535|found: 70000|fix: run ftx serve -h to see what it takes"),
+        ("validate --max-drop x", "--max-drop must be a number|found: x|fix: run ftx validate -h to see what it takes"),
+        ("bench --seconds", "--seconds must have a value|fix: run ftx bench -h to see what it takes"),
+        ("merge a b c", "ftx merge takes fewer arguments|found: b c|fix: run ftx merge -h to see what it takes"),
+    ],
+)
+def test_a_wrong_command_line_is_an_error_like_all_others(words: str, error: str) -> None:
+    said = call(*words.split())
+    assert (said.status, said.err) == (2, "error: " + error.replace("|", "\n  ") + "\n")

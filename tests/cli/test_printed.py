@@ -494,8 +494,8 @@ def test_a_whole_run_by_its_status_and_its_accuracies(capsys: Capture) -> None:
     )
     assert console.show(report, print_pipeline, json=False) == 0
     out = capsys.readouterr().out
-    assert "75.0 70.0-80.0 %\n" in out
-    assert out.endswith("runs/a\n")
+    assert "run      runs/a\n" in out
+    assert words(out)[-1][:2] == ["openvino/fp16", "fp16"]
     assert console.show(report, print_pipeline, json=True) == 0
     assert PipelineReport.model_validate_json(capsys.readouterr().out) == report
     failed = report.model_copy(update={"ok": False})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import platform
+import re
 import shlex
 import sys
 import tempfile
@@ -15,10 +16,11 @@ from pydantic import BaseModel, computed_field
 
 from ftx import missing_extra
 from ftx.cli import console
+from ftx.cli.help_page import examples
 from ftx.core import rank_zero_output
 from ftx.core.command_report import CommandReport
 from ftx.core.disk import FULL
-from ftx.core.errors import EnvironmentFault, FtxError, InputError
+from ftx.core.errors import EnvironmentFault, FtxError, InputError, nearest
 from ftx.core.memory import is_out_of_memory, memory_fault
 from ftx.core.version import __version__
 
@@ -53,7 +55,7 @@ def report_failure(
     error: Exception, *, arguments: Sequence[str], command: str | None, as_json: bool, debug: bool
 ) -> int:
     """Print the error, as JSON too under --json, and give the exit status."""
-    known = as_ftx_error(error, command)
+    known = as_ftx_error(error, command, arguments)
     if not rank_zero_output.may_print_error():
         return FtxError.exit_code if known is None else known.exit_code
     if debug:
@@ -70,7 +72,7 @@ def report_failure(
     return known.exit_code
 
 
-def as_ftx_error(error: Exception, command: str | None = None) -> FtxError | None:
+def as_ftx_error(error: Exception, command: str | None = None, arguments: Sequence[str] = ()) -> FtxError | None:
     """The error as one of ftx; None if it is a bug."""
     if isinstance(error, FtxError):
         return error
@@ -79,25 +81,75 @@ def as_ftx_error(error: Exception, command: str | None = None) -> FtxError | Non
     if is_out_of_memory(error):
         return memory_fault(error)
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
-        return EnvironmentFault("the system reports an error", where=error.filename, found=error.strerror)
+        return EnvironmentFault(
+            "the system reports an error",
+            where=error.filename,
+            found=error.strerror,
+            fix="check free space and permissions, and run the command again",
+        )
     if isinstance(error, OSError) and error.errno in _INPUT:
-        return InputError("this path cannot be used", where=error.filename, found=error.strerror, fix="name another")
-    return _usage_error(error, command)
+        return InputError(
+            "this path cannot be used", where=error.filename, found=error.strerror, fix="name another file or folder"
+        )
+    return _usage_error(error, command, arguments)
 
 
-def _usage_error(error: Exception, command: str | None) -> FtxError | None:
+def _usage_error(error: Exception, command: str | None, arguments: Sequence[str]) -> FtxError | None:
+    """A wrong command line in the words of all other errors; None for an exception that is no such error."""
     # Typer's exceptions were click's and then its own, without one public base; both know how to show themselves.
     message = getattr(error, "format_message", None)
     if not callable(message):
         return None
     context = getattr(error, "ctx", None)
     path = cast("str", getattr(context, "command_path", f"ftx {command or ''}".rstrip()))
-    return InputError(str(message()), fix=f"`{path} --help` lists what it takes")
+    help_ = f"run {path} -h to see what it takes"
+    kind, text = type(error).__name__, str(message()).rstrip(".")
+    if kind == "NoSuchOption":
+        option, possible = str(getattr(error, "option_name", "")), list(getattr(error, "possibilities", None) or ())
+        alike = nearest(option, possible) or next(iter(possible), None)
+        fix = help_ if alike is None else f"did you mean {alike}? {path} -h lists all options"
+        return InputError(f"{path} has no option {option}", fix=fix)
+    if found := re.match(r"No such command '(.+?)'(?:\. Did you mean '(.+?)')?", text):
+        fix = f"did you mean {path} {found[2]}?" if found[2] else f"run {path} -h to see all commands"
+        return InputError(f"{path} has no command {found[1]}", fix=fix)
+    if found := re.match(r"Missing argument '(.+?)'", text):
+        example = next(iter(examples(path)), None)
+        return InputError(f"{found[1]} must be given", fix=help_ if example is None else f"for example: {example}")
+    if found := re.match(r"Option '(.+?)' requires an argument", text):
+        return InputError(f"{found[1]} must have a value", fix=help_)
+    if found := re.match(r"Invalid value for '(.+?)': (?:Input should be )?(.+)", text):
+        given = value_of(found[1].split(" ")[0], arguments)
+        expected = re.split(r", unable to parse", found[2].removeprefix("must be "))[0]
+        for theirs, ours in _PLAINER.items():
+            expected = expected.replace(theirs, ours)
+        return InputError(f"{found[1]} must be {expected}", found=given, fix=help_)
+    if found := re.match(r"Got unexpected extra arguments?\S* \((.+)\)", text):
+        return InputError(f"{path} takes fewer arguments", found=found[1], fix=help_)
+    return InputError(text[:1].lower() + text[1:], fix=help_)
+
+
+# Pydantic's words, and plain ones.
+_PLAINER = {
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "a valid number": "a number",
+    "a valid integer": "a whole number",
+}
+
+
+def value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """What a command line gives for a flag, as ``--images 0`` or ``--images=0``."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == flag:
+            return following
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
 
 
 def _bug(error: Exception, arguments: Sequence[str], debug: bool) -> FtxError:
     headline = f"this is a bug of ftx: {type(error).__name__}: {error}"
-    report = "report it with this file and what you did, as CONTRIBUTING.md says"
+    report = "report it with this file and what you did: CONTRIBUTING.md says where"
     if debug:
         return FtxError(headline, fix=report.replace("this file", "the traceback above"))
     text = "\n".join(

@@ -42,9 +42,9 @@ class HelpfulCommand(TyperCommand):
         for heading, rows in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
-        if examples := _examples(ctx.command_path):
+        if listed := examples(ctx.command_path):
             with formatter.section("Examples"):
-                for example in examples:
+                for example in listed:
                     formatter.write_text(example)
 
 
@@ -52,8 +52,8 @@ def _name(parameter: Any) -> str:
     return str(parameter.metavar or parameter.name.upper())
 
 
-def _examples(command_path: str) -> tuple[str, ...]:
-    """Those of ``ftx train``, or of ``ftx data check``."""
+def examples(command_path: str) -> tuple[str, ...]:
+    """The examples of a command, as ``ftx train`` or ``ftx data check``."""
     _, *names = command_path.split()
     listed = COMMANDS if len(names) == 1 else SUBCOMMANDS.get(names[0], {}) if names else {}
     return listed[names[-1]].examples if names and names[-1] in listed else ()

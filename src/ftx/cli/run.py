@@ -18,7 +18,7 @@ from ftx.cli.shared_options import (
     StrictFlag,
     parse_precisions,
 )
-from ftx.cli.validate import accuracy, print_parity
+from ftx.cli.validate import print_parity
 from ftx.runs.artifacts import IRS
 
 if TYPE_CHECKING:
@@ -63,18 +63,14 @@ def command(
 
 
 def print_pipeline(report: PipelineReport) -> None:
-    """The parity of every artifact, and the figures of the run."""
-    print_parity(report.parity)
+    """The figures of the run, and the verdict on every model."""
     trained = report.train
-    by_files = {row.artifact: row for row in report.parity.own_rows if row.view == "files"}
+    metric = trained.metric.replace("_", " ")
     console.print_facts(
         [
-            (
-                f"{trained.metric.replace('_', ' ')} on validation images",
-                f"{100 * trained.metrics[trained.metric]:.1f} %",
-            ),
-            *((f"accuracy of {artifact}", f"{accuracy(row)} %") for artifact, row in by_files.items()),
+            ("trained", f"{metric} {100 * trained.metrics[trained.metric]:.1f} % on validation images"),
             ("time", f"{report.seconds:.0f} s"),
             ("run", str(report.run)),
         ]
     )
+    print_parity(report.parity)

@@ -62,8 +62,8 @@ def command(
     """Verify that the exported models predict as the trained model does.
 
     Each model gets a verdict. proved: with 95 % confidence it loses at most 2 points of accuracy (--max-drop). failed:
-    it certainly loses more, or its outputs exceed a bound. unproved: there are too few images to tell. The exit status
-    is 1 if a model failed.
+    it certainly loses more, or its outputs exceed a bound. unproved: there are too few images to decide. If a model
+    failed, the exit status is 1.
 
     ftx compares in three views. graph: both models get the same pixels. files: each reads the image file. one_image:
     int8 for one image at a time, if it then uses other kernels.
