@@ -102,4 +102,4 @@ def test_other_families_refuse() -> None:
     prepared = prepare(recipe, 2)
     with pytest.raises(ModelError, match="patch_dropout must be 0") as caught:
         planned(prepared, recipe)
-    assert (caught.value.where, caught.value.found) == ("train.patch_dropout", "EfficientNet")
+    assert caught.value.found == "0.5 with EfficientNet"

@@ -129,7 +129,7 @@ def test_shares_that_are_wrong_are_mended_as_the_error_says(count: int, tmp_path
     paths = [tmp_path / f"adapter-{number}" for number in range(count)]
     with pytest.raises(InputError, match="shares must be one number above 0 for each adapter") as caught:
         combine(paths, tmp_path / "out", shares=[0.7] * count)
-    flag, _, numbers = str(caught.value.fix).partition(" ")
+    flag, _, numbers = str(caught.value.fix).removeprefix("use ").partition(" ")
     shares = [float(number) for number in numbers.split(",")]
     assert (flag, len(shares)) == ("--shares", count)
     assert max(shares) - min(shares) < 0.001
