@@ -402,7 +402,7 @@ def test_flags_of_a_file_are_refused_without_one(colour_model: Any, tmp_path: Pa
     for flag, value in (("--format", "jsonl"), ("--engine", "ray"), ("--address", "a:1"), ("--workers", "2")):
         said = call("predict", images, "--artifact", model, flag, value)
         assert said.status == 2
-        assert f"{flag} is for a file of predictions" in said.err
+        assert f"{flag} is only for a file of predictions" in said.err
     out = str(tmp_path / "x.jsonl")
     for words, text in (
         (("--format", "parque"), "did you mean 'parquet'?"),

@@ -69,9 +69,9 @@ def may_compile(module: nn.Module, requested: Compile, device: str) -> Compile:
     blocks = blocks_to_compile(module)
     if requested == "blocks" and not blocks:
         raise ModelError(
-            "train.compile=blocks needs a plain Vision Transformer with blocks that train",
+            "train.compile=blocks finds no blocks to compile",
             found=f"{type(module).__name__}, as it trains here",
-            fix="train without compiled blocks: --set train.compile=auto",
+            fix="set train.compile=auto; only blocks that train, of plain Vision Transformers, can be compiled",
         )
     return "none" if requested == "auto" and (not blocks or device != "cpu") else requested
 
