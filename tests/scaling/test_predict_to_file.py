@@ -407,7 +407,7 @@ def test_flags_of_a_file_are_refused_without_one(colour_model: Any, tmp_path: Pa
     for words, text in (
         (("--format", "parque"), "did you mean 'parquet'?"),
         (("--engine", "rays"), "did you mean 'ray'?"),
-        (("--workers", "2"), "are for --engine ray"),
+        (("--workers", "2"), "are only for --engine ray"),
         (("--engine", "ray", "--address", "127.0.0.1:9"), "Ray does not respond"),
     ):
         said = call("predict", images, "--artifact", model, "--out", out, *words)
