@@ -19,6 +19,7 @@ from ftx.core.errors import EnvironmentFault
 from ftx.core.memory import is_out_of_memory, memory_faults
 from ftx.recipe.schema import Recipe
 from ftx.training.estimate import memory_mb, what_would_fit
+from ftx.training.head_start import bytes_to_fit
 from ftx.training.ranks import Ranks
 
 
@@ -69,14 +70,20 @@ def test_the_batch_that_fits_is_the_largest_by_the_estimate() -> None:
     def needed(batch: int) -> float:
         return 1e6 * memory_mb(prepared, recipe.with_overrides([f"train.batch_size={batch}"]), plan, 1000)
 
-    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(32))).startswith("--batch-size 32,")
-    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(32)) - 1_000_000).startswith("--batch-size 16,")
-    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(2))).startswith("--batch-size 2,")
-    assert what_would_fit(prepared, recipe, plan, 3, int(needed(64))).startswith("--batch-size 1,")  # of three
-    assert "--freeze-backbone" in what_would_fit(prepared, recipe, plan, 1000, 1_000_000)
+    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(32))).startswith("use --batch-size 32,")
+    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(32)) - 1_000_000).startswith("use --batch-size 16,")
+    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(2))).startswith("use --batch-size 2,")
+    assert what_would_fit(prepared, recipe, plan, 3, int(needed(64))).startswith("use --batch-size 1,")  # of three
+    assert "--method linear" in what_would_fit(prepared, recipe, plan, 1000, 1_000_000)
+    # Of many images the features of the probe take most.
+    many = 10_000_000
+    probe = bytes_to_fit(prepared.backbone.module, many, 2)
+    one = 1e6 * memory_mb(prepared, recipe.with_overrides(["train.batch_size=1"]), plan, many) - probe
+    assert "train.head_init=random" in what_would_fit(prepared, recipe, plan, many, int(one) + 2_000_000)
+    assert "train.head_init=random" not in what_would_fit(prepared, recipe, plan, many, int(one) - 2_000_000)
     # Of four processes each computes a quarter of the batch.
     four = Ranks(rank=0, world=4)
-    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(8)), four).startswith("--batch-size 32,")
+    assert what_would_fit(prepared, recipe, plan, 1000, int(needed(8)), four).startswith("use --batch-size 32,")
 
 
 @pytest.mark.slow
@@ -100,6 +107,6 @@ def test_a_training_in_too_little_memory(tmp_path: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert done.stderr.count("error: ") == 1
     assert "error: there is not enough memory\n" in done.stderr
-    assert "fix: --batch-size " in done.stderr
+    assert "fix: use --batch-size " in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

@@ -135,7 +135,7 @@ def test_more_images_and_labels_later(method: str, few: Path, many: Path, tmp_pa
     begun = second.manifest.begun_from
     assert begun is not None
     assert begun.labels_new == ("aronia", "zucchini")
-    assert "started with" in (second.path / "trained" / "README.md").read_text()
+    assert "initial weights" in (second.path / "trained" / "README.md").read_text()
     assert first.manifest.begun_from is None
     assert "begun_from" not in (first.path / "run.json").read_text()
     # What was learnt from is not chosen by.

@@ -44,7 +44,7 @@ class SupportedModel(Architecture):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The values of ``--peft`` that work on it, and linear probing."""
+        """The methods of ``--method`` with an adapter that work on it, and linear probing."""
         if not self.classifier:
             return ()
         return (*(ADAPTERS if self.adapted else ()), "linear", "full")

@@ -180,10 +180,13 @@ def what_would_fit(
         batch //= 2
     if batch:
         of = f"{round(free_bytes / 1e6):,} MB" + (" in each process" if ranks.world > 1 else "")
-        return f"--batch-size {batch}, which takes about {needed_mb(batch):,} MB of {of}"
-    if planned.fits_head and not planned.solves_all:
-        return "--set train.head_init=random, which keeps no features in memory; or a smaller --image-size or --model"
-    return "a smaller --image-size or --model, or --freeze-backbone: one image at a time is too much"
+        return f"use --batch-size {batch}, which takes about {needed_mb(batch):,} MB of {of}"
+    one, unfitted = recipe.replace(train={"batch_size": 1}), replace(planned, fits_head=planned.solves_all)
+    if unfitted != planned and memory_mb(prepared, one, unfitted, images) * 1e6 <= free_bytes:
+        return (
+            "use --set train.head_init=random, which keeps no features in memory, or a smaller --image-size or --model"
+        )
+    return "use a smaller --image-size or --model, or --method linear: one image at a time is too much"
 
 
 def _kept_numbers(prepared: TrainableModel, planned: Plan, *, again: bool) -> int:
