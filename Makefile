@@ -27,7 +27,7 @@ LOWEST := .venv-lowest
 LOWEST_WHOLE := tests/test_pipeline.py tests/runtimes tests/exporting tests/interop tests/strangers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint type test test-slow test-changed test-all test-lowest durations mutants fuzz bench bench-presets families docs terminal quickstart clean
+.PHONY: help setup fmt lint type test test-slow test-changed test-all test-lowest durations mutants fuzz bench bench-presets families docs transcripts quickstart clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -43,6 +43,7 @@ lint: $(VENV)/.installed type ## Check style, formatting, imports between packag
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.words
+	$(BIN)/python -m tests.sentences
 
 type: $(VENV)/.installed ## Check types in strict mode
 	$(BIN)/basedpyright
@@ -92,9 +93,11 @@ families: $(VENV)/.installed ## Print the table of families: adapted, merged, re
 docs: $(VENV)/.docs ## Build the documentation into build/site
 	$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
-terminal: $(VENV)/.installed ## Run the quickstart and draw the pictures of README.md from it, in docs/images
-	$(BIN)/python docs/make_terminal.py
-	$(BIN)/python docs/make_diagram.py build/terminal/runs/latest
+transcripts: $(VENV)/.installed ## Run the commands of README.md and the pages, and write their output and pictures (10 minutes)
+	$(BIN)/python docs/make_transcripts.py
+	rm -rf build/transcripts
+	$(BIN)/ftx quickstart --out build/transcripts/run
+	$(BIN)/python docs/make_diagram.py build/transcripts/run
 
 quickstart: $(VENV)/.installed ## Run the quickstart on the bundled data: train, merge, export, validate
 	$(BIN)/ftx quickstart
@@ -111,6 +114,7 @@ $(VENV)/.pip:
 
 $(VENV)/.installed: pyproject.toml models/pyproject.toml | $(VENV)/.pip
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) torch torchvision)
+	@test -n "$(TORCH_INDEX)" || command -v nvidia-smi >/dev/null || echo "No NVIDIA GPU found. To avoid gigabytes of CUDA, stop this and run: make $(MAKECMDGOALS) TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 	$(BIN)/python -m pip install --quiet --editable ./models --editable '.[train,serve]' --group dev
 	@touch $@
 

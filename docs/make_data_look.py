@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import shutil
 import threading
-from pathlib import Path
 
 import numpy as np
+from docs.make_page_pictures import ROOT, save
 from tests.browsing import visit
 
 from ftx.curating.look import look
@@ -17,7 +17,6 @@ from ftx.curating.server import LookServer
 from ftx.data.bundled_sample import place_sample
 from ftx.recipe.schema import Recipe
 
-ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "data-look"
 SHARE = 0.05
 
@@ -41,7 +40,7 @@ def main() -> None:
             seen.page.keyboard.press("s")
             seen.page.get_by_role("status").filter(has_text="saved").wait_for()
             seen.page.wait_for_load_state("networkidle")
-            seen.page.screenshot(path=ROOT / "docs" / "images" / "data-look.png")
+            save(seen.page.screenshot(), "data-look")
         server.shutdown()
 
 

@@ -1,6 +1,6 @@
 """Draw what ftx does, with the figures of a real run: ``docs/images/pipeline-light.svg`` and ``pipeline-dark.svg``.
 
-``python docs/make_diagram.py build/terminal/runs/latest`` draws the run that ``docs/make_terminal.py`` made.
+``make transcripts`` draws a run of the quickstart.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def main() -> None:
     WORK.mkdir(parents=True, exist_ok=True)
     data, run = place_sample("multilabel", WORK), WORK / "sheets"
     if not run.exists():
-        train = f"train --data {data} --task multilabel --peft dora --blocks 4 --epochs 8 --lr 1e-3 --image-size 168"
+        train = f"train --data {data} --task multilabel --method dora --blocks 4 --epochs 8 --lr 1e-3 --image-size 168"
         subprocess.run([sys.executable, "-m", "ftx", *train.split(), "--out", str(run)], check=True)
     report = explain([data / "test" / f"{name}.png" for name in SHEETS], run, out=WORK / "pictures")
     rows = [[(one.path, ""), *((each.path, str(each.label)) for each in one.pictures)] for one in report.images]

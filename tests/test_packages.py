@@ -58,7 +58,7 @@ def imported(nodes: Iterator[ast.AST]) -> set[str]:
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add((node.module or "").partition(".")[0])
-    ours = {"ftx", "tests", *(path.stem for path in (ROOT / "models").glob("*.py"))}
+    ours = {"ftx", "tests", *(path.stem for folder in ("models", "docs") for path in (ROOT / folder).glob("*.py"))}
     return found - sys.stdlib_module_names - ours
 
 
@@ -146,7 +146,7 @@ def test_the_source_beside_a_package_of_models_finds_it_and_without_says_what_to
 
     for question in ("r.bundled_weights('dinov2-small')", "r.sample_file('fashion-mnist.zip')"):
         said = ask(question)
-        assert said.startswith("3 this needs the bundled weights and sample")
+        assert said.startswith("3 the bundled weights and sample must be installed")
         assert "with the extra train, as README.md says" in said
     assert ask("r.bundled_weights('vit_tiny_patch16_224')") == "None"
     assert ask("len(r.recipe_names())") == str(len(list((SOURCES / "core/shipped/recipes").glob("*.yaml"))))

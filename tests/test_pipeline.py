@@ -97,7 +97,7 @@ def test_one_recipe_does_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     capsys.readouterr()
     assert run([*words, "--precision", "fp32"]) == 0
     said = capsys.readouterr().err
-    assert "onnx: proved: logits within" in said
+    assert "onnx: verified, logits within" in said
     assert "openvino/fp32: " in said
     made = ftx.Run.open("runs/one")
     assert [str(artifact) for artifact in made.artifacts()] == ["trained", "dense", "onnx", "openvino/fp32"]
@@ -117,7 +117,7 @@ def test_a_signal_after_training_says_where_to_go_on(
             patch.setattr(pipeline, verb, lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
             assert run([*words, "--out", f"runs/{verb}"]) == 130
         said = capsys.readouterr().err
-        assert f"interrupted after training\n  found: runs/{verb} holds {held}\n" in said
+        assert f"interrupted after training\n  found: runs/{verb} contains {held}\n" in said
         assert f"fix: resume with {command} runs/{verb}\n" in said
 
 

@@ -19,7 +19,7 @@ from ftx.runs.runs_folder import point_latest_at
     "words",
     [
         ("merge", "--data", "nowhere"),
-        ("export", "--precision", "bogus"),
+        ("export", "--data", "nowhere"),
         ("eval", "--data", "nowhere"),
         ("report", "--out", "."),
     ],

@@ -51,7 +51,7 @@ def test_an_ir_that_answers_otherwise_ends_with_status_1(colour_model: Any, caps
     assert run(["validate", str(folder)]) == 1
     said = capsys.readouterr()
     assert "FAILED" in said.out
-    assert "openvino/fp32: failed: " in said.err
+    assert "openvino/fp32: FAILED, " in said.err
 
 
 def test_none_of_the_images_is_no_number_to_compare(capsys: Capture) -> None:

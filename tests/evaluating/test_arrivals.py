@@ -201,7 +201,7 @@ def test_the_verb_reads_paths_from_standard_input(colour_model: Any, tmp_path: P
     assert done.returncode == 2
     done = subprocess.run([*words, paths[0]], input="", capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "takes no other paths" in done.stderr
+    assert "cannot be combined with other paths" in done.stderr
 
 
 @pytest.mark.slow

@@ -396,7 +396,7 @@ def test_what_is_no_model_is_not_called_a_run(tmp_path: Path) -> None:
 
 
 def test_where_nothing_can_be_kept_no_setting_is_searched_for() -> None:
-    with pytest.raises(EnvironmentFault, match="this folder cannot be written to"):
+    with pytest.raises(EnvironmentFault, match="this path cannot be written to"):
         _check_writable([Path("/sys")])
 
 

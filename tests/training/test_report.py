@@ -102,5 +102,5 @@ def test_the_run_has_the_thresholds_of_that_epoch(made: tuple[TrainReport, Run, 
     assert plain.metrics(logits_NC, targets_NC) != pytest.approx(report.metrics, abs=1e-3)
     assert run.task.correct(logits_NC, targets_NC).mean() == pytest.approx(report.accuracy)
     card = (run.path / "trained" / "README.md").read_text(encoding="utf-8")
-    assert f"{report.best_epoch} of 7, by `{report.metric}`, itself and as a mean of three epochs" in card
+    assert f"{report.best_epoch} of 7, chosen by `{report.metric}` and its mean over three epochs" in card
     assert f"thresholds = {[round(float(one), 6) for one in thresholds.of(run.manifest.labels.names)]!r}" in card

@@ -163,13 +163,17 @@ def _print_models(report: ParityReport) -> None:
                 "-" if row.accuracy is None or row.images < most else f"{100 * row.accuracy:.1f} %",
                 f"{100 * row.changed:.1f} %",
                 f"{times.get((artifact, row.compute.dtype), row.latency_ms):.1f}",
-                report.verdicts.get(artifact, ""),
+                _in_table(report.verdicts.get(artifact, "")),
             )
             for artifact, row in deployed.items()
         ],
         styles=["bad" if report.verdicts.get(artifact) == "failed" else "plain" for artifact in deployed],
         title=f"compared with the trained model on {most:,} {report.split} images",
     )
+
+
+def _in_table(verdict: str) -> str:
+    return verdict.upper() if verdict == "failed" else verdict
 
 
 def _print_comparisons(report: ParityReport) -> None:
@@ -283,7 +287,7 @@ def _cells(row: ParityRow, *, wide: bool, of_all: bool) -> tuple[str, ...]:
         f"{row.lost:.4g}",
         f"{row.gained:.4g}",
         f"{row.latency_ms:.1f}",
-        row.verdict.upper() if row.verdict == "failed" else row.verdict,
+        _in_table(row.verdict),
     )
 
 

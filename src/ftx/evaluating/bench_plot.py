@@ -44,4 +44,4 @@ def draw(report: BenchReport, path: Path) -> None:
 
 def _name(row: BenchRow) -> str:
     streams = f", {row.streams} streams" if row.streams > 1 else ""
-    return f"{row.artifact}, {row.compute}, batch {row.batch}{streams}"
+    return f"{row.artifact}, {row.compute.title}, batch {row.batch}{streams}"

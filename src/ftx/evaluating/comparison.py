@@ -87,7 +87,7 @@ class Subject:
 
     def __str__(self) -> str:
         limit = f", limited to {self.kernels.isa}" if self.kernels and self.kernels.emulated else ""
-        return f"{self.artifact} ({self.artifact.runtime}, {self.view} view, {self.compute}{limit})"
+        return f"{self.artifact} ({self.artifact.runtime}, {self.view} view, {self.compute.title}{limit})"
 
 
 @dataclass(frozen=True)

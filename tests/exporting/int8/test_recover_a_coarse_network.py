@@ -86,7 +86,9 @@ def test_what_is_learned_is_learned_for_the_network_that_rounds(
     before, listener = Run.open(whole_run), Losses()
     report = recover(before, tmp_path / "after", steps=STEPS, progress=listener)
     after = Run.open(tmp_path / "after")
-    assert "through 8 bits from the weights of another run" in (after.path / TRAINED.name / "README.md").read_text()
+    assert (
+        "with int8 rounding, from the weights of another run" in (after.path / TRAINED.name / "README.md").read_text()
+    )
     merge(after)
     images = images_of(before)
     teacher, learned = (load_dense(run.require(DENSE)).eval() for run in (before, after))

@@ -181,7 +181,7 @@ def test_the_gate_of_an_export_goes_by_the_margin_of_the_recipe(
     assert found == verdict, said
     source.reference = ReferenceFile(source.reference.paths, pixels, -logits, targets)
     write(source, IR_FP16, tmp_path / "ir")
-    with pytest.raises(GateFailed, match="openvino/fp16 does not predict what the trained model does") as caught:
+    with pytest.raises(GateFailed, match="openvino/fp16 predicts differently from the trained model") as caught:
         check_accuracy(source, IR_FP16, tmp_path / "ir")
     assert caught.value.fix == "export in a finer precision: --precision fp32"
 

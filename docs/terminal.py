@@ -1,26 +1,18 @@
-"""Draw ftx as a terminal shows it, from a real run: ``docs/images/terminal-light.svg`` and ``terminal-dark.svg``.
-
-The commands run under a pseudo-terminal, with colours and bars; what is left on the screen at the end is drawn.
-
-    python docs/make_terminal.py             # run and draw: four minutes on two cores
-    python docs/make_terminal.py --recorded  # draw again what ran last
-"""
+"""Commands as a terminal shows them: what they write under a pseudo-terminal, what is left on the screen, a picture."""
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import io
 import os
 import pty
 import re
 import shlex
-import shutil
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -29,13 +21,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-ROOT = Path(__file__).resolve().parent.parent
-WORK = ROOT / "build" / "terminal"
-COLUMNS, ROWS = 100, 50
-COMMANDS = (
-    "ftx quickstart",
-    "ftx predict runs/sample-data/test/Bag/00209.png runs/sample-data/test/Sneaker/00333.png",
-)
+COLUMNS, ROWS = 80, 50
 
 # Background, text, and the eight plain colours, of which ftx uses red, green and cyan.
 THEMES = {
@@ -72,6 +58,12 @@ TEMPLATE = """\
 </g>
 </g>
 </svg>
+"""
+
+_MOTION = """\
+@keyframes show { from { opacity: 0; } }
+.t-matrix text { animation: show 0.1s both; }
+@media (prefers-reduced-motion: reduce) { .t-matrix text { animation: none; } }
 """
 
 # A control sequence, a line break, a return to the line's start, or text.
@@ -145,6 +137,23 @@ def _styled(style: str, run: Iterable[tuple[str, str]]) -> str:
     return f"\x1b[{style}m{''.join(letter for letter, _ in run)}\x1b[0m"
 
 
+def plain(line: str) -> str:
+    """A line of a screen without its colours."""
+    return re.sub(r"\x1b\[[\d;]*m", "", line).rstrip()
+
+
+def animated(drawn: str, appears_s: Mapping[int, float]) -> str:
+    """A picture whose lines appear at their times, once; all at once for those who prefer no motion."""
+    rows = sorted({float(y) for y in re.findall(r'<text[^>]* y="([\d.]+)"[^>]*textLength', drawn)})
+    delay = {y: appears_s[row] for row, y in enumerate(rows)}
+
+    def timed(text: re.Match[str]) -> str:
+        return f'{text[1]} style="animation-delay:{delay[float(text[2])]:.2f}s"'
+
+    drawn = re.sub(r'(<text[^>]* y="([\d.]+)"[^>]*textLength="[\d.]+")', timed, drawn)
+    return drawn.replace("</style>", _MOTION + "</style>", 1)
+
+
 def draw(lines: list[str], theme: str) -> str:
     """The lines as a picture of a terminal."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
@@ -154,22 +163,3 @@ def draw(lines: list[str], theme: str) -> str:
     # Each text has its length, so no line needs a clip; line breaks are no text; a space takes two bytes, not six.
     drawn = re.sub(r' clip-path="url\(#t-line-\d+\)"|<text[^>]*>\n</text>', "", drawn).replace("&#160;", "\u00a0")
     return drawn.replace("rgba(255,255,255,0.35)", "rgba(128,128,128,0.5)")  # the frame is to be seen in both themes
-
-
-def main() -> None:
-    """Record the commands, unless they are, and draw them in each theme."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recorded", action="store_true", help="draw again what ran last")
-    recorded = WORK / "recorded"
-    if not parser.parse_args().recorded:
-        shutil.rmtree(WORK, ignore_errors=True)
-        WORK.mkdir(parents=True)
-        parts = [f"\x1b[1m$ {command}\x1b[0m\r\n{record(command, WORK)}" for command in COMMANDS]
-        recorded.write_bytes("\r\n".join(parts).encode())
-    lines = screen(recorded.read_bytes().decode().rstrip())
-    for theme in THEMES:
-        (ROOT / "docs" / "images" / f"terminal-{theme}.svg").write_text(draw(lines, theme), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

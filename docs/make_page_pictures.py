@@ -1,0 +1,145 @@
+"""Draw the pictures of ftx's pages from real runs: report-*.png, serve.png and tune.png in docs/images.
+
+``python -m docs.make_page_pictures`` takes five minutes on two cores, and needs Chromium (Debian: chromium). The runs
+stay in build/page-pictures and are used again: delete the folder to train again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import FloatRect, Page
+from tests.browsing import visit
+
+from ftx.data.bundled_sample import place_sample
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "build" / "page-pictures"
+FTX = (sys.executable, "-m", "ftx")
+GARMENTS, SHEETS, TREE, SEARCH = "runs/garments", "runs/sheets", "runs/tree", "runs/search"
+
+# The trainings are those of the tutorials.
+SMALL = "--blocks 4 --image-size 112"
+COMMANDS = {
+    GARMENTS: f"train --data sample-data --method dora {SMALL} --epochs 5 --lr 1e-3",
+    SHEETS: f"train --data sample-sheets --task multilabel --method dora {SMALL} --epochs 6 --lr 3e-3",
+    TREE: f"train --data sample-tree.csv --task hierarchical --method lora {SMALL} --epochs 5 --lr 1e-3",
+    SEARCH: "tune multiclass-linear --data sample-data --space space.yaml --objective metric,latency --trials 10",
+}
+SPACE = """\
+data.image_size: [56, 70, 84, 98, 112, 140, 168]
+model.keep_tokens: [all, {3: 0.7, 6: 0.7, 9: 0.7}]
+"""
+
+# Pixels: the width of a window and of a phone's, and the space above and below what a picture shows.
+WIDTH, PHONE, MARGIN = 1180, 390, 24
+# This way of choosing colours keeps those of few pixels, as of a point in a plot.
+COLOURS, QUANTIZE = 96, Image.Quantize.MAXCOVERAGE
+
+
+def ftx(*words: str) -> None:
+    """Run a command in the folder of the runs, so that pages contain only relative paths."""
+    subprocess.run([*FTX, *words], cwd=WORK, check=True)
+
+
+def make(run: str) -> Path:
+    """A run or a study, made if it does not exist yet."""
+    if not (WORK / run).exists():
+        ftx(*COMMANDS[run].split(), "--out", run)
+    if run == GARMENTS and not (WORK / run / "reports" / "parity.json").exists():
+        ftx("merge", run)
+        ftx("export", run, "--explain")
+        ftx("validate", run)
+    return WORK / run
+
+
+def report(run: str) -> str:
+    """The address of a run's report, which is written each time."""
+    folder = make(run)
+    ftx("report", run)
+    return (folder / "reports" / "report.html").as_uri()
+
+
+def save(screenshot: bytes, name: str) -> None:
+    """Write a screenshot into docs/images, with few colours."""
+    picture = Image.open(BytesIO(screenshot)).convert("RGB").quantize(COLOURS, QUANTIZE)
+    picture.save(ROOT / "docs" / "images" / f"{name}.png", optimize=True)
+
+
+def edges(page: Page, element: str) -> tuple[float, float]:
+    """The top and the bottom of an element of a page."""
+    box = page.locator(element).first.bounding_box()
+    assert box is not None, f"{element} is not visible"
+    return box["y"], box["y"] + box["height"]
+
+
+def draw(
+    name: str,
+    address: str,
+    *,
+    first: str = "body",
+    last: str = "body",
+    scheme: str = "light",
+    width: int = WIDTH,
+    prepare: Callable[[Page], None] = lambda page: None,
+) -> None:
+    """Draw a page from the top of the ``first`` element to the bottom of the ``last``."""
+    with visit(address, scheme=scheme, width=width) as seen:
+        prepare(seen.page)
+        top = max(0, edges(seen.page, first)[0] - MARGIN)
+        height = edges(seen.page, last)[1] + MARGIN - top
+        clip: FloatRect = {"x": 0, "y": top, "width": width, "height": height}
+        save(seen.page.screenshot(full_page=True, clip=clip), name)
+
+
+def draw_serve(run: str) -> None:
+    """Draw the page of ``ftx serve`` after two test images were chosen."""
+    test = WORK / "sample-data" / "test"
+    images = [min((test / label).iterdir()) for label in ("Ankle boot", "Bag")]
+
+    def choose(page: Page) -> None:
+        page.locator("#files").set_input_files(images)
+        page.get_by_role("status").filter(has_text="Done.").wait_for()
+        page.wait_for_load_state("networkidle")
+
+    command = [*FTX, "serve", run, "--port", "0", "--json"]
+    with subprocess.Popen(command, cwd=WORK, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            address = next(line for line in server.stdout if '"address"' in line).split('"')[3]
+            draw("serve", address, prepare=choose)
+        finally:
+            server.terminate()
+
+
+def draw_trials(study: str) -> None:
+    """Draw the plot of a study, twice as large as its SVG."""
+    with visit((make(study) / "trials.svg").as_uri(), width=1008, height=576) as seen:
+        for side in ("width", "height"):
+            seen.page.evaluate(f"document.documentElement.setAttribute('{side}', '100%')")
+        save(seen.page.screenshot(), "tune")
+
+
+def main() -> None:
+    """Make the runs that do not exist yet, and draw each page."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    (WORK / "space.yaml").write_text(SPACE, encoding="utf-8")
+    for task in ("multilabel", "hierarchical"):  # the tree is of the images of multiclass
+        place_sample(task, WORK)
+    garments = report(GARMENTS)
+    draw("report-light", garments, last="#data")
+    draw("report-phone", garments, last="#verdict", width=PHONE)
+    draw("report-dark", garments, first="#errors", last="#errors .cases li:nth-child(12)", scheme="dark")
+    draw("report-curves", report(SHEETS), first="#classes", last="#classes")
+    draw("report-tree", report(TREE), first="#classes", last="#classes .tree")
+    draw_serve(GARMENTS)
+    draw_trials(SEARCH)
+
+
+if __name__ == "__main__":
+    main()
