@@ -26,8 +26,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        ("apply --rollback IR update", "--rollback takes only the model"),
-        ("apply --rollback IR --labels a,b", "--rollback takes only the model"),
+        ("apply --rollback IR update", "--rollback must be used without UPDATE, BASE and --labels"),
+        ("apply --rollback IR --labels a,b", "--rollback must be used without UPDATE, BASE and --labels"),
         ("apply", "ftx apply needs an update, its base, and the model to write"),
         ("apply update", "ftx apply needs an update, its base, and the model to write"),
         ("apply update IR", "ftx apply needs an update, its base, and the model to write"),
@@ -105,7 +105,7 @@ def test_what_does_not_go_together_is_one_error(words: str, what: str, here: Pat
         ),
         ("train --zzzz", "ftx train has no option --zzzz|fix: run ftx train -h to see what it takes"),
         ("data chek", "ftx data has no command chek|fix: did you mean ftx data check?"),
-        ("explain", "IMAGES must be given|fix: for example: ftx explain photos/new"),
+        ("explain", "IMAGES must be given|fix: for example: ftx explain new-photos"),
         ("export --precision", "--precision must have a value|fix: run ftx export -h to see what it takes"),
         ("validate --images 0", "--images must be at least 1|found: 0|fix: run ftx validate -h to see what it takes"),
         ("validate --images=0", "--images must be at least 1|found: 0|fix: run ftx validate -h to see what it takes"),

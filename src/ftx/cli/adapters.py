@@ -25,7 +25,7 @@ def command(
     adapters: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="DIR", show_default=False, help="Runs, or adapter folders of peft.  [default: all of runs/]"
+            metavar="DIR", show_default=False, help="Runs, or peft adapter folders.  [default: all of runs/]"
         ),
     ] = None,
     base: Annotated[
@@ -34,7 +34,7 @@ def command(
             "--base",
             metavar="NAME|DIR",
             show_default=False,
-            help="The model that they were trained on, if none is a run.",
+            help="The base model of the adapters, if none of DIR is a run.",
         ),
     ] = None,
     weights: Annotated[
@@ -45,8 +45,9 @@ def command(
 ) -> int:
     """Compare adapters: how much each changes the base model, and whether they change the same directions.
 
-    Change is |W' - W| / |W|. The overlap of two adapters is the fraction of directions that they share, of their inputs
-    and of their outputs, next to what two random adapters would share.
+    Change is |W' - W| / |W|: W is a base weight, W' the merged one. The overlap is the fraction of directions that two
+    adapters share, once for inputs and once for outputs. For comparison, ftx also prints the overlap of two random
+    adapters.
     """
     for one in adapters or ():
         check_adapter_folder(one)

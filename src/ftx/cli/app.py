@@ -86,7 +86,8 @@ def program(
     ] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show details of the results.")] = False,
 ) -> None:
-    """Fine-tune a Vision Transformer to classify your images, export it for an Intel CPU, and verify its accuracy.
+    """Fine-tune a Vision Transformer to classify your images, export it for an Intel CPU, and verify that the exported
+    model is as accurate as the trained one.
 
     Your images are in a folder, with one subfolder for each class:
 
@@ -96,17 +97,18 @@ def program(
       ftx merge
       ftx export --precision fp32,int8
       ftx validate
-      ftx predict photos/new
+      ftx predict new-photos
 
     Commands use your newest run, runs/latest, unless you name one. `ftx COMMAND -h` shows the options of a command;
-    --debug and -v may stand anywhere.
+    you can put --debug and -v anywhere.
 
     \b
     Exit status:
-      0  done                      3    problem of the machine: no space, no network
-      1  a check failed            4    done, but some images were skipped
-      2  the input is wrong        70   a bug in ftx
-      130, 143  stopped by Ctrl-C or the system: ftx train --resume resumes a training
+      0  done                  3   problem with the machine: no space, no network
+      1  a check failed        4   done, but some images were skipped
+      2  the input is wrong    70  a bug in ftx
+      130, 143  stopped by Ctrl-C or the system; ftx train --resume RUN resumes
+                an interrupted training
     """  # noqa: D301  \b, the character, keeps click from filling a paragraph
 
 

@@ -21,7 +21,7 @@ def command(
         typer.Argument(
             metavar="UPDATE",
             show_default=False,
-            help="A file of `ftx export --as-update`, or an adapter folder of peft.",
+            help="A file that `ftx export --as-update` wrote, or a peft adapter folder.",
         ),
     ] = None,
     base: Annotated[
@@ -31,7 +31,9 @@ def command(
     out: Annotated[
         Path | None,
         typer.Argument(
-            metavar="OUT", show_default=False, help="The model to write. The model before it is kept for --rollback."
+            metavar="OUT",
+            show_default=False,
+            help="The model to write. The model that OUT contained is kept for --rollback.",
         ),
     ] = None,
     labels: Annotated[
@@ -45,15 +47,20 @@ def command(
     back: Annotated[
         Path | None,
         typer.Option(
-            "--rollback", metavar="OUT", help="Restore the model before the last update. Again: restore the update."
+            "--rollback",
+            metavar="OUT",
+            help="Restore the model before the last update. Run it again to return to the update.",
         ),
     ] = None,
     json: JsonFlag = False,
 ) -> int:
     """Update a model on a device: merge an update into the base model, without torch, in seconds.
 
-    The result has exactly the weights of the server. It is checked on the reference images of the server before it
-    replaces the old model. If the update is damaged, older, or made for another base, the old model stays.
+    UPDATE, BASE and OUT are required, except with --rollback. With an fp32 base, the new model has exactly the weights
+    of the training machine. With an fp16 base the weights are rounded, and ftx reports the largest possible difference.
+
+    ftx checks the model on the reference images in BASE before it replaces the old model. If the update is damaged,
+    older than the installed update, or made for another base, the old model stays.
     """
     from ftx.updating.apply import apply, rollback
 
@@ -61,11 +68,15 @@ def command(
     if back is not None:
         if adapter is not None or labels:
             raise InputError(
-                "--rollback takes only the model", found=str(adapter or labels), fix="ftx apply --rollback OUT"
+                "--rollback must be used without UPDATE, BASE and --labels",
+                found=str(adapter or labels),
+                fix="run: ftx apply --rollback OUT",
             )
         report = rollback(back, progress)
     elif adapter is None or base is None or out is None:
-        raise InputError("ftx apply needs an update, its base, and the model to write", fix="ftx apply UPDATE BASE OUT")
+        raise InputError(
+            "ftx apply needs an update, its base, and the model to write", fix="run: ftx apply UPDATE BASE OUT"
+        )
     else:
         report = apply(adapter, base, out, labels=[name for name in labels.split(",") if name], progress=progress)
     return console.show(report, _print, json=json)

@@ -34,23 +34,28 @@ def command(
         typer.Option(
             "--compute",
             metavar="fp32|auto",
-            help="The precision of the computation. auto: the one that OpenVINO chooses on this CPU.  [default: both]",
+            help="The precision that OpenVINO computes in. auto: the one that it chooses on this CPU.  [default: both]",
         ),
     ] = None,
     batches: Annotated[
         list[str] | None,
-        typer.Option("--batch", metavar="LIST", help="Images in a request.  [default: 1,8]"),
+        typer.Option("--batch", metavar="LIST", help="Images in each request.  [default: 1,8]"),
     ] = None,
     threads: Annotated[
         list[str] | None,
-        typer.Option("--threads", metavar="LIST", help="Threads in total.  [default: one for each core]"),
+        typer.Option("--threads", metavar="LIST", help="Number of threads, in total.  [default: one for each core]"),
     ] = None,
     streams: Annotated[
         list[str] | None,
-        typer.Option("--streams", metavar="LIST", help="Requests at a time.  [default: 1, and one for each core]"),
+        typer.Option(
+            "--streams",
+            metavar="LIST",
+            help="Number of simultaneous requests.  [default: 1, and one for each core]",
+        ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", metavar="S", help="Seconds to measure each row, in three processes.")
+        float,
+        typer.Option("--seconds", metavar="S", help="Seconds to measure each row, in total for its three processes."),
     ] = 3.0,
     save: Annotated[
         bool,
@@ -63,8 +68,9 @@ def command(
 ) -> int:
     """Measure how fast the models are on this machine, and how much memory they take.
 
-    Each row is measured in fresh processes, in turn with the others. A run is also compared with torch and ONNX Runtime
-    if they are installed. The run keeps the figures in reports/bench.json and a picture in reports/bench.svg.
+    ftx measures each row in three new processes, and alternates between the rows. A run is also compared with torch and
+    ONNX Runtime if they are installed. The run keeps the figures in reports/bench.json and a picture in
+    reports/bench.svg.
     """
     from ftx.evaluating.bench import BenchOptions, bench
 

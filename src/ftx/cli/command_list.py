@@ -20,7 +20,7 @@ _BUILD = {
     "data": ListedCommand("Check a data set, find wrong labels, unpack sample images", ("ftx data check photos",)),
     "train": ListedCommand(
         "Train a model on a folder of images",
-        ("ftx train --data photos", "ftx train --data photos --preset fast", "ftx train --resume runs/latest"),
+        ("ftx train --data photos", "ftx train --data photos --preset fast", "ftx train --resume runs/photos-dora"),
     ),
     "merge": ListedCommand(
         "Merge the trained adapter into one dense model",
@@ -43,20 +43,24 @@ _JUDGE = {
     "validate": ListedCommand(
         "Verify that exported models are as accurate as the trained one", ("ftx validate", "ftx validate openvino/int8")
     ),
-    "eval": ListedCommand("Measure accuracy, for each class too", ("ftx eval", "ftx eval --artifact openvino/int8")),
+    "eval": ListedCommand(
+        "Measure accuracy, in total and for each class", ("ftx eval", "ftx eval --artifact openvino/int8")
+    ),
     "report": ListedCommand(
         "Show a run, or compare runs, on one HTML page", ("ftx report", "ftx report runs/a runs/b")
     ),
-    "explain": ListedCommand("Draw on images what a prediction is based on", ("ftx explain photos/new",)),
+    "explain": ListedCommand("Show which areas of an image a prediction is based on", ("ftx explain new-photos",)),
     "bench": ListedCommand("Measure speed and memory on this machine", ("ftx bench", "ftx bench openvino/int8 --save")),
 }
 _USE = {
     "predict": ListedCommand(
         "Predict the labels of images",
-        ("ftx predict photos/new", "ftx predict photos/new --artifact openvino/int8 --out labels.csv"),
+        ("ftx predict new-photos", "ftx predict new-photos --artifact openvino/int8 --out labels.jsonl"),
     ),
     "serve": ListedCommand("Predict over HTTP, with a page to try it", ("ftx serve", "ftx serve openvino/int8")),
-    "apply": ListedCommand("Update a model on a device, without torch", ("ftx apply update.ftx base/ model/",)),
+    "apply": ListedCommand(
+        "Update a model on a device, without torch", ("ftx apply flowers-1.zip base openvino/flowers",)
+    ),
 }
 _LOOK_UP = {
     "runs": ListedCommand("List, compare and remove runs", ("ftx runs", "ftx runs runs/a runs/b")),
@@ -74,7 +78,7 @@ _DATA = {
         "Report what ftx finds in a data set, and what is wrong with it",
         ("ftx data check photos", "ftx data check labels.csv --task multilabel"),
     ),
-    "look": ListedCommand("Find wrong labels, and fix them on a page", ("ftx data look photos --open",)),
+    "look": ListedCommand("Find wrong labels, and decide about each on a page", ("ftx data look photos --open",)),
     "sample": ListedCommand("Unpack the sample images that come with ftx", ("ftx data sample",)),
     "shard": ListedCommand("Pack images and labels into tar archives", ("ftx data shard photos shards",)),
 }

@@ -96,7 +96,8 @@ def check(
     more_images: Annotated[
         bool,
         typer.Option(
-            "--more-images", help="Also estimate how much more images would help (a minute for 1,000 images)."
+            "--more-images",
+            help="Also estimate how much accuracy you would gain with more images (takes a minute for 1,000 images).",
         ),
     ] = False,
     json: JsonFlag = False,
@@ -135,8 +136,8 @@ def sample(
 ) -> int:
     """Unpack the sample images that come with ftx: small pictures of garments, with labels.
 
-    1,000 training and 500 test images of Fashion-MNIST, as ten classes or as a label tree; for multilabel 750 and 300
-    collages of up to four garments. Files that already exist do not change.
+    1,000 training and 500 test images of Fashion-MNIST, as ten classes or as a label tree. For multilabel, it is 750
+    training and 300 test collages with up to four garments each. Files that already exist do not change.
     """
     from ftx.data.bundled_sample import place_sample
 

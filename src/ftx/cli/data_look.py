@@ -60,8 +60,10 @@ def look(
     """Find images that are probably wrong: wrong labels, near-duplicates across splits, files that cannot be read.
 
     A page in your browser shows them one by one. You choose for each: keep, change the label, or drop. Your choices go
-    into a table; your images do not change. Ctrl-C ends the page. With --json ftx only writes the table, and the exit
-    status is 4 if images cannot be read.
+    into a table; your images do not change. Ctrl-C stops the page. `ftx train` does not read this table: the page
+    "Labels before training" of the documentation (data-look.md) shows how to make a table for training from it.
+
+    With --json ftx only writes the table, and the exit status is 4 if images cannot be read.
     """
     from ftx.data.sources.folder import check_data_path
 

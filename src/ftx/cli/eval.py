@@ -29,9 +29,10 @@ def command(
     data: DataOption = None,
     json: JsonFlag = False,
 ) -> int:
-    """Measure the accuracy of one model on the test images: in total, for each class, and which classes it confuses.
+    """Measure the accuracy of one model on the test images, in total and for each class.
 
-    The model reads the image files and computes in the precision that it is deployed in.
+    ftx also lists the classes that the model confuses. The model reads the image files and computes in the precision
+    that it is deployed in.
     """
     run, artifact = run_of_artifact(run, artifact)
     open_run(run, data, needs_images=True)

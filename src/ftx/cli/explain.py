@@ -19,7 +19,9 @@ def command(
     images: Annotated[
         list[Path],
         typer.Argument(
-            metavar="IMAGES", show_default=False, help="Images, folders of images, or patterns as 'photos/*.jpg'."
+            metavar="IMAGES",
+            show_default=False,
+            help="Images, folders of images, or patterns, for example 'photos/*.jpg'.",
         ),
     ],
     artifact: Annotated[
@@ -53,10 +55,12 @@ def command(
     ] = Path("explained"),
     json: JsonFlag = False,
 ) -> int:
-    """Draw on images what a prediction is based on.
+    """Show which areas of an image a prediction is based on.
 
-    Bright areas support the label most, dark areas least. The picture shows where, not how much: that is the score. The
-    model does not see the darkened border. Images that cannot be read are skipped; the exit status is then 4.
+    The brighter an area, the more it supports the label. Brightness is relative to each picture; the score shows how
+    confident the model is. If the picture has a darkened border, the model did not see it.
+
+    Images that cannot be read are skipped; the exit status is then 4.
     """
     from ftx.explaining.explain import explain
 

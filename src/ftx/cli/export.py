@@ -49,8 +49,8 @@ def command(
         typer.Option(
             "--precision",
             metavar="LIST",
-            help=f"Precisions of the OpenVINO model, as fp32,int8: {', '.join(IRS)}. ONNX is always fp32.  [default: "
-            "fp32]",
+            help=f"Precisions of the OpenVINO model, for example fp32,int8: {', '.join(IRS)}. ONNX is always fp32.  "
+            "[default: fp32]",
         ),
     ] = None,
     data: DataOption = None,
@@ -59,18 +59,24 @@ def command(
         typer.Option(
             "--base",
             metavar="DIR",
-            help="Write the base model that a device needs once, for all updates; fp32 or fp16.",
+            help="Write the base model into DIR, once for all updates (--precision fp32 or fp16). With "
+            "--as-update: read it from DIR.",
         ),
     ] = None,
     as_update: Annotated[
         Path | None,
         typer.Option(
-            "--as-update", metavar="FILE", help="Write an update: `ftx apply` makes the new model of it and the base."
+            "--as-update",
+            metavar="FILE",
+            help="Write an update into FILE. Needs --base DIR. On the device, `ftx apply` merges the update into the "
+            "base.",
         ),
     ] = None,
     after: Annotated[
         Path | None,
-        typer.Option("--after", metavar="FILE", help="The update before this one. Devices accept only newer updates."),
+        typer.Option(
+            "--after", metavar="FILE", help="The previous update. Needs --as-update. Devices accept only newer updates."
+        ),
     ] = None,
     recover: Annotated[
         bool,

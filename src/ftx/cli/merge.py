@@ -56,7 +56,7 @@ def command(
             "--shares",
             metavar="LIST",
             show_default=False,
-            help="The weight of each adapter, as 0.7,0.3; they add up to 1.  [default: equal]",
+            help="The weight of each adapter, for example 0.7,0.3; they add up to 1.  [default: equal]",
         ),
     ] = None,
     combine: Annotated[
@@ -79,7 +79,8 @@ def command(
             "--labels",
             metavar="LIST|FILE",
             show_default=False,
-            help="The names of the classes, if neither adapter nor base has them; or a .txt file, one per line.",
+            help="The class names, if neither the adapter nor the base contains them: a list (a,b,c), or a .txt file "
+            "with one name per line.",
         ),
     ] = None,
     no_head: Annotated[bool, typer.Option("--no-head", help="Merge only the backbone, not the head.")] = False,
@@ -91,10 +92,13 @@ def command(
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Merge the trained adapter into the weights of its base model, and check the result.
+    """Write the trained model as one dense model, and check it.
 
-    The dense model in RUN/dense opens in timm and transformers. ftx compares each merged layer with the unmerged
-    computation in float64, and the outputs on test images with those of the trained model.
+    An adapter is merged into the weights of its base model. Export needs this, also after --preset fast. The dense
+    model in RUN/dense opens in timm and transformers.
+
+    ftx compares each merged layer with the unmerged computation in float64. It also compares the outputs of both models
+    on test images.
 
     With --adapter you merge adapters that peft or ftx wrote, one or several of the same base, into a new folder.
     """

@@ -33,8 +33,8 @@ def command(
 ) -> int:
     """List the models that you can train, and what ftx supports for each.
 
-    Without PATTERN you get one line for each family; with it one line for each model; with the full name of a model all
-    that ftx knows about it.
+    Without PATTERN, the list has one line for each family. With PATTERN, it has one line for each model. With the full
+    name of a model, it has all details of this model.
     """
     table = read_architectures()
     report = ModelsReport(timm=table.timm, models=table.matching(pattern))

@@ -28,7 +28,8 @@ def command(
         typer.Argument(
             metavar="IMAGES",
             show_default=False,
-            help="Images, folders of images, patterns, or shards; - reads paths from standard input, one per line.",
+            help="Images, folders of images, patterns or shards. Use - to read paths from standard input, one per "
+            "line.",
         ),
     ] = None,
     artifact: Annotated[
@@ -36,8 +37,8 @@ def command(
         typer.Option(
             "--artifact",
             metavar="NAME|PATH",
-            help="The model: a run, an exported folder, or a name as openvino/int8 in your newest run.  [default: the "
-            "best exported model of your newest run]",
+            help="The model: a run, an exported folder, or a name in your newest run, for example openvino/int8.  "
+            "[default: the best exported model of your newest run]",
         ),
     ] = None,
     watch: Annotated[
@@ -45,7 +46,8 @@ def command(
         typer.Option(
             "--watch",
             metavar="DIR",
-            help="Predict each new image in DIR, once, until Ctrl-C; a restart continues.",
+            help="Predict each new image in DIR once. Ctrl-C stops; the same command then skips images that it has "
+            "predicted.",
         ),
     ] = None,
     top_k: Annotated[
@@ -67,7 +69,8 @@ def command(
             "--out",
             metavar="FILE",
             show_default=False,
-            help="Write all predictions into FILE (.jsonl or .parquet). An interrupted command resumes.",
+            help="Write all predictions into FILE (.jsonl or .parquet). To resume after an interruption, run the same "
+            "command again.",
         ),
     ] = None,
     form: Annotated[
@@ -110,8 +113,7 @@ def command(
 ) -> int:
     """Predict the labels of images, with an exported model or a run.
 
-    Images that cannot be read are reported and skipped; the exit status is then 4. With --out an interrupted command
-    continues where it stopped.
+    Images that cannot be read are reported and skipped; the exit status is then 4.
     """
     of_file = {"--format": form, "--engine": engine != "local", "--address": address, "--workers": workers}
     unused = next((flag for flag, value in of_file.items() if value), "")
@@ -130,7 +132,7 @@ def command(
         ),
         (
             watch is None and not paths,
-            InputError("there are no images to predict", fix="Name images or folders: ftx predict photos/new"),
+            InputError("there are no images to predict", fix="Name images or folders: ftx predict new-photos"),
         ),
         (
             Path("-") in paths and len(paths) > 1,

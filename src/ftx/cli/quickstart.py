@@ -8,10 +8,10 @@ from ftx.cli.shared_options import JsonFlag, OutOption, SampleTaskOption, parse_
 
 
 def command(task: SampleTaskOption = "multiclass", out: OutOption = None, json: JsonFlag = False) -> int:
-    """Train, merge, export and validate on the bundled model and images, without a network.
+    """Train the bundled model on the bundled images, merge, export and validate it. Needs no network.
 
-    The sample is 1,000 training and 500 test images of Fashion-MNIST, as ten classes or as a label tree. For multilabel
-    it is 750 and 300 collages of up to four garments. ftx unpacks it next to the run.
+    The sample is 1,000 training and 500 test images of Fashion-MNIST, as ten classes or as a label tree. For
+    multilabel, it is 750 training and 300 test collages with up to four garments each. ftx unpacks it next to the run.
     """
     from ftx.pipeline import quickstart
 

@@ -18,10 +18,10 @@ from ftx.core.shipped_files import recipe_file
 from ftx.recipe.adapter_targets import TARGETS, WORDS
 from ftx.recipe.method_defaults import ADAPTERS, METHODS
 from ftx.recipe.schema import Recipe, notes_on_otx
-from ftx.tasks.task_names import TASK_CHOICES
+from ftx.tasks.task_names import TASK_HELP
 
 # The groups of options in `ftx train --help`.
-START, TIME, ADAPTER, RESUME, OTHER = "Start here", "Time and memory", "Adapter", "Continue a training", "Other options"
+START, TIME, ADAPTER, RESUME, OTHER = "Start here", "Time and memory", "Adapter", "Continue from a run", "Other options"
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,31 @@ FLAGS = (
         "annotations.",
         START,
     ),
-    RecipeFlag("--task", "task", "TASK", f"{TASK_CHOICES}.", START),
+    RecipeFlag("--task", "task", "TASK", TASK_HELP, START),
     RecipeFlag("--model", "model.name", "NAME", "dinov2-small, which is bundled, or any model of `ftx models`.", START),
     RecipeFlag(
         "--image-size",
         "data.image_size",
         "auto|PIXELS|HxW",
-        "The size that images are resized to: 112, or height and width as 224x160. A smaller size trains faster.",
+        "The size that images are resized to: 112, or height and width, for example 224x160. A smaller size trains "
+        "faster.",
         TIME,
         default="auto: that of pretraining, 224 for dinov2",
     ),
     RecipeFlag(
-        "--epochs", "train.epochs", "auto|N", "Epochs at most. auto: 16 for an adapter in all blocks, else 10.", TIME
+        "--epochs",
+        "train.epochs",
+        "auto|N",
+        "The most epochs to train. auto: 16 for an adapter in all blocks, else 10. --method linear usually has no "
+        "epochs.",
+        TIME,
     ),
     RecipeFlag(
         "--blocks",
         "adapter.blocks",
         "auto|all|N|first:N|LIST",
-        "The transformer blocks that get an adapter: all, the last N, the first N, or a list from 0, as 0,3,6-8. Only "
-        "the last N train faster, because the others are computed once. auto: all.",
+        "The transformer blocks that get an adapter: all, the last N, the first N, or a list from 0, for example "
+        "0,3,6-8. With only the last N, training is faster, because ftx computes the other blocks once. auto: all.",
         TIME,
     ),
     RecipeFlag("--batch-size", "train.batch_size", "N", "Images in each step.", TIME),
@@ -92,7 +98,7 @@ FLAGS = (
         "--precision",
         "train.precision",
         "auto|fp32|bf16",
-        "The precision of the computation. auto: bf16 if the hardware has it.",
+        "The precision of training. auto: bf16 if the hardware has it.",
         TIME,
     ),
     RecipeFlag("--rank", "adapter.rank", "R", "Rank of the adapter, or one for each target: attn=4,mlp=16.", ADAPTER),
@@ -110,7 +116,8 @@ FLAGS = (
         "--layers",
         "adapter.layers",
         "REGEX",
-        "For other families of models: linear layers whose whole name matches the expression, instead of --targets.",
+        "For models that are not plain Vision Transformers: linear layers whose whole name matches the expression, "
+        "instead of --targets.",
         ADAPTER,
     ),
     RecipeFlag(
@@ -121,7 +128,8 @@ FLAGS = (
         "--augment",
         "train.augment",
         "auto|light|none",
-        "light: crop and flip training images at random. auto: light, except behind blocks that are computed once.",
+        "light: crop and flip training images at random. auto: light; none after frozen blocks, which ftx "
+        "computes once.",
         OTHER,
     ),
     RecipeFlag("--seed", "seed", "N", "Seed of everything random.", OTHER),
@@ -161,7 +169,7 @@ _METHOD_FLAGS = (
         _text(
             "--method",
             metavar="|".join(METHODS),
-            help="What trains. dora, lora, lokr: a small adapter and the head. linear: only the head. full: all "
+            help="What ftx trains. dora, lora, lokr: a small adapter and the head. linear: only the head. full: all "
             "weights.  [default: dora]",
             rich_help_panel=START,
         ),

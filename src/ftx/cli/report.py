@@ -47,7 +47,8 @@ def command(
 ) -> int:
     """Show a run on one HTML page: verdict, data, errors, export, speed. Or compare several runs.
 
-    The page is one file and needs no network. The exit status is 1 if the page says not to use the model.
+    The page is one file and needs no network. The exit status is 1 if the conclusion of the page is "Do not
+    use yet".
     """
     progress = console.TerminalProgress()
     if not runs or len(runs) == 1:

@@ -44,7 +44,7 @@ def command(
 ) -> int:
     """Train, merge, export (ONNX, OpenVINO fp32 and int8) and validate, with one command.
 
-    The exit status is 1 if a model fails: it does not predict as the trained model does.
+    The exit status is 1 if a model gets the verdict failed (see `ftx validate -h`).
     """
     read = read_recipe(recipe, set_ or (), {"data.path": data})
     from ftx.pipeline import run_all

@@ -30,7 +30,8 @@ def command(
             "--metric",
             metavar="NAME",
             show_default=False,
-            help="The figure to show: accuracy, eval.accuracy, bench.p50_ms, …  [default: what chose the epoch]",
+            help="The metric to show: accuracy, eval.accuracy, bench.p50_ms, …  [default: the metric that chose the "
+            "best epoch]",
         ),
     ] = None,
     sort: Annotated[
@@ -39,7 +40,7 @@ def command(
     remove: Annotated[
         bool, typer.Option("--remove", help="Delete the runs that you name, with everything in them.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --remove: delete without a question.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --remove: delete without confirmation.")] = False,
     json: JsonFlag = False,
 ) -> int:
     """List your runs with their results; compare runs; or remove runs.

@@ -48,7 +48,16 @@ SCHEMAS = {
 }
 
 
-def command(name: Annotated[str, typer.Argument(metavar="COMMAND", help=f"One of {', '.join(SCHEMAS)}.")]) -> None:
+def command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="COMMAND",
+            help=f"The name of a command, in quotes if it has spaces: ftx schema 'data check'. One of: "
+            f"{', '.join(SCHEMAS)}. dry-run is `train --dry-run`.",
+        ),
+    ],
+) -> None:
     """Print the JSON schema of what a command prints with --json, of an error, or of the recipe."""
     check_known("schema", [name], list(SCHEMAS))
     module, model_name = SCHEMAS[name]

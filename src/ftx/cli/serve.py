@@ -20,8 +20,8 @@ def command(
         typer.Argument(
             metavar="RUN|IR",
             show_default=False,
-            help="Runs, exported folders, or folders of versions (1/, 2/, ...). NAME=PATH sets the name of a model.  "
-            "[default: your newest run]",
+            help="Runs, exported OpenVINO folders (IR, Intermediate Representation), or folders of versions (1/, 2/, "
+            "...). NAME=PATH sets the name of a model.  [default: your newest run]",
         ),
     ] = None,
     host: Annotated[
@@ -59,21 +59,27 @@ def command(
         int, typer.Option("--max-pixels", min=1, metavar="N", help="The largest image; larger ones are not decoded.")
     ] = 50_000_000,
     max_concurrency: Annotated[
-        int, typer.Option("--max-concurrency", min=1, metavar="N", help="Requests at a time; others get status 503.")
+        int,
+        typer.Option(
+            "--max-concurrency", min=1, metavar="N", help="Most simultaneous requests; others get status 503."
+        ),
     ] = 64,
     timeout_s: Annotated[
         float,
         typer.Option(
-            "--timeout-s", min=0.1, metavar="S", help="Seconds for a request to arrive, and for its response."
+            "--timeout-s",
+            min=0.1,
+            metavar="S",
+            help="Time limit in seconds, for a request to arrive and for its response.",
         ),
     ] = 30.0,
     json: JsonFlag = False,
 ) -> int:
     """Predict over HTTP, with a page to try it: open the address in a browser and drop an image.
 
-    Programs use POST /predict, or the Open Inference Protocol v2. If `ftx apply` writes a newer model, the server takes
-    it without losing a request. Ctrl-C or SIGTERM ends the server after the open requests. With --json one object
-    contains the address.
+    Programs use POST /predict, or the Open Inference Protocol v2. If `ftx apply` writes a newer model, the server
+    loads it without losing a request. Ctrl-C or SIGTERM stops the server after it has finished the open requests. With
+    --json one object contains the address.
     """
     from ftx.serving.limits import Limits
     from ftx.serving.listening import Endpoint

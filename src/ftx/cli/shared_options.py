@@ -11,7 +11,7 @@ import typer
 
 from ftx.cli import console
 from ftx.core.errors import InputError, check_known, shown
-from ftx.tasks.task_names import TASK_CHOICES, TaskName
+from ftx.tasks.task_names import TASK_HELP, TaskName
 
 if TYPE_CHECKING:
     from ftx.evaluating.predict import Prediction
@@ -29,7 +29,8 @@ TargetArgument = Annotated[
     typer.Argument(
         metavar="RUN|IR",
         show_default=False,
-        help="A run folder, or an exported OpenVINO folder (IR), which needs no torch.  [default: your newest run]",
+        help="A run folder; or an exported OpenVINO folder (IR, Intermediate Representation), which needs no torch.  "
+        "[default: your newest run]",
     ),
 ]
 JsonFlag = Annotated[
@@ -44,19 +45,21 @@ DataArgument = Annotated[
 ]
 DataTaskOption = Annotated[
     str | None,
-    typer.Option("--task", metavar="TASK", help=f"{TASK_CHOICES}.  [default: found from the labels]"),
+    typer.Option("--task", metavar="TASK", help=f"{TASK_HELP}  [default: found from the labels]"),
 ]
 DataFormatOption = Annotated[
     str,
     typer.Option(
-        "--format", metavar="NAME", help="auto, or a format of Datumaro, as voc (needs the extra `datumaro`)."
+        "--format",
+        metavar="NAME",
+        help="auto, or a format of Datumaro, for example voc (needs the extra `datumaro`).",
     ),
 ]
 FollowLinksFlag = Annotated[
     bool,
     typer.Option("--follow-links", help="Follow links that lead out of the data folder; without it they are an error."),
 ]
-SampleTaskOption = Annotated[str, typer.Option("--task", metavar="TASK", help=f"{TASK_CHOICES}.")]
+SampleTaskOption = Annotated[str, typer.Option("--task", metavar="TASK", help=TASK_HELP)]
 RecipeArgument = Annotated[
     str,
     typer.Argument(
@@ -69,7 +72,9 @@ RecipeDataOption = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set any key of the recipe, as train.weight_decay=0.01; can be repeated."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set any key of the recipe, for example train.weight_decay=0.01; can be repeated.",
     ),
 ]
 OutOption = Annotated[
@@ -80,7 +85,7 @@ RequireProofFlag = Annotated[
 ]
 StrictFlag = Annotated[
     bool,
-    typer.Option("--strict", help="Fail if the data has another number of labels than the recipe (data.classes)."),
+    typer.Option("--strict", help="Fail if the data has a different number of labels from the recipe (data.classes)."),
 ]
 
 # What a value was called before: read still, with a note.

@@ -50,7 +50,7 @@ def command(
         bool,
         typer.Option(
             "--dry-run",
-            help="Train nothing: report what ftx finds in the data, what would train, and how long it would take.",
+            help="Train nothing: report what ftx finds in the data, what ftx would train, and how long it would take.",
             rich_help_panel=START,
         ),
     ] = False,
@@ -68,7 +68,7 @@ def command(
         typer.Option(
             "--device",
             metavar="cpu|cuda|cuda:N",
-            help="The torch device that trains.  [default: the first NVIDIA GPU, else the CPU]",
+            help="The torch device to train on.  [default: the first NVIDIA GPU, else the CPU]",
             show_default=False,
             rich_help_panel=TIME,
         ),
@@ -78,7 +78,7 @@ def command(
         typer.Option(
             "--resume",
             metavar="RUN",
-            help="Resume an interrupted training. The result is the same, byte for byte.",
+            help="Resume an interrupted training. The result is the same as without the interruption, byte for byte.",
             rich_help_panel=RESUME,
         ),
     ] = None,
@@ -95,8 +95,8 @@ def command(
         str | None,
         typer.Option(
             "--config",
-            metavar="FILE|NAME",
-            help="A recipe: a YAML file, of OTX too, or a name of `ftx recipes`.",
+            metavar="NAME|FILE",
+            help="A recipe: a name from `ftx recipes`, or a YAML file (also of OpenVINO Training Extensions, OTX).",
             rich_help_panel=OTHER,
         ),
     ] = None,
@@ -105,8 +105,8 @@ def command(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Set any key of the recipe, as train.weight_decay=0.01; can be repeated. `ftx schema recipe` lists "
-            "the keys.",
+            help="Set any key of the recipe, for example train.weight_decay=0.01; can be repeated. `ftx schema "
+            "recipe` lists the keys.",
             rich_help_panel=OTHER,
         ),
     ] = None,
@@ -114,7 +114,7 @@ def command(
         bool,
         typer.Option(
             "--strict",
-            help="Fail if the data has another number of labels than the recipe (data.classes).",
+            help="Fail if the data has a different number of labels from the recipe (data.classes).",
             rich_help_panel=OTHER,
         ),
     ] = False,

@@ -29,12 +29,19 @@ def command(
             "--space",
             metavar="FILE",
             show_default=False,
-            help="What to search, in YAML: `key: [a, b]`, `key: {low: a, high: b, log: true}`.",
+            help="The keys and values to search, in YAML: `key: [a, b]`, `key: {low: a, high: b, log: true}`.  "
+            "[default: by the model and method: learning rate, rank, blocks, tokens, image size]",
         ),
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option("--trials", metavar="N", min=1, show_default=False, help="The number of trials."),
+        typer.Option(
+            "--trials",
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="Stop when the study has this number of trials. Give --trials, --budget, or both.",
+        ),
     ] = None,
     budget: Annotated[
         str | None,
@@ -45,7 +52,10 @@ def command(
     objective: Annotated[
         str,
         typer.Option(
-            "--objective", metavar="NAMES", help="metric; or metric,latency: also the time of the fp32 OpenVINO model."
+            "--objective",
+            metavar="NAMES",
+            help="metric: accuracy, or the metric of the task. metric,latency: also the time of the fp32 OpenVINO "
+            "model for one image.",
         ),
     ] = "metric",
     study: Annotated[
@@ -64,7 +74,7 @@ def command(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", show_default=False, help="The folder of the study.  [default: a new one in runs/]"
+            "--out", metavar="DIR", show_default=False, help="The folder of the study.  [default: runs/DATA-tuned]"
         ),
     ] = None,
     json: JsonFlag = False,

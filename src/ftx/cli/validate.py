@@ -34,7 +34,8 @@ def command(
         typer.Option(
             "--bound",
             metavar="KEY=VALUE",
-            help="Change a bound, as int8.graph.max_abs=2; can be repeated. A wrong key lists all keys.",
+            help="Change a bound, for example int8.graph.max_abs=2; can be repeated. With an unknown key, the error "
+            "message lists all keys.",
         ),
     ] = None,
     images: Annotated[
@@ -59,14 +60,14 @@ def command(
     require_proof: RequireProofFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Verify that the exported models predict as the trained model does.
+    """Verify that the exported models are as accurate as the trained model.
 
     Each model gets a verdict. proved: with 95 % confidence it loses at most 2 points of accuracy (--max-drop). failed:
-    it certainly loses more, or its outputs exceed a bound. unproved: there are too few images to decide. If a model
-    failed, the exit status is 1.
+    with 95 % confidence it loses more, or its outputs differ from those of the trained model by more than a bound.
+    unproved: there are too few images to decide. If a model failed, the exit status is 1.
 
-    ftx compares in three views. graph: both models get the same pixels. files: each reads the image file. one_image:
-    int8 for one image at a time, if it then uses other kernels.
+    ftx compares in three views. graph: both models get the same pixels. files: each model reads and resizes the image
+    file itself. one_image: int8 with one image at a time, if ftx uses other kernels for that.
     """
     from ftx.evaluating import validate
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 TaskName = Literal["multiclass", "multilabel", "hierarchical"]
 # Of independent labels.
 LossName = Literal["asymmetric", "bce"]
-*_others, _last = get_args(TaskName)
-# As help texts list them.
-TASK_CHOICES = f"{', '.join(_others)} or {_last}"
 
 
 @dataclass(frozen=True)
 class TaskFacts:
     """One task.
 
-    ``one_label``: each image has exactly one label; ``no_label``: an image may have none. ``correct_means`` stands in a
-    report between "The model" and "93 of 100 images". In a model card ``predicts`` follows "This model", ``limits`` is
-    what the task cannot do, and ``reading`` explains the scores. ``otx_task`` and ``otx_class`` are OTX's words.
-    ``sample`` is the archive of the sample data and the folder that it becomes, ``sample_table`` the table of images in
-    it and the name of that.
+    ``labels_of_image`` is how many an image has, for help. ``one_label``: each image has exactly one label;
+    ``no_label``: an image may have none. ``correct_means`` stands in a report between "The model" and "93 of 100
+    images". In a model card ``predicts`` follows "This model", ``limits`` is what the task cannot do, and ``reading``
+    explains the scores. ``otx_task`` and ``otx_class`` are OTX's words. ``sample`` is the archive of the sample data
+    and the folder that it becomes, ``sample_table`` the table of images in it and the name of that.
     """
 
+    labels_of_image: str
     one_label: bool
     no_label: bool
     correct_means: str
@@ -40,6 +38,7 @@ class TaskFacts:
 _GARMENTS = ("fashion-mnist.zip", "sample-data")
 TASK_FACTS: Mapping[TaskName, TaskFacts] = {
     "multiclass": TaskFacts(
+        labels_of_image="one label for each image",
         one_label=True,
         no_label=False,
         correct_means="predicts the correct class for",
@@ -50,6 +49,7 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
         sample=_GARMENTS,
     ),
     "multilabel": TaskFacts(
+        labels_of_image="several labels",
         one_label=False,
         no_label=True,
         correct_means="predicts every label correctly for",
@@ -60,6 +60,7 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
         sample=("fashion-sheets.zip", "sample-sheets"),
     ),
     "hierarchical": TaskFacts(
+        labels_of_image="a label tree",
         one_label=False,
         no_label=False,
         correct_means="predicts the whole path correctly for",
@@ -73,3 +74,5 @@ TASK_FACTS: Mapping[TaskName, TaskFacts] = {
         "`ftx predict` gives whole paths of the label tree.",
     ),
 }
+# Of each --task.
+TASK_HELP = "; ".join(f"{name}: {facts.labels_of_image}" for name, facts in TASK_FACTS.items()) + "."
