@@ -36,7 +36,7 @@ def main() -> None:
     with LookServer(0) as server:
         server.show(found)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with visit(server.address, width=1180, height=1150) as seen:
+        with visit(server.address, width=1180, height=1215) as seen:
             seen.page.keyboard.press("s")
             seen.page.get_by_role("status").filter(has_text="saved").wait_for()
             seen.page.wait_for_load_state("networkidle")

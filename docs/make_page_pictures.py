@@ -1,7 +1,7 @@
 """Draw the pictures of ftx's pages from real runs: report-*.png, serve.png and tune.png in docs/images.
 
-``python -m docs.make_page_pictures`` takes five minutes on two cores, and needs Chromium (Debian: chromium). The runs
-stay in build/page-pictures and are used again: delete the folder to train again.
+``python -m docs.make_page_pictures`` takes about six minutes on two cores, and needs Chromium (Debian: chromium).
+The runs stay in build/page-pictures and are used again: delete the folder to train again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import FloatRect, Page
 from tests.browsing import visit
@@ -29,17 +30,17 @@ COMMANDS = {
     GARMENTS: f"train --data sample-data --method dora {SMALL} --epochs 5 --lr 1e-3",
     SHEETS: f"train --data sample-sheets --task multilabel --method dora {SMALL} --epochs 6 --lr 3e-3",
     TREE: f"train --data sample-tree.csv --task hierarchical --method lora {SMALL} --epochs 5 --lr 1e-3",
-    SEARCH: "tune multiclass-linear --data sample-data --space space.yaml --objective metric,latency --trials 10",
+    SEARCH: "tune quickstart-multiclass --data sample-data --space space.yaml --objective metric,latency --trials 8",
 }
 SPACE = """\
-data.image_size: [56, 70, 84, 98, 112, 140, 168]
-model.keep_tokens: [all, {3: 0.7, 6: 0.7, 9: 0.7}]
+data.image_size: [28, 42, 56, 84, 112, 140]
+train.epochs: [2, 3, 5]
 """
 
 # Pixels: the width of a window and of a phone's, and the space above and below what a picture shows.
-WIDTH, PHONE, MARGIN = 1180, 390, 24
-# This way of choosing colours keeps those of few pixels, as of a point in a plot.
-COLOURS, QUANTIZE = 96, Image.Quantize.MAXCOVERAGE
+WIDTH, PHONE, MARGIN = 1180, 390, 16
+# The most frequent colours, as those of backgrounds, are kept exactly; the others are chosen to be far from each other.
+EXACT, CHOSEN = 96, 96
 
 
 def ftx(*words: str) -> None:
@@ -47,28 +48,33 @@ def ftx(*words: str) -> None:
     subprocess.run([*FTX, *words], cwd=WORK, check=True)
 
 
-def make(run: str) -> Path:
+def make(run: str) -> None:
     """A run or a study, made if it does not exist yet."""
     if not (WORK / run).exists():
         ftx(*COMMANDS[run].split(), "--out", run)
     if run == GARMENTS and not (WORK / run / "reports" / "parity.json").exists():
-        ftx("merge", run)
-        ftx("export", run, "--explain")
-        ftx("validate", run)
-    return WORK / run
+        for command in ("merge", "export --explain", "validate"):
+            ftx(*command.split(), run)
 
 
 def report(run: str) -> str:
     """The address of a run's report, which is written each time."""
-    folder = make(run)
+    make(run)
     ftx("report", run)
-    return (folder / "reports" / "report.html").as_uri()
+    return (WORK / run / "reports" / "report.html").as_uri()
 
 
 def save(screenshot: bytes, name: str) -> None:
-    """Write a screenshot into docs/images, with few colours."""
-    picture = Image.open(BytesIO(screenshot)).convert("RGB").quantize(COLOURS, QUANTIZE)
-    picture.save(ROOT / "docs" / "images" / f"{name}.png", optimize=True)
+    """Write a screenshot into docs/images, each pixel in the nearest of a few colours."""
+    picture = Image.open(BytesIO(screenshot)).convert("RGB")
+    rgb = np.asarray(picture).reshape(-1, 3)
+    colours, inverse, pixels = np.unique(rgb, axis=0, return_inverse=True, return_counts=True)
+    chosen = np.reshape(picture.quantize(CHOSEN, Image.Quantize.MAXCOVERAGE).getpalette() or [], (-1, 3))
+    palette = np.concatenate([colours[np.argsort(-pixels)[:EXACT]], chosen])
+    nearest = ((colours[:, None].astype(int) - palette) ** 2).sum(-1).argmin(-1)
+    few = Image.fromarray(nearest[inverse].reshape(picture.height, picture.width).astype(np.uint8)).convert("P")
+    few.putpalette(palette.astype(np.uint8).tobytes())
+    few.save(ROOT / "docs" / "images" / f"{name}.png", optimize=True)
 
 
 def edges(page: Page, element: str) -> tuple[float, float]:
@@ -83,7 +89,7 @@ def draw(
     address: str,
     *,
     first: str = "body",
-    last: str = "body",
+    last: str,
     scheme: str = "light",
     width: int = WIDTH,
     prepare: Callable[[Page], None] = lambda page: None,
@@ -99,8 +105,7 @@ def draw(
 
 def draw_serve(run: str) -> None:
     """Draw the page of ``ftx serve`` after two test images were chosen."""
-    test = WORK / "sample-data" / "test"
-    images = [min((test / label).iterdir()) for label in ("Ankle boot", "Bag")]
+    images = [WORK / "sample-data" / "test" / name for name in ("Ankle boot/00606.png", "Bag/00700.png")]
 
     def choose(page: Page) -> None:
         page.locator("#files").set_input_files(images)
@@ -112,16 +117,16 @@ def draw_serve(run: str) -> None:
         assert server.stdout is not None
         try:
             address = next(line for line in server.stdout if '"address"' in line).split('"')[3]
-            draw("serve", address, prepare=choose)
+            draw("serve", address, last="body", prepare=choose)
         finally:
             server.terminate()
 
 
 def draw_trials(study: str) -> None:
     """Draw the plot of a study, twice as large as its SVG."""
-    with visit((make(study) / "trials.svg").as_uri(), width=1008, height=576) as seen:
-        for side in ("width", "height"):
-            seen.page.evaluate(f"document.documentElement.setAttribute('{side}', '100%')")
+    make(study)
+    with visit((WORK / study / "trials.svg").as_uri(), width=1008, height=576) as seen:
+        seen.page.evaluate("Object.assign(document.documentElement.style, {width: '100%', height: '100%'})")
         save(seen.page.screenshot(), "tune")
 
 
@@ -132,10 +137,10 @@ def main() -> None:
     for task in ("multilabel", "hierarchical"):  # the tree is of the images of multiclass
         place_sample(task, WORK)
     garments = report(GARMENTS)
-    draw("report-light", garments, last="#data")
+    draw("report-light", garments, last=".samples figure:nth-child(6)")
     draw("report-phone", garments, last="#verdict", width=PHONE)
-    draw("report-dark", garments, first="#errors", last="#errors .cases li:nth-child(12)", scheme="dark")
-    draw("report-curves", report(SHEETS), first="#classes", last="#classes")
+    draw("report-dark", garments, first="#errors", last="#errors .cases li:nth-child(9)", scheme="dark")
+    draw("report-curves", report(SHEETS), first="#classes h3", last="#classes")
     draw("report-tree", report(TREE), first="#classes", last="#classes .tree")
     draw_serve(GARMENTS)
     draw_trials(SEARCH)
