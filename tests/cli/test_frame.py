@@ -279,7 +279,7 @@ def test_a_bug_is_one_line_with_a_log(tmp_path: Path) -> None:
     done = probe("secret = {}['boom']", TMPDIR=str(tmp_path))
     assert done.returncode == 70
     (log,) = tmp_path.glob("ftx-bug-*.log")
-    assert done.stderr.splitlines()[0] == "error: this is a bug of ftx: KeyError: 'boom'"
+    assert done.stderr.splitlines()[0] == "error: this is a bug in ftx: KeyError: 'boom'"
     assert str(log) in done.stderr
     assert "CONTRIBUTING.md" in done.stderr
     text = log.read_text()

@@ -140,7 +140,7 @@ def test_a_bug_under_debug_is_reported_with_what_stands_above(capsys: Capture) -
         raise KeyError("boom")
     assert report_failure(raised.value, arguments=["x"], command=None, as_json=False, debug=True) == 70
     said = capsys.readouterr().err
-    assert said.index("Traceback") < said.index("error: this is a bug of ftx: KeyError: 'boom'")
+    assert said.index("Traceback") < said.index("error: this is a bug in ftx: KeyError: 'boom'")
     assert "report it with the traceback above" in said
 
 

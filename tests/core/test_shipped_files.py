@@ -23,7 +23,7 @@ def test_what_is_missing_is_installed_again_by_its_own_distribution(
     ):
         with pytest.raises(EnvironmentFault, match=f"lacks {name}") as refused:
             ask()
-        assert refused.value.fix == f"install {distribution} again"
+        assert refused.value.fix == f"run: pip install --force-reinstall {distribution}"
 
 
 def test_weights_that_do_not_travel_with_ftx_are_none() -> None:

@@ -167,8 +167,8 @@ def test_labels_of_a_tree_are_spelt_as_paths() -> None:
         ("path,labels\n1.png,cat\n", "or a table of ftx data look"),
         ("", "or a table"),
         ("\x89PNG\udc80", "or a table"),
-        ("path,issue,given,suggested,score,choice\n1.png,label,cat\n", "row 2: 3 columns"),
-        ("path,issue,given,suggested,score,choice\n1.png,odd,cat,dog,0.1,\n", "row 2: there is no issue 'odd'"),
+        ("path,issue,given,suggested,score,choice\n1.png,label,cat\n", "row 2: the row must have 6 columns, it has 3"),
+        ("path,issue,given,suggested,score,choice\n1.png,odd,cat,dog,0.1,\n", "row 2: the issue must be one of"),
         ("path,issue,given,suggested,score,choice\n1.png,label,cat,dog,0.1,maybe\n", "there is no choice 'maybe'"),
     ],
 )

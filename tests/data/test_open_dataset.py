@@ -138,7 +138,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("train", "Training", "val"):
         tree(tmp_path / name, {"cat": 2, "dog": 2})
     error = refusal(tmp_path)
-    assert (error.what, error.found) == ("only one folder must be the split train", "Training and train")
+    assert (error.what, error.found) == ("only one folder may be the split train", "Training and train")
 
 
 def test_val_is_taken_from_train_where_there_is_none(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_one_bad_image_in_memory_leaves_the_others(colour_model: Any, tmp_path: 
 
 @pytest.mark.parametrize("given", [5, b"x", ["run"], "", 1.5])
 def test_what_is_no_name_of_a_model_is_refused(given: Any) -> None:
-    with pytest.raises(InputError, match="a model must be named by its folder"):
+    with pytest.raises(InputError, match="the model must be the path of its folder"):
         load(given)
 
 

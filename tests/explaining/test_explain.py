@@ -314,8 +314,8 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_drawn(with_maps: Run, image
     ("artifact", "method", "error", "said"),
     [
         ("openvino/fp16", "reciprocam", ExportError, "ftx export RUN --explain"),
-        ("onnx", "rollout", InputError, "name its run"),
-        ("openvino/fp32", "rollout", InputError, "name its run"),
+        ("onnx", "rollout", InputError, "the run of this model"),
+        ("openvino/fp32", "rollout", InputError, "the run of this model"),
     ],
 )
 def test_a_model_that_gives_no_maps_is_refused_with_what_to_do(

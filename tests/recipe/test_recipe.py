@@ -294,7 +294,7 @@ def test_a_wrong_value_is_named(text: str, start: str) -> None:
         ("1.5: 2", "a key must be text, found 1.5"),
         ("? [a]\n: 1", "a key must be text"),
         ("a: b: c", "line 1: mapping values are not allowed here"),
-        ("[" * 5000, "nested too deeply"),
+        ("[" * 5000, "at most 32 levels"),
         ("a: 1\n---\nb: 2", "line 2"),
         ("a: \x07", "must be plain YAML"),
     ],

@@ -239,7 +239,7 @@ def test_another_job_is_not_mixed_in(
     ):
         with pytest.raises(InputError, match="contains another unfinished prediction") as error:
             predict_to_file(given, out, model, scores=scores)
-        assert error.value.found == f"other {differs}"
+        assert error.value.found == f"different {differs}"
     changed = next((tmp_path / "images").rglob("*.png"))
     before = changed.read_bytes()
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(changed)
@@ -261,13 +261,13 @@ def test_a_job_is_known_by_its_model_and_its_images_and_not_by_where_the_model_l
     (model / "card.json").write_text(json.dumps(json.loads(card), indent=5))  # exported again, in its place
     with pytest.raises(InputError) as caught:
         predict_to_file(mixed, out, model)
-    assert caught.value.found == "other model"
+    assert caught.value.found == "different model"
     (model / "card.json").write_text(card)
     image = next((tmp_path / "images").rglob("0.png"))
     image.rename(image.with_name("00.png"))  # the same bytes, of the same time
     with pytest.raises(InputError) as caught:
         predict_to_file(mixed, out, model)
-    assert caught.value.found == "other images"
+    assert caught.value.found == "different images"
     image.with_name("00.png").rename(image)
     assert predict_to_file(mixed, out, model).kept == 1
 

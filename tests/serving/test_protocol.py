@@ -268,7 +268,7 @@ BAD = {
     "huge": (request(shape=[1, 1 << 40, 1 << 40, 3]), 400, "numbers, found 12"),
     "beyond": (request(shape=[1, 1 << 60, 2, 3]), 400, "is invalid"),
     "many": (request(shape=[MAX_IMAGES + 1, 1, 1, 3], data=[0] * 3 * (MAX_IMAGES + 1)), 400, f"1 to {MAX_IMAGES}"),
-    "a strip": (request(shape=[1, 1, 40, 3], data=[0] * 120), 422, "too long a strip"),
+    "a strip": (request(shape=[1, 1, 40, 3], data=[0] * 120), 422, "at most 32 times the shorter"),
     "no base64": (request(datatype="BYTES", shape=[1], data=["%"]), 400, "base64"),
     "no image": (request(datatype="BYTES", shape=[1], data=["aGVsbG8="]), 422, "the file must be an image"),
     "another count": (request(datatype="BYTES", shape=[2], data=["aGVsbG8="]), 400, "1 encoded images"),

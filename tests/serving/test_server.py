@@ -152,7 +152,7 @@ def test_names_and_paths(colour_ir: Path, tmp_path: Path) -> None:
         sources_of([f"named={ir}"], ["first"])
     photo = tmp_path / "photo.png"
     photo.write_bytes(b"")
-    with pytest.raises(InputError, match="not a model of ftx") as caught:
+    with pytest.raises(InputError, match="must be a folder that `ftx export` wrote") as caught:
         sources_of([str(photo)], [])
     assert caught.value.where == str(photo)
 

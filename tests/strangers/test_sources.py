@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[str, bytes]] = {
     "brackets.jsonl": ("recursion", b"[" * 100_000),
     "brackets.json": ("recursion limit", b'{"categories": 1, "images": ' + b"[" * 100_000),
     "brackets-2.json": ("recursion limit", b'{"categories": 1, "items": ' + b'{"a":' * 100_000),
-    "digits.jsonl": ("beyond 64 bits", b'{"path": "0.png", "labels": [1' + b"0" * 400 + b"]}"),
+    "digits.jsonl": ("must fit in 64 bits", b'{"path": "0.png", "labels": [1' + b"0" * 400 + b"]}"),
     "digits-2.jsonl": ("digits", b'{"path": "0.png", "labels": [1' + b"0" * 4400 + b"]}"),
     "group.jsonl": ("cannot be printed", b'{"path": "0.png", "labels": ["a"], "group": "\\ud800"}'),
     "side.jsonl": ("cannot be printed", b'{"path": "0.png", "labels": ["a"], "split": "\\udcff"}'),

@@ -423,7 +423,7 @@ def configured(whole_run: Path, target: Path, own: dict[str, object] | None) -> 
     ("own", "named"),
     [
         ({"base_digest": "0" * 64}, "on this base"),
-        ({"keep_tokens": {"2": 0.5}}, "the tokens that the base keeps"),
+        ({"keep_tokens": {"2": 0.5}}, "the same token dropping as the base"),
     ],
     ids=["base", "tokens"],
 )
@@ -768,7 +768,7 @@ def test_layers_that_the_ir_lacks_are_named(whole_run: Path, shipped: Path, out:
     lacking = next(name for name in document["base"]["constants"] if name.endswith("fc1.weight"))
     del document["base"]["constants"][lacking]
     (base / CARD_FILE).write_text(json.dumps(document))
-    with pytest.raises(AdapterError, match="must only change layers of the base") as raised:
+    with pytest.raises(AdapterError, match="must change only layers that the base has") as raised:
         apply(whole_run / "trained", base, out)
     assert lacking.removesuffix(".weight") in str(raised.value)
 
@@ -825,7 +825,7 @@ def test_a_server_refuses_a_base_that_is_not_the_runs(
     (base / CARD_FILE).write_text(json.dumps(document))
     with pytest.raises(ExportError, match="the base that the run was trained on"):
         export_update(whole_run, tmp_path / "update", base)
-    with pytest.raises(ExportError, match="must be a base IR"):
+    with pytest.raises(ExportError, match="must be a folder that `ftx export --base` wrote"):
         export_update(whole_run, tmp_path / "update", whole_run / FP32)
     assert not (tmp_path / "update").exists()
 

@@ -149,7 +149,7 @@ def _check_parts(module: nn.Module, spec: AdapterSpec, matched: Sequence[tuple[S
             rank, widest = part.ranks.stop - part.ranks.start, min(weight_OI[part.rows].shape)
             if rank > widest:
                 raise AdapterError(
-                    f"adapter.rank must be at most {widest} for this layer",
+                    f"--rank must be at most {widest} for this layer (recipe key adapter.rank)",
                     where=f"adapter.rank, {site.name}",
                     found=f"{rank}, the layer's smaller side is {widest}",
                     fix=f"run again with a --rank of at most {widest} (4 to 32 are usual)",

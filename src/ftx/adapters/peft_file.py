@@ -26,7 +26,9 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _FACTORS = sorted({name for method in METHODS.values() for name in method.factors})
 _KEY = re.compile(rf"{re.escape(PREFIX)}(?P<layer>.+)\.(?P<factor>{'|'.join(_FACTORS)})(?:\.weight)?")
-_SAVE_AGAIN = "save it with safe_serialization=True: adapter_model.bin can run code, so ftx does not read it"
+_SAVE_AGAIN = (
+    "save the adapter with safe_serialization=True. ftx does not read adapter_model.bin, because it can run code"
+)
 # The types of safetensors. numpy has no bfloat16, whose 16 bits are the upper half of an f32.
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"} | {
     f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)
@@ -156,7 +158,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise AdapterError("the tensors of the adapter do not exist", where=path, fix=_SAVE_AGAIN) from None
+        raise AdapterError(f"the adapter folder must contain {path.name}", where=path.parent, fix=_SAVE_AGAIN) from None
     except (SafetensorError, OSError) as error:
         raise AdapterError(
             "the tensors of the adapter cannot be read",

@@ -148,7 +148,7 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
 
 
 def _bug(error: Exception, arguments: Sequence[str], debug: bool) -> FtxError:
-    headline = f"this is a bug of ftx: {type(error).__name__}: {error}"
+    headline = f"this is a bug in ftx: {type(error).__name__}: {error}"
     report = "report it with this file and what you did: CONTRIBUTING.md says where"
     if debug:
         return FtxError(headline, fix=report.replace("this file", "the traceback above"))

@@ -61,7 +61,9 @@ def disk_faults(path: Path) -> Iterator[None]:
             ) from error
         if number == errno.EISDIR:
             raise EnvironmentFault(
-                "a folder has the name of a file that ftx must write", where=path, fix="move the folder away"
+                "a folder has the name of a file that ftx must write",
+                where=path,
+                fix="move this folder to another place",
             ) from error
         if number in _CLOSED:
             raise EnvironmentFault(

@@ -277,7 +277,7 @@ def place_at(staged: Path, final: Path) -> None:
         raise InputError(
             "another program created this folder at the same time",
             where=final,
-            fix="move it away, then run the command again",
+            fix="move this folder to another place, then run the command again",
         ) from error
     fsync_folder(final.parent)
 

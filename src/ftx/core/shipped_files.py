@@ -95,6 +95,8 @@ def recipe_file(given: str | Path) -> Path:
 def _present(path: Path, distribution: str) -> Path:
     if not path.is_file():
         raise EnvironmentFault(
-            f"this installation of ftx lacks {path.name}", where=path.parent, fix=f"install {distribution} again"
+            f"this installation of ftx lacks {path.name}",
+            where=path.parent,
+            fix=f"run: pip install --force-reinstall {distribution}",
         )
     return path

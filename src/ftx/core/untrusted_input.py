@@ -163,7 +163,7 @@ def _check_depth(text: str) -> None:
         if first in "[{":
             level += 1
             if level > MOST_LEVELS:
-                raise JsonError(f"nested too deeply, in more than {MOST_LEVELS} levels")
+                raise JsonError(f"the JSON must have at most {MOST_LEVELS} levels")
         elif first != '"':
             level -= 1
 
@@ -179,14 +179,14 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _integer(digits: str) -> int:
     if len(digits) > 20 or int(digits) not in _INTEGERS:
-        raise JsonError(f"a whole number beyond 64 bits: {_short(digits)}")
+        raise JsonError(f"numbers must fit in 64 bits: {_short(digits)}")
     return int(digits)
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if number in (float("inf"), float("-inf")):
-        raise JsonError(f"a number beyond 64 bits: {_short(digits)}")
+        raise JsonError(f"numbers must fit in 64 bits: {_short(digits)}")
     return number
 
 
@@ -204,7 +204,7 @@ def check_extremes(value: object) -> None:
                 raise JsonError(f"half a character (a lone surrogate) in {_short(one)}")
         elif isinstance(one, int):
             if one not in _INTEGERS:
-                raise JsonError("a whole number beyond 64 bits")
+                raise JsonError("numbers must fit in 64 bits")
         elif isinstance(one, dict):
             waiting += [*one.keys(), *one.values()]  # pyright: ignore[reportUnknownArgumentType]
         elif isinstance(one, list):

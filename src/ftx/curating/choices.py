@@ -134,7 +134,7 @@ def read_choices(path: Path, spelling: Spelling, images: Mapping[str, str]) -> E
     known = read_images(path)
     if not path.exists():
         return EarlierTable()
-    other = "name another file with --out, or move this one away: it is not overwritten"
+    other = "choose another file for --out, or move the existing one: ftx does not overwrite it"
     what = "--out must be a new file, or a table of ftx data look"
     try:
         text = read_file(path, MOST_BYTES).decode("utf-8-sig")
@@ -194,10 +194,10 @@ def _check_same_data(path: Path, known: Mapping[str, str] | None, images: Mappin
 
 def _issue(row: Sequence[str], spelling: Spelling) -> Issue:
     if len(row) != len(COLUMNS):
-        raise ValueError(f"{len(row)} columns, not {len(COLUMNS)}")
+        raise ValueError(f"the row must have {len(COLUMNS)} columns, it has {len(row)}")
     path, kind, given, suggested, score, choice = row
     if kind not in KINDS:
-        raise ValueError(f"there is no issue {shown(kind)}")
+        raise ValueError(f"the issue must be one of {', '.join(KINDS)}, found {shown(kind)}")
     return Issue(
         path=path,
         issue=kind,

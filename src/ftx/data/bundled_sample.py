@@ -30,7 +30,9 @@ def place_sample(task: TaskName, folder: Path) -> Path:
         write_atomic(table, content)
     elif read_file(table) != content:
         raise DataError(
-            "the sample must not replace a file with other contents", where=table, fix="move this file away"
+            "a different file already exists in the place of the sample",
+            where=table,
+            fix="move this file to another folder, then run the command again",
         )
     return table
 
@@ -56,7 +58,10 @@ def unpack_sample(archive: Path, folder: Path) -> Path:
                     path.write_bytes(opened.read(member))  # read checks the CRC
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(
-            "the sample archive is damaged", where=archive, found=str(error), fix="install ftx-vit-models again"
+            "the sample archive is damaged",
+            where=archive,
+            found=str(error),
+            fix="run: pip install --force-reinstall ftx-vit-models",
         ) from error
     return folder
 
@@ -71,7 +76,7 @@ def _check_inside(member: zipfile.ZipInfo, archive: Path) -> None:
             "each file of the sample archive must stay below its folder",
             where=archive,
             found=name,
-            fix="install ftx-vit-models again",
+            fix="run: pip install --force-reinstall ftx-vit-models",
         )
 
 
@@ -87,9 +92,9 @@ def _same_contents(folder: Path, members: list[zipfile.ZipInfo]) -> Path:
     )
     if differing:
         raise DataError(
-            "the sample must not replace a folder with other contents",
+            "a folder with other contents already exists in the place of the sample",
             where=folder,
             found=f"{len(differing)} files that differ from the archive, first {differing[0]}",
-            fix="move this folder away, or give another one",
+            fix="move this folder to another place, then run the command again",
         )
     return folder

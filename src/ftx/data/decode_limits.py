@@ -52,6 +52,15 @@ def decoding_bytes(image: Image.Image) -> int:
     return image.width * image.height * _PIXEL_BYTES.get(image.format or "", PIXEL_BYTES)
 
 
+def too_narrow(width: int, height: int) -> ImageError:
+    """The error of an image whose longer side is more than ``MAX_ASPECT`` times the shorter."""
+    return ImageError(
+        f"the longer side of the image must be at most {MAX_ASPECT} times the shorter",
+        found=f"{width} x {height} pixels",
+        fix="crop the image, or cut it into several",
+    )
+
+
 def check_size(image: Image.Image) -> None:
     """Raise ImageError for an image of too many pixels, or too long a strip, by its header."""
     pixels, shape = image.width * image.height, f"{image.width} x {image.height}"
@@ -59,11 +68,7 @@ def check_size(image: Image.Image) -> None:
         found = f"{shape}, {pixels / 1e6:.0f} megapixels of at most {MAX_PIXELS / 1e6:.0f}"
         raise ImageError("the image is too large", found=found, fix="scale the image down")
     if max(image.size) > MAX_ASPECT * min(image.size):
-        raise ImageError(
-            "the image is too long and narrow",
-            found=f"{shape}, at most {MAX_ASPECT} : 1",
-            fix="cut the image into parts",
-        )
+        raise too_narrow(image.width, image.height)
     if (needed := decoding_bytes(image)) > MAX_DECODING_BYTES:
         found = f"{shape} in {image.format}, {needed / 1e9:.1f} GB of at most {MAX_DECODING_BYTES / 1e9:.0f} to decode"
         raise ImageError(

@@ -144,7 +144,7 @@ def compare(reference: Reference, logits_NC: Floats, subject: Subject, bound: Bo
         cosine=bound.cosine,
         reason=bound.reason,
     )
-    strange = f"logits of {int((~finite_N).sum())} images are not finite numbers"
+    strange = f"logits of {int((~finite_N).sum())} images contain NaN or infinity"
     was_right_N, is_right_N = (_right(reference, logits) for logits in (reference.logits, logits_NC))
     images = reference.labelled or len(reference.names)
     # The images with a bound first; of these the ones that are not finite, then those whose label changed, then the

@@ -131,7 +131,7 @@ def held_out_logits(
                 raise logits_C
             if not np.isfinite(logits_C).all():
                 raise GateFailed(
-                    f"{artifact} computes a number that is not finite",
+                    f"{artifact} computes NaN or infinity",
                     where=image.name,
                     fix=f"compare it with the trained model: {shell_command('ftx validate', run.path)}",
                 )

@@ -240,7 +240,7 @@ def to_prediction(name: str, outcome: Floats | ImageError, task: Task, *, scores
     if isinstance(outcome, ImageError):
         return failed_prediction(name, outcome)
     if not np.isfinite(outcome).all():
-        return failed_prediction(name, ImageError("the model computed a number that is not finite"))
+        return failed_prediction(name, ImageError("the model computed NaN or infinity"))
     scores_C = task.scores(outcome[None])[0]
     every = dict(zip(task.labels.names, scores_C.tolist(), strict=True)) if scores else None
     return Prediction(path=path_text(name), labels=task.decode(scores_C), scores=every)

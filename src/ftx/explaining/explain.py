@@ -163,14 +163,14 @@ def _of(model: Predictor, method: MapMethod, artifact: Path | str) -> ExplainFun
         raise InputError(
             "--map rollout needs a run: an exported model does not output its attention",
             where=artifact,
-            fix="name its run: --artifact RUN",
+            fix="run again with the run of this model: --artifact RUN",
         )
     if isinstance(model, MapPredictor) and model.has_maps:
         return model.explain
     raise ExportError(
         "this model was exported without maps",
         where=artifact,
-        fix="export it with them: ftx export RUN --explain; or name its run: --artifact RUN",
+        fix="export it with maps: ftx export RUN --explain; or run again with the run of this model: --artifact RUN",
     )
 
 

@@ -230,7 +230,11 @@ def _check_base(card: Card, base: Path, run: Run) -> None:
     """Raise ExportError unless the run was trained from this base, on the same tokens and by the same preprocessing."""
     manifest, kept = run.manifest, run.recipe().model.token_fractions
     if card.base is None:
-        raise ExportError("--base must be a base IR", where=base, fix=f"write one first: {_write_base(run)}")
+        raise ExportError(
+            "--base must be a folder that `ftx export --base` wrote",
+            where=base,
+            fix=f"write one first: {_write_base(run)}",
+        )
     if card.base.base_digest != manifest.base_digest:
         problem = "--base must be the base that the run was trained on"
         found = f"digest {card.base.base_digest[:12]}, the run's is {manifest.base_digest[:12]}"

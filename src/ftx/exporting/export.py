@@ -108,7 +108,9 @@ def _recovered(
 ) -> RecoverReport:
     """Make the new run, and merge it."""
     if not {IR_INT8, IR_INT8_SAFE} & set(chosen):
-        raise InputError("--recover needs --precision int8", fix="add it: --precision int8 --recover")
+        raise InputError(
+            "--recover needs --precision int8 or int8-overflow-safe", fix="add one of them: --precision int8 --recover"
+        )
     from ftx.exporting.int8.recover import recover
     from ftx.merging.merge_and_prove import merge
 
@@ -140,7 +142,7 @@ def artifacts_of(formats: Sequence[str], precisions: Sequence[str]) -> list[Arti
 def check_free(out: Path) -> None:
     """Raise InputError if something has this name already."""
     if out.exists() or out.is_symlink():
-        raise InputError("this path already exists", where=out, fix="choose another name, or move it away")
+        raise InputError("this path already exists", where=out, fix="choose another folder, or move the existing one")
 
 
 def _write(source: Source, artifact: Artifact) -> ExportedArtifact:

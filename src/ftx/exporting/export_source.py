@@ -148,7 +148,7 @@ def trace(module: nn.Module, pre: Preprocess) -> ExportedProgram:
             return torch.export.export(module.eval(), (example_NCHW,), dynamic_shapes=({0: Dim("batch")},))
     except Exception as error:  # torch raises a dozen unrelated classes here, some private
         raise ExportError(
-            "torch cannot record this model with a free batch size",
+            "torch cannot export this model with a dynamic batch size",
             found=str(error).partition("\n")[0],
-            fix="train another --model, or report this one as a bug of ftx",
+            fix="train with another --model, or report this as a bug in ftx",
         ) from error

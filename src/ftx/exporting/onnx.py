@@ -134,5 +134,5 @@ def _check_opset(model: onnx.ModelProto) -> None:
         raise ExportError(
             f"torch must write ONNX operator set {OPSET}",
             found=str(found),
-            fix="report this as a bug of ftx, with your version of torch",
+            fix="report this as a bug in ftx, with your version of torch",
         )

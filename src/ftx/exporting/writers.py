@@ -63,7 +63,7 @@ def check_accuracy(source: Source, artifact: Artifact, staged: Path) -> tuple[Ve
             found=summary,
             fix=f"export in a finer precision: --precision {' or --precision '.join(finer)}"
             if finer
-            else f"merge again: {DENSE.command(source.run.path)}; if the error stays, report it as a bug of ftx",
+            else f"merge again: {DENSE.command(source.run.path)}; if the error stays, report it as a bug in ftx",
         )
     return verdict, summary
 

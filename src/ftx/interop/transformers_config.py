@@ -51,10 +51,12 @@ class Shape(BaseModel):
     def _whole(self) -> Shape:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"{self.num_attention_heads} heads must divide the width {self.hidden_size}")
-        if (self.intermediate_size if self.model_type == "vit" else self.mlp_ratio) is None:
-            raise ValueError("the width of the MLP is missing")
+        if self.model_type == "vit" and self.intermediate_size is None:
+            raise ValueError("intermediate_size is missing (ViT)")
+        if self.model_type != "vit" and self.mlp_ratio is None:
+            raise ValueError("mlp_ratio is missing (DINOv2)")
         if self.model_type == "dinov2_with_registers" and self.num_register_tokens is None:
-            raise ValueError("the number of register tokens is missing")
+            raise ValueError("num_register_tokens is missing")
         return self
 
     @property

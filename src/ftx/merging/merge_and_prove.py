@@ -43,7 +43,7 @@ from ftx.runs.trained import fill, load_trained, read_plain, require_base
 LAYER_BOUND = 2.0**-23
 # Two f32 networks of a few dozen layers that differ only by rounding: the bound of a graph in f32.
 LOGIT_BOUND = 1e-4
-MERGE_AGAIN = "merge again; if the error stays, report it as a bug of ftx"
+MERGE_AGAIN = "merge again; if the error stays, report it as a bug in ftx"
 PROOF_ROWS = 64
 PROOF_IMAGES = 32
 

@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
         if self._nodes > MOST_NODES:
             raise YamlError(f"line {line}: more than {MOST_NODES:,} keys and values")
         if self._level >= MOST_LEVELS:
-            raise YamlError(f"line {line}: nested too deeply, in more than {MOST_LEVELS} levels")
+            raise YamlError(f"line {line}: the YAML must have at most {MOST_LEVELS} levels")
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise YamlError(f"line {line}: anchors and aliases (& and *) are not supported, write the value out")
         if event.tag is not None:
@@ -122,11 +122,11 @@ def parse_yaml(text: str) -> object:
     except yaml.YAMLError as error:
         raise YamlError(str(error).replace("\n", " ")) from error
     except RecursionError as error:
-        raise YamlError("nested too deeply") from error
+        raise YamlError(f"the YAML must have at most {MOST_LEVELS} levels") from error
     except JsonError as error:
         raise YamlError(str(error)) from error
     except ValueError:  # Python reads no whole number of more than 4,300 digits
-        raise YamlError("a whole number beyond 64 bits") from None
+        raise YamlError("numbers must fit in 64 bits") from None
     return value
 
 

@@ -85,7 +85,7 @@ def check_report_path(out: Path) -> None:
         with out.open("rb") as file:
             head = file.read(4096)
         if MARK not in head:
-            fix = "name another file, or move this one away"
+            fix = "choose another file for --out, or move the existing one"
             raise InputError("--out must be a new file, or a report of ftx", where=out, fix=fix)
 
 

@@ -101,7 +101,9 @@ def check_name_free(out: Path) -> None:
             fix="choose another name for --out",
         )
     if out.exists() or out.is_symlink():
-        raise RunError("--out must not exist yet", where=out, fix="choose another --out, or move the old run away")
+        raise RunError(
+            "--out must not exist yet", where=out, fix="choose another folder for --out, or move the existing one"
+        )
 
 
 def seal(folder: Path, manifest: Manifest, entries: tuple[Entry, ...]) -> None:

@@ -46,7 +46,7 @@ class RowBound(ClosedModel):
     def exceeded(self, max_abs: float | None, cosine: float | None) -> list[str]:
         """By what a measured row exceeds the bound, in words; None stands for what is no finite number."""
         if max_abs is None or cosine is None:
-            return ["logits are not finite numbers"]
+            return ["logits contain NaN or infinity"]
         faults: list[str] = []
         if self.max_abs is not None and max_abs > self.max_abs:
             faults.append(f"a logit is off by {max_abs:.3g}, the bound is {self.max_abs:.3g}")

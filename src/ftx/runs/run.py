@@ -182,14 +182,14 @@ class Run:
     def _check_file(self, name: str, digest: str, again: str) -> None:
         path = self.path / name
         if not path.is_file():
-            raise RunError("a file of the run is missing", where=path, fix=f"restore it, or run: {again}")
+            raise RunError("a file of the run is missing", where=path, fix=f"restore the file, or run: {again}")
         found = cached_sha256(path)
         if found != digest:
             raise RunError(
                 "a file of the run has changed since ftx wrote it",
                 where=path,
-                found=f"sha256 {found[:12]}…, run.json says {digest[:12]}…",
-                fix=f"restore it, or run again: {again}",
+                found=f"sha256 {found[:12]}…, run.json contains {digest[:12]}…",
+                fix=f"restore the file, or run: {again}",
             )
 
     @contextmanager
@@ -204,7 +204,7 @@ class Run:
             raise RunError(
                 "ftx must not replace a folder that it did not write",
                 where=final,
-                fix="move it away, then run the command again",
+                fix="move this folder to another place, then run the command again",
             )
         line = Lineage(made_from=source.name, digest=self.manifest.digest(source))
         with staging(final) as staged:

@@ -47,9 +47,9 @@ def load(
     if not isinstance(artifact, Path | str) or not str(artifact):  # pyright: ignore[reportUnnecessaryIsInstance]
         found = type(artifact).__name__ if artifact else "an empty name"
         raise InputError(
-            "a model must be named by its folder",
+            "the model must be the path of its folder",
             found=found,
-            fix='name it as in ftx.load("runs/flowers/openvino/fp32")',
+            fix='give the path, for example ftx.load("runs/flowers/openvino/fp32")',
         )
     folder = Path(artifact)
     if str(artifact) in ARTIFACTS and not folder.exists():  # as for ftx eval

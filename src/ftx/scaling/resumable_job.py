@@ -96,11 +96,15 @@ def open_job(out: Path, spec: JobSpec) -> Iterator[PredictionJob]:
 def check_absent(out: Path) -> None:
     """Raise InputError if a file of this name exists."""
     if out.exists() or out.is_symlink():
-        raise InputError("--out must not exist yet", where=out, fix="name another file, or move this one away")
+        raise InputError(
+            "--out must not exist yet", where=out, fix="choose another file for --out, or move the existing one"
+        )
 
 
 def _check_same_job(job: PredictionJob) -> None:
-    fix = f"repeat the command that started it, remove {job.folder}, or name another file"
+    fix = (
+        f"run the command that started this prediction again, or remove {job.folder}, or choose another file for --out"
+    )
     try:
         started = JobSpec.model_validate(read_json(job.folder / JOB_FILE))
     except (OSError, JsonError, ValidationError) as error:
@@ -110,7 +114,7 @@ def _check_same_job(job: PredictionJob) -> None:
         ) from error
     if started != job.spec:
         differs = [name for name, value in started if value != getattr(job.spec, name)]
-        found = f"other {', '.join(differs)}"
+        found = f"different {', '.join(differs)}"
         raise InputError("this folder contains another unfinished prediction", where=job.folder, found=found, fix=fix)
 
 

@@ -21,7 +21,7 @@ from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import ImageError
 from ftx.core.processors import cores
 from ftx.data.decode import read_header
-from ftx.data.decode_limits import MAX_ASPECT, LimitedStream, decoding_bytes
+from ftx.data.decode_limits import MAX_ASPECT, LimitedStream, decoding_bytes, too_narrow
 from ftx.data.image_store import open_image
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.evaluating.predict import Prediction, to_prediction
@@ -121,8 +121,7 @@ class Images:
             found = f"{width} x {height}, {width * height / 1e6:.0f} megapixels of at most {self._max_pixels / 1e6:g}"
             raise ImageError("the image is too large", found=found, fix="scale it down")
         if max(width, height) > MAX_ASPECT * min(width, height):
-            found = f"{width} x {height}, at most {MAX_ASPECT} : 1"
-            raise ImageError("the image is too long a strip", found=found, fix="cut it up")
+            raise too_narrow(width, height)
 
 
 def _size(content: bytes) -> tuple[int, int, int]:

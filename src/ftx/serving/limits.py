@@ -82,7 +82,7 @@ class AccessRules:
 
 def bug_sentence(request_id: str) -> str:
     """What a client gets for a bug."""
-    return f"this is a bug of ftx; the server's log has it as request {request_id}"
+    return f"this is a bug in ftx; the server's log has it as request {request_id}"
 
 
 class Guard:
@@ -171,7 +171,7 @@ class _Exchange:
             await self._fail(error)
         except Exception as error:
             lines = "".join(traceback.format_exception(error))
-            self._guard.progress.note(f"request {self._id}: a bug of ftx in {self._scope['method']}: {lines}")
+            self._guard.progress.note(f"request {self._id}: a bug in ftx, in {self._scope['method']}: {lines}")
             await self._fail(HttpError(500, bug_sentence(self._id)))
         finally:
             self._guard.bodies.held_bytes -= self._held_bytes

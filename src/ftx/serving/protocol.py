@@ -285,7 +285,7 @@ def write_response(
             blobs.append(blob)
         else:
             if not texts and not np.isfinite(tensor).all():  # JSON cannot represent it
-                raise HttpError(500, "the model's output is not finite")
+                raise HttpError(500, "the model's output contains NaN or infinity")
             entry["data"] = tensor.ravel().tolist()
         written.append(entry)
     response = {"model_name": name, "model_version": str(number), "outputs": written}

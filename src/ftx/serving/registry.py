@@ -309,7 +309,7 @@ def _by_name(sources: Sequence[ModelSource]) -> Mapping[str, ModelVersions]:
         if not name.strip() or "/" in name or len(name) > 200 or not name.isprintable():
             fix = "name it with --name"
             raise InputError(
-                "the name of a model must be 1 to 200 printable letters, without a slash",
+                "the name of a model must be 1 to 200 printable characters, without a slash",
                 found=repr(name[:80]),
                 fix=fix,
             )

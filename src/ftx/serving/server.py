@@ -159,8 +159,12 @@ def sources_of(given: Sequence[str], names: Sequence[str]) -> list[ModelSource]:
         path = Path(after if named else text)
         if path.is_file():
             if not (path.parent / CARD_FILE).is_file():
-                fix = "name a run, or a folder that ftx export wrote"
-                raise InputError("this file is not a model of ftx", where=path, fix=fix)
+                raise InputError(
+                    "the model must be a folder that `ftx export` wrote, or a run",
+                    where=path,
+                    found=f"a file without {CARD_FILE} next to it",
+                    fix="for example: ftx serve runs/flowers",
+                )
             path = path.parent
         if named and index < len(names):
             found = f"{text}, --name {names[index]}"
@@ -183,11 +187,16 @@ def read_token(path: Path) -> str:
 
     Raises: InputError if there is none, or it can be guessed.
     """
-    write = f"write a new token: {shell_command('openssl rand -hex 32 >', path)}"
+    command = shell_command("openssl rand -hex 32 >", path)
     try:
         token = read_file(path, 4096).decode("ascii", errors="replace").strip()
     except OSError as error:
-        raise InputError("--token-file cannot be read", where=path, found=error.strerror, fix=write) from error
+        raise InputError(
+            "--token-file cannot be read",
+            where=path,
+            found=error.strerror,
+            fix=f"check the path and its permissions. To make a new token, run: {command}",
+        ) from error
     different = len(set(token))
     plain = token.isascii() and token.isprintable() and " " not in token
     if len(token) < LEAST_TOKEN or different < LEAST_DIFFERENT or not plain:
@@ -196,7 +205,7 @@ def read_token(path: Path) -> str:
             f"{LEAST_DIFFERENT} of them different",
             where=path,
             found=f"{len(token)} characters, {different} different ones",
-            fix=write,
+            fix=f"make a new token: {command}",
         )
     return token
 

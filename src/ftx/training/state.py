@@ -187,7 +187,7 @@ def check_consistent(record: StateRecord, tensors: Mapping[str, Tensor]) -> None
         if kind not in parts:
             raise ValueError(f"{name} is not a tensor of a training")
         if not tensor.isfinite().all():
-            raise ValueError(f"{name} has an entry that is not finite")
+            raise ValueError(f"{name} contains NaN or infinity")
         parts[kind][rest] = tensor
     weights, moments, best = parts.values()
     if wrong := _differing(best, {} if record.best is None else weights):

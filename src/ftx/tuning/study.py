@@ -98,7 +98,8 @@ def _open(out: Path, storage: str | None) -> RDBStorage:
                 "the driver of the study's storage is not installed",
                 where=printable(out, storage),
                 found=str(error.__cause__ or error),
-                fix="install it; for PostgreSQL: pip install 'psycopg[binary]', and --storage postgresql+psycopg://…",
+                fix="install the driver. For PostgreSQL: pip install 'psycopg[binary]', then use "
+                "--storage postgresql+psycopg://...",
             ) from error
         except RuntimeError as error:
             raise RunError(

@@ -159,7 +159,7 @@ def _base_card(base: Path) -> Card:
         int8 = card.precision.startswith("int8")
         reason = "nothing can be merged into 8 bits" if int8 else "it has no map of its weights"
         raise ExportError(
-            "BASE_IR must be a base that adapters can be merged into",
+            "BASE must be a base that adapters can be merged into",
             where=base,
             found=f"an IR in {card.precision}: {reason}",
             fix="write it on the server in fp32 or fp16: ftx export RUN --base DIR"
@@ -177,7 +177,9 @@ def _installed(out: Path, base: Card, progress: Progress) -> Card | None:
         return None
     if not (out / CARD_FILE).is_file():
         raise InputError(
-            "OUT_IR must be a new folder or a model", where=out, fix="choose another name, or move it away"
+            "OUT must be a new folder or a model",
+            where=out,
+            fix="choose another folder for OUT, or move the existing one",
         )
     try:
         card = read_card(out)
@@ -185,13 +187,15 @@ def _installed(out: Path, base: Card, progress: Progress) -> Card | None:
         progress.note(f"the existing model is damaged, and will be replaced: {error.what} ({error.where})")
         return None
     if card.base is not None:
-        raise InputError("OUT_IR must not be a base", where=out, fix="choose another name: a base serves many updates")
+        raise InputError(
+            "OUT must not be a base", where=out, fix="choose another folder for OUT: a base serves many updates"
+        )
     if card.precision != base.precision:
         raise InputError(
-            "OUT_IR must be a new folder or a model in the precision of the base",
+            "OUT must be a new folder or a model in the precision of the base",
             where=out,
             found=f"{card.precision}, and the base is in {base.precision}",
-            fix="choose another name, or move it away",
+            fix="choose another folder for OUT, or move the existing one",
         )
     return card
 

@@ -26,7 +26,7 @@ from ftx.runs.update_zip import REFERENCE_LOGITS, Update, read_update
 from ftx.tasks.labels import Labels
 from ftx.tasks.output_meaning import Meaning
 
-OTHER_BASE = "name the base that it was made for"
+OTHER_BASE = "run again with the base that this update was made for: ftx apply UPDATE BASE OUT"
 WITH_HEAD = "train it with modules_to_save for the head, as ftx does"
 _WRITE_AGAIN = "write it again: ftx export RUN --base DIR --as-update FILE"
 
@@ -89,7 +89,7 @@ def _reference_logits(content: bytes, update: Path, labels: int) -> dict[str, ND
             raise ValueError(f"no logits, but {', '.join(found) or 'nothing'}")
         logits_NC = found["logits"]
         if logits_NC.ndim != 2 or logits_NC.shape[1] != labels or not np.isfinite(logits_NC).all():
-            raise ValueError(f"logits of shape {list(logits_NC.shape)}, of {labels} labels, or not finite")
+            raise ValueError(f"logits of shape {list(logits_NC.shape)}, of {labels} labels, or with NaN or infinity")
         truth_NC = found.get("targets", logits_NC)  # of no image, if the labels are not the base's
         if truth_NC.shape not in (logits_NC.shape, (0, labels)):
             raise ValueError(f"targets of shape {list(truth_NC.shape)}, logits of {list(logits_NC.shape)}")
@@ -158,9 +158,9 @@ def check_fits(given: AdapterToMerge, base: Path, card: Card) -> None:
     if given.update is None:
         if (kept := given.file.config.token_fractions) != card.keep_tokens:
             raise AdapterError(
-                "the adapter must be trained with the tokens that the base keeps",
+                "the adapter must be trained with the same token dropping as the base",
                 where=given.path,
-                found=f"{dict(kept) or 'all'}, the base keeps {card.keep_tokens or 'all'}",
+                found=f"the adapter keeps {dict(kept) or 'all'}, the base keeps {card.keep_tokens or 'all'}",
                 fix=OTHER_BASE,
             )
         return

@@ -127,9 +127,9 @@ def _merge_layers(
     lacking = [layer for layer in adapters if f"{layer}.weight" not in base.constants]
     if lacking:
         raise AdapterError(
-            "the adapter must only change layers of the base",
+            "the adapter must change only layers that the base has",
             where=given.path,
-            found=f"{len(lacking)} that the base lacks ({', '.join(lacking[:3])})",
+            found=f"{len(lacking)} layers that the base does not have ({', '.join(lacking[:3])})",
             fix=OTHER_BASE,
         )
     digests: dict[str, str] = {}

@@ -218,5 +218,5 @@ def _is_exclusive(group: Any) -> bool:
 def _file(item: Any, root: Path) -> str:
     named = getattr(item.media, "path", None)
     if not named:
-        raise ValueError("it is not a separate file")
+        raise ValueError("the annotation contains no path of an image file")
     return os.path.relpath(os.path.realpath(named), os.path.realpath(root))

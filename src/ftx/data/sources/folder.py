@@ -210,7 +210,7 @@ def _splits(root: Path, walker: _Walker) -> dict[Split, Path]:
         split = _split_of(folder)
         if split is not None and (other := found.setdefault(split, folder)) is not folder:
             raise DataError(
-                f"only one folder must be the split {split}",
+                f"only one folder may be the split {split}",
                 where=root,
                 found=f"{other.name} and {folder.name}",
                 fix="put their images into one folder; if these are classes, move both into train/",
@@ -230,7 +230,7 @@ def _splits(root: Path, walker: _Walker) -> dict[Split, Path]:
             "each folder next to train/ must be a split: val/ or test/",
             where=root / others[0],
             found=", ".join(names),
-            fix=f"did you mean {alike}?" if alike else "move the other folders away",
+            fix=f"did you mean {alike}?" if alike else "move the other folders to another place",
         )
     return {} if others else found
 

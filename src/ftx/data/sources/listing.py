@@ -242,5 +242,5 @@ def split_in(cell: object) -> Split | None:
 
 def _digits(cell: str | int) -> str:
     if isinstance(cell, int) and cell.bit_length() > 64:
-        raise ValueError("a whole number beyond 64 bits is not a name")
+        raise ValueError("a label that is a number must fit in 64 bits")
     return str(cell)
