@@ -2,7 +2,7 @@
 
 A fenced block of the language ``console`` is a transcript. Its lines that begin with ``$`` are commands, which run one
 after the other in a new folder that contains ``photos``, the images that come with ftx. What a command prints on a
-terminal of 80 columns takes the place of the lines below it. A line ``...`` leaves out what is between the number of
+terminal of 100 columns takes the place of the lines below it. A line ``...`` leaves out what is between the number of
 lines that stand before it and after it.
 
     python docs/make_transcripts.py             # all, and the picture

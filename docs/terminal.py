@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-COLUMNS, ROWS = 80, 50
+COLUMNS, ROWS = 100, 50
 
 # Background, text, and the eight plain colours, of which ftx uses red, green and cyan.
 THEMES = {

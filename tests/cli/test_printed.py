@@ -20,7 +20,7 @@ from ftx.cli.report import print_comparison, print_report
 from ftx.cli.run import print_pipeline
 from ftx.cli.train import _print_dry_run, _print_trained
 from ftx.cli.tune import _print as print_tuned
-from ftx.cli.validate import parse_bounds, parse_sets, print_parity, print_what_saturates
+from ftx.cli.validate import parse_bounds, parse_sets, print_parity, print_what_saturates, without_details
 from ftx.core.errors import InputError
 from ftx.evaluating.evaluate import ClassScore, EvalReport
 from ftx.exporting import ExportReport
@@ -160,10 +160,9 @@ def test_how_int8_was_made_stands_beside_it(capsys: Capture) -> None:
     )
     said = capsys.readouterr()
     assert words(said.out)[1:] == [["a", "12.3", "1.5", "here"]] * 5
-    assert "a: verified on its reference images, 3 of 3" in said.err
-    assert said.err.endswith("next: ftx validate runs/a  (on all test images)\n")
+    assert said.err == "next: ftx validate runs/a\n"
     report = exports({"precision": "fp32"}, share, share | {"preset": "mixed"})
-    made = ["", "; 85% of layers in 8 bits", "; 85% of layers in 8 bits, mixed preset"]
+    made = ["", "85% of layers in 8 bits", "85% of layers in 8 bits, mixed preset"]
     assert [setting(one) for one in report.artifacts] == made
 
 
@@ -184,11 +183,13 @@ def test_every_setting_that_was_tried_stands_there(capsys: Capture, monkeypatch:
     report = exports({"int8_share": 0.85, "smooth_quant_alpha": 0.5, "searched": searched})
     print_export(report)
     said = capsys.readouterr()
-    assert "2 settings tried; chosen: SmoothQuant 0.5; 85% of layers in 8 bits\n" in said.err
+    assert "openvino/int8: 85% of layers in 8 bits, the best of 2 settings (-v shows them)\n" in said.err
     assert "logit error" not in said.out
     monkeypatch.setattr(console, "_details", True)
     print_export(report)
-    lines = words(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert "a: verified on its reference images, 3 of 3" in said.err
+    lines = words(said.out)
     assert "no SmoothQuant no number 30 of 32 0.29 24.0".split() in lines
     assert "SmoothQuant 0.5 0.0541 2 of 32 0.29 24.0 chosen".split() in lines
 
@@ -707,3 +708,25 @@ def test_what_is_not_listed_is_counted(capsys: Capture) -> None:
     assert lines[-2:] == ["  9.png", "  and 3 more; --json lists all"]
     _print_list("images: 10", [f"{number}.png" for number in range(10)])
     assert capsys.readouterr().err.splitlines()[-1] == "  9.png"
+
+
+@pytest.mark.parametrize(
+    ("summary", "short"),
+    [
+        (
+            "at most 1.5 points lost (95 % confidence, 9 images): 4 lost, 2 gained",
+            "at most 1.5 points lost (95 % confidence, 9 images)",
+        ),
+        (
+            "at most 5 points lost (95 % confidence, 9 groups): 1.5 lost, 0 gained; 386 groups ...",
+            "at most 5 points lost (95 % confidence, 9 groups); 386 groups ...",
+        ),
+        (
+            "logits within 2.9e-06 of the trained model's (bound 8.2e-04), 0 % of labels changed",
+            "0 % of labels changed",
+        ),
+        ("a logit is off by 1, the bound is 0.5", "a logit is off by 1, the bound is 0.5"),
+    ],
+)
+def test_a_verdict_is_short_without_details(summary: str, short: str) -> None:
+    assert without_details(summary) == short

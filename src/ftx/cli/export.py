@@ -275,19 +275,17 @@ def print_export(report: ExportReport) -> None:
     for item in report.artifacts:
         if item.searched is not None:
             print_search(item.searched, setting(item))
-        sentence = f"{item.artifact}: {VERDICT_WORDS[item.verdict]} on its reference images, {item.summary}"
-        console.print_note(sentence, "bad" if item.verdict == "failed" else "dim")
-    console.print_note(f"next: {shell_command('ftx validate', report.run)}  (on all test images)", "dim")
+        if console.shows_details() or item.verdict == "failed":
+            sentence = f"{item.artifact}: {VERDICT_WORDS[item.verdict]} on its reference images, {item.summary}"
+            console.print_note(sentence, "bad" if item.verdict == "failed" else "dim")
+    console.print_note(f"next: {shell_command('ftx validate', report.run)}", "dim")
 
 
 def print_search(report: QuantizeReport, chosen_as: str = "") -> None:
-    """The int8 setting that was chosen; with ``-v`` a row for each that was tried."""
-    chosen = next((row for row in report.candidates if row.chosen), None)
-    if chosen is not None:
-        console.print_note(
-            f"{report.artifact}: {len(report.candidates)} settings tried; chosen: {chosen.setting}{chosen_as}", "dim"
-        )
+    """How many int8 settings were tried; with ``-v`` a row for each."""
     if not console.shows_details():
+        tried = f"the best of {len(report.candidates)} settings (-v shows them)"
+        console.print_note(f"{report.artifact}: {chosen_as}{', ' if chosen_as else ''}{tried}", "dim")
         return
     console.print_table(
         ("setting", "logit error", "labels changed", "time vs fp32", "ms", ""),
@@ -316,4 +314,4 @@ def setting(item: ExportedArtifact) -> str:
     if item.int8_share is None:
         return ""
     preset = "" if item.preset is None else f", {item.preset} preset"
-    return f"; {item.int8_share:.0%} of layers in 8 bits{preset}"
+    return f"{item.int8_share:.0%} of layers in 8 bits{preset}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -124,8 +125,8 @@ def print_parity(report: ParityReport) -> None:
         _print_comparisons(report)
     _print_sets(report)
     for artifact, verdict in report.verdicts.items():
-        sentence = f"{artifact}: {VERDICT_WORDS[verdict]}, {report.summary[artifact]}"
-        console.print_note(sentence, _VERDICT_STYLES[verdict])
+        figures = report.summary[artifact] if console.shows_details() else without_details(report.summary[artifact])
+        console.print_note(f"{artifact}: {VERDICT_WORDS[verdict]}, {figures}", _VERDICT_STYLES[verdict])
     for problem in report.problems:
         console.print_note(problem, "bad")
     if console.shows_details():
@@ -142,6 +143,12 @@ def print_parity(report: ParityReport) -> None:
     if any(row.needed_images for row in report.rows):
         console.print_note("to prove more, use more test images, or allow more loss: --max-drop", "dim")
     console.print_note(f"next: {shell_command('ftx report', report.run)}  (-v shows every comparison)", "dim")
+
+
+def without_details(summary: str) -> str:
+    """The summary of a verdict without the images that were lost and gained, and without logits if labels are named."""
+    short = re.sub(r": [\d.]+ lost, [\d.]+ gained(?= of [\d,]+| *;|$)", "", summary)
+    return re.sub(r"^logits within \S+ of the trained model's(?: \(bound \S+\))?, ", "", short)
 
 
 def _print_models(report: ParityReport) -> None:
