@@ -271,7 +271,7 @@ def test_a_rank_is_at_most_the_smaller_side_of_each_layer(target: Role, rank: in
         assert attach(module, asked, generator=torch.Generator())
         return
     before = list(module.state_dict())
-    with pytest.raises(AdapterError, match=r"adapter\.rank must be at most 48") as caught:
+    with pytest.raises(AdapterError, match=r"--rank must be at most 48") as caught:
         attach(module, asked, generator=torch.Generator())
     leaf = {"fc1": "mlp.fc1", "fc2": "mlp.fc2", "v": "attn.qkv", "proj": "attn.proj"}[target]
     assert caught.value.where == f"adapter.rank, blocks.0.{leaf}"

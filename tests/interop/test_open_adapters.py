@@ -267,7 +267,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "too large": (lambda a: alter(a, lambda c: c.update(lora_alpha=1e40)), "must fit into fp32"),
     "no mapping": (lambda a: (a / "adapter_config.json").write_text("[" * 100_000), "cannot be read"),
     "no config": (lambda a: (a / "adapter_config.json").unlink(), "must be an adapter"),
-    "no tensors": (lambda a: (a / "adapter_model.safetensors").unlink(), "do not exist"),
+    "no tensors": (lambda a: (a / "adapter_model.safetensors").unlink(), "must contain adapter_model.safetensors"),
     "missing": (lambda a: retouch(a, lambda t, key: t.pop(key)), "1 keys missing"),
     "spare": (lambda a: retouch(a, lambda t, k: t.update({k.replace(".0.", ".9."): t[k].clone()})), "1 keys spare"),
     "a shape": (lambda a: retouch(a, lambda t, key: t.update({key: t[key][:, :-1].contiguous()})), "wrong shape"),

@@ -81,7 +81,7 @@ FLAGS = (
         "--epochs",
         "train.epochs",
         "auto|N",
-        "The most epochs to train. auto: 16 for an adapter in all blocks, else 10. --method linear usually has no "
+        "The most epochs to train. auto: 16 for an adapter in all blocks, else 10. Method linear usually has no "
         "epochs.",
         TIME,
     ),

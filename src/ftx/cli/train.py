@@ -13,7 +13,7 @@ from ftx.cli import console
 from ftx.cli.recipe_flags import OTHER, RESUME, START, TIME, read_recipe, with_recipe_flags
 from ftx.cli.shared_options import check_usage, numberless, parse_duration
 from ftx.core import rank_zero_output
-from ftx.core.errors import EnvironmentFault, InputError, Interrupted, shell_command, shown
+from ftx.core.errors import InputError, Interrupted, shell_command, shown
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import PRESET_NAMES, RENAMED_PRESETS
 
@@ -191,14 +191,9 @@ def choose_device(name: str | None) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if name == "cpu" else number or os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     if name == "cpu":
         return
-    import torch
+    from ftx.training import require_gpu
 
-    if not torch.cuda.is_available():
-        raise EnvironmentFault(
-            f"--device {name}: torch finds no such GPU",
-            found=f"torch {torch.__version__}",
-            fix="install a build of torch with CUDA, or train with --device cpu",
-        )
+    require_gpu(name)
 
 
 def _recipe_from(run: Path, overrides: Sequence[str], flags: Mapping[str, object]) -> Recipe:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ftx.adapters.trainable_model import TrainableModel
 from ftx.backbones.split_network import attentions_with_backward, set_attention
 from ftx.core.closed_model import ClosedModel
-from ftx.core.errors import RunError
+from ftx.core.errors import EnvironmentFault, RunError
 from ftx.core.memory import keep_freed_memory
 from ftx.core.processors import cores
 from ftx.runs.machine import cpu_flags
@@ -30,6 +30,19 @@ MOST_THREADS = 4096
 def device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def require_gpu(name: str) -> None:
+    """Check that torch has a GPU, which a user chose by ``name``.
+
+    Raises: EnvironmentFault if it has none.
+    """
+    if not torch.cuda.is_available():
+        raise EnvironmentFault(
+            f"--device {name}: torch finds no such GPU",
+            found=f"torch {torch.__version__}",
+            fix="install a build of torch with CUDA, or train with --device cpu",
+        )
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
