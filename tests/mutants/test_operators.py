@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from textwrap import dedent
 
@@ -75,3 +76,10 @@ def test_an_edit_elsewhere_leaves_a_mutant_what_it_was(tmp_path: Path) -> None:
 
 def ids(mutants: list[Mutant], without: str) -> list[str]:
     return [mutant.id for mutant in mutants if mutant.line != without]
+
+
+def test_each_fault_by_hand_is_one_place_of_the_source() -> None:
+    root = Path(__file__).parents[2]
+    faults = tomllib.loads((root / "tests" / "mutants" / "by_hand.toml").read_text(encoding="utf-8"))["fault"]
+    sources = {one["file"]: (root / "src" / "ftx" / one["file"]).read_text(encoding="utf-8") for one in faults}
+    assert [(one["file"], one["old"]) for one in faults if sources[one["file"]].count(one["old"]) != 1] == []
