@@ -112,6 +112,29 @@ def test_what_does_not_go_together_is_one_error(words: str, what: str, here: Pat
         ("serve --port 70000", "--port must be at most 65535|found: 70000|fix: run ftx serve -h to see what it takes"),
         ("validate --max-drop x", "--max-drop must be a number|found: x|fix: run ftx validate -h to see what it takes"),
         ("bench --seconds", "--seconds must have a value|fix: run ftx bench -h to see what it takes"),
+        ("train photos", "ftx train takes fewer arguments|found: photos|fix: did you mean --data photos?"),
+        (
+            "data check --data photos",
+            "ftx data check has no option --data|fix: name the data without it: ftx data check DATA",
+        ),
+        (
+            "export --precision fp32 int8",
+            "RUN must be a run folder|found: int8|fix: write several precisions with commas: --precision fp32,int8",
+        ),
+        (
+            "predict a.png --csv out.csv",
+            "--csv takes no file name|fix: write into a file: ftx predict IMAGES --csv > predictions.csv",
+        ),
+        (
+            "train --preset fast --method dora",
+            "--preset fast trains only the head, so --method must be linear|found: --method dora"
+            "|fix: leave --method out, or leave --preset out",
+        ),
+        (
+            "train --preset fast --method full",
+            "--preset fast trains only the head, so --method must be linear|found: --method full"
+            "|fix: leave --method out, or leave --preset out",
+        ),
         ("merge a b c", "ftx merge takes fewer arguments|found: b c|fix: run ftx merge -h to see what it takes"),
     ],
 )

@@ -178,6 +178,12 @@ def command(
             ),
         ),
     )
+    if run is not None and str(run) in IRS and not run.exists():
+        raise InputError(
+            "RUN must be a run folder",
+            found=str(run),
+            fix=f"write several precisions with commas: --precision fp32,{run}",
+        )
     open_run(run, data, needs_images=not updates and "openvino" in (chosen or ["openvino"]))
     if base is not None and as_update is not None:
         return _update(run, as_update, base, after, json=json)
@@ -187,6 +193,8 @@ def command(
         return _repository(run, out or Path(OVMS), precisions or ["fp32"], json=json)
     from ftx.exporting import export
 
+    if any(one.startswith("int8") and one != "int8-weights" for one in precisions):
+        console.print_note("int8 takes some minutes: ftx compares several settings", "dim")
     # ``export`` checks the precisions.
     report = export(
         run,

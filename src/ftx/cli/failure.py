@@ -104,6 +104,12 @@ def _usage_error(error: Exception, command: str | None, arguments: Sequence[str]
     path = cast("str", getattr(context, "command_path", f"ftx {command or ''}".rstrip()))
     help_ = f"run {path} -h to see what it takes"
     kind, text = type(error).__name__, str(message()).rstrip(".")
+    if (
+        kind == "NoSuchOption"
+        and getattr(error, "option_name", "") == "--data"
+        and "DATA" in str(context and context.command.collect_usage_pieces(context))
+    ):
+        return InputError(f"{path} has no option --data", fix=f"name the data without it: {path} DATA")
     if kind == "NoSuchOption":
         option, possible = str(getattr(error, "option_name", "")), list(getattr(error, "possibilities", None) or ())
         alike = nearest(option, possible) or next(iter(possible), None)
@@ -124,7 +130,8 @@ def _usage_error(error: Exception, command: str | None, arguments: Sequence[str]
             expected = expected.replace(theirs, ours)
         return InputError(f"{found[1]} must be {expected}", found=given, fix=help_)
     if found := re.match(r"Got unexpected extra arguments?\S* \((.+)\)", text):
-        return InputError(f"{path} takes fewer arguments", found=found[1], fix=help_)
+        fix = f"did you mean --data {found[1]}?" if path == "ftx train" else help_
+        return InputError(f"{path} takes fewer arguments", found=found[1], fix=fix)
     return InputError(text[:1].lower() + text[1:], fix=help_)
 
 

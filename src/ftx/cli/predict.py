@@ -158,6 +158,10 @@ def command(
             out is not None and of_lines,
             InputError(f"{of_lines} cannot be combined with --out", found=f"--out {out}", fix="add --scores instead"),
         ),
+        (
+            csv and any(path.suffix == ".csv" and not path.exists() for path in paths),
+            InputError("--csv takes no file name", fix="write into a file: ftx predict IMAGES --csv > predictions.csv"),
+        ),
         (csv and json, InputError("--csv cannot be combined with --json", fix="give only one of them")),
         (
             engine == "local" and (address or workers),

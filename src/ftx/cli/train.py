@@ -158,6 +158,13 @@ def command(
             ),
         ),
     )
+    adapter = flags["model.peft"] if preset == "fast" else None
+    if adapter not in (None, "none") or (preset == "fast" and flags["model.freeze_backbone"] is False):
+        raise InputError(
+            "--preset fast trains only the head, so --method must be linear",
+            found=f"--method {'full' if adapter == 'none' else adapter}",
+            fix="leave --method out, or leave --preset out",
+        )
     choose_device(device)
     if resume is not None:
         return _resume(resume, set_ or (), flags, json)

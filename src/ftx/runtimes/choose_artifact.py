@@ -32,8 +32,9 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
         raise RunError(
             "this run has no OpenVINO model yet",
             where=run.path,
-            found=f"it has {', '.join(map(str, run.artifacts()))}",
-            fix=f"run: {shell_command(EXPORT_IR, run.path)}",
+            found=f"the run contains only {', '.join(map(str, run.artifacts()))}",
+            fix=f"run: {shell_command(EXPORT_IR if run.has(DENSE) else DENSE.made_by, run.path)}"
+            + ("" if run.has(DENSE) else ", then ftx export"),
         )
     run.check_report(PARITY_FILE, shell_command("ftx validate", run.path))
     report = read_parity(run.path)
