@@ -97,7 +97,7 @@ def test_one_recipe_does_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     capsys.readouterr()
     assert run([*words, "--precision", "fp32"]) == 0
     said = capsys.readouterr().err
-    assert "onnx: verified, logits within" in said
+    assert "onnx: verified, " in said
     assert "openvino/fp32: " in said
     made = ftx.Run.open("runs/one")
     assert [str(artifact) for artifact in made.artifacts()] == ["trained", "dense", "onnx", "openvino/fp32"]

@@ -127,13 +127,17 @@ def test_what_does_not_go_together_is_one_error(words: str, what: str, here: Pat
         ),
         (
             "train --preset fast --method dora",
-            "--preset fast trains only the head, so --method must be linear|found: --method dora"
-            "|fix: leave --method out, or leave --preset out",
+            (
+                "--preset fast trains only the head, so --method must be linear|found: --method dora"
+                "|fix: leave --method out, or leave --preset out"
+            ),
         ),
         (
             "train --preset fast --method full",
-            "--preset fast trains only the head, so --method must be linear|found: --method full"
-            "|fix: leave --method out, or leave --preset out",
+            (
+                "--preset fast trains only the head, so --method must be linear|found: --method full"
+                "|fix: leave --method out, or leave --preset out"
+            ),
         ),
         ("merge a b c", "ftx merge takes fewer arguments|found: b c|fix: run ftx merge -h to see what it takes"),
     ],

@@ -187,7 +187,7 @@ def test_a_fresh_dora_model_is_the_base_exactly(images: Path) -> None:
 
 
 def test_a_rank_wider_than_its_layer_is_refused(images: Path) -> None:
-    with pytest.raises(AdapterError, match=r"adapter\.rank must be at most 192") as caught:
+    with pytest.raises(AdapterError, match=r"--rank must be at most 192") as caught:
         prepare(recipe(images, "lora", **{"adapter.rank": 193}), 3)
     assert "--rank of at most 192" in str(caught.value)
 
