@@ -25,7 +25,7 @@ def in_text(text: str) -> Iterator[str]:
 
 def in_markdown(text: str) -> Iterator[str]:
     """The sentences of Markdown, without code; a cell, an entry of a list and a heading end one each."""
-    prose = re.sub(r"```.*?```|^ {4}.*$|<[^>]+>|`[^`]*`", " ", text, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"```.*?```|^ {4}[^\n]*$|<[^>]+>|`[^`]*`", " ", text, flags=re.DOTALL | re.MULTILINE)
     prose = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", prose)
     for block in re.split(r"\n\s*\n|^\s*[-*] |^\s*\d+\. |^#+ |\|", prose, flags=re.MULTILINE):
         yield from in_text(block)

@@ -17,7 +17,7 @@ def test_a_word_is_found_in_names_too_but_not_in_a_contract(tmp_path: Path) -> N
 def test_a_sentence_of_over_40_words_is_found_where_people_read(tmp_path: Path) -> None:
     short, long = " ".join(["word"] * 40) + ".", " ".join(["word"] * 41) + "."
     for name, text in (
-        ("a.md", f"# A\n\n{short} {short}\n- {long}\n\n    $ {long}\n\n```\n{long}\n```\n| {short} | {short} |\n"),
+        ("a.md", f"# A\n\n{short} {short}\n\n    $ {long}\n\n```\n{long}\n```\n| {short} | {short} |\n- {long}\n"),
         ("b.html", f"<style>{long}</style><p>{short} {{{{ value }}}} <b>{short}</b></p><p>{long}</p>"),
         ("c.py", f'"""{long}"""\nraise X("{short}")\nraise X(f"{{a}} {long}")\n'),
         ("d.py", f'import typer\ndef command():\n    """{long}"""\ndef other():\n    """{long}"""\n'),

@@ -40,7 +40,7 @@ WORDS = {
     "mend(s|ed|ing)?": "fix",
     "alone": "only",
     "decides? by itself": "independent label",
-    "the field s trainer|sheets of garments": "baseline trainer (OTX settings), multi-label collages",
+    "the field.s trainer|sheets of garments": "baseline trainer (OTX settings), multi-label collages",
     "(nothing|nothing that was trained) (was|is) lost": "at most N points lost",
     "separate products": "unmerged forward",
     "exclude each other": "mutually exclusive classes",

@@ -170,6 +170,7 @@ def test_a_head_that_reads_many_rows_of_an_image_stays(paths: list[Path], store:
     assert (found, len(read)) == (None, 2)  # the first batch of each, though the training images are one batch
 
 
+@pytest.mark.representative
 def test_memory_of_a_fit_is_foreseen() -> None:
     """Of more labels than features, where the solver's memory of its steps is most of it."""
     script = f"""
