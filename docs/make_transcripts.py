@@ -13,16 +13,12 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from terminal import THEMES, animated, draw, plain, record, screen
 
@@ -94,7 +90,7 @@ def draw_terminal(text: str, screens: list[list[list[str]]]) -> None:
     pauses: list[float] = []
     for command, printed in zip(transcripts(text)[-1], screens[-1], strict=True):
         kept = command.trimmed([*printed])
-        lines += [f"\x1b[1m$ {shlex.join(shlex.split(command.line))}\x1b[0m", *kept]
+        lines += [f"\x1b[1m$ {command.line}\x1b[0m", *kept]
         pauses += [LINE_S, PAUSE_S, *([LINE_S] * (len(kept) - 1))] if kept else [LINE_S]
     shown = [at for at, line in enumerate(lines) if plain(line).strip()]
     times = list(accumulate(pauses))

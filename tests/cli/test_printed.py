@@ -725,8 +725,14 @@ def test_what_is_not_listed_is_counted(capsys: Capture) -> None:
             "logits within 2.9e-06 of the trained model's (bound 8.2e-04), 0 % of labels changed",
             "0 % of labels changed",
         ),
+        ("at most 1 points lost (95 %): 2 lost, 2 gained of 900", "at most 1 points lost (95 %)"),  # of an earlier ftx
         ("a logit is off by 1, the bound is 0.5", "a logit is off by 1, the bound is 0.5"),
     ],
 )
 def test_a_verdict_is_short_without_details(summary: str, short: str) -> None:
     assert without_details(summary) == short
+
+
+def test_a_validation_without_rows_is_printed(capsys: Capture) -> None:
+    print_parity(parity())
+    assert "compared with the trained model on 0 test images\n" in capsys.readouterr().out

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ftx.cli.command_list import COMMANDS, GROUPS, SUBCOMMANDS
-from ftx.cli.help_page import CONTEXT, HelpfulCommand
+from ftx.cli.help_page import CONTEXT, HelpfulCommand, write_commands
 from ftx.core.errors import TERMINATING, InputError, Termination, stopped
 from ftx.core.signals import postponed_by_import
 from ftx.core.version import __version__
@@ -55,8 +55,7 @@ class CommandGroup(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for heading, commands in GROUPS.items():
-            with formatter.section(heading):
-                formatter.write_dl([(f"{name:10}", listed.summary) for name, listed in commands.items()])
+            write_commands(formatter, heading, commands)
 
     def invoke(self, ctx: Any) -> Any:
         try:

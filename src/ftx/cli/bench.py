@@ -9,6 +9,7 @@ import typer
 from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag, TargetArgument, parse_numbers, parse_precisions
 from ftx.runs.artifacts import IRS
+from ftx.runs.compute_precision import precision_title
 
 if TYPE_CHECKING:
     from ftx.runs.bench_json import BenchReport, BenchRow
@@ -137,5 +138,5 @@ def _cells(row: BenchRow, *, wide: bool) -> tuple[str, ...]:
 
 
 def _setting(setting: OpenvinoSetting) -> str:
-    compute = "fp32" if setting.compute == "f32" else setting.compute
+    compute = precision_title(setting.compute)
     return f"{compute}, batch {setting.batch}, {setting.threads} threads, {setting.streams} streams"

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from ftx.cli import console
 from ftx.cli.command_list import SUBCOMMANDS
 from ftx.cli.data_look import look
-from ftx.cli.help_page import CONTEXT, HelpfulCommand
+from ftx.cli.help_page import CONTEXT, HelpfulCommand, write_commands
 from ftx.cli.shared_options import (
     SKIPPED,
     DataArgument,
@@ -44,8 +44,7 @@ class DataGroup(TyperGroup):
         return list(SUBCOMMANDS["data"])
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, listed.summary) for name, listed in SUBCOMMANDS["data"].items()])
+        write_commands(formatter, "Commands", SUBCOMMANDS["data"])
 
 
 subcommands = typer.Typer(cls=DataGroup, add_completion=False, rich_markup_mode=None, context_settings=CONTEXT)
@@ -87,9 +86,7 @@ def data(context: typer.Context) -> int | None:
 
 @_subcommand()
 def check(
-    path: Annotated[
-        Path, typer.Argument(metavar="DATA", help="A folder of images, a table, an annotation file, or shards.")
-    ],
+    path: DataArgument,
     task: DataTaskOption = None,
     form: DataFormatOption = "auto",
     follow_links: FollowLinksFlag = False,

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from pydantic import BaseModel, computed_field
 
@@ -100,20 +100,16 @@ def _usage_error(error: Exception, command: str | None, arguments: Sequence[str]
     message = getattr(error, "format_message", None)
     if not callable(message):
         return None
-    context = getattr(error, "ctx", None)
+    context: Any = getattr(error, "ctx", None)
     path = cast("str", getattr(context, "command_path", f"ftx {command or ''}".rstrip()))
     help_ = f"run {path} -h to see what it takes"
-    kind, text = type(error).__name__, str(message()).rstrip(".")
-    if (
-        kind == "NoSuchOption"
-        and getattr(error, "option_name", "") == "--data"
-        and "DATA" in str(context and context.command.collect_usage_pieces(context))
-    ):
-        return InputError(f"{path} has no option --data", fix=f"name the data without it: {path} DATA")
-    if kind == "NoSuchOption":
+    text = str(message()).rstrip(".")
+    if type(error).__name__ == "NoSuchOption":
         option, possible = str(getattr(error, "option_name", "")), list(getattr(error, "possibilities", None) or ())
         alike = nearest(option, possible) or next(iter(possible), None)
         fix = help_ if alike is None else f"did you mean {alike}? {path} -h lists all options"
+        if option == "--data" and any(one.metavar == "DATA" for one in context.command.params):
+            fix = f"name the data without it: {path} DATA"
         return InputError(f"{path} has no option {option}", fix=fix)
     if found := re.match(r"No such command '(.+?)'(?:\. Did you mean '(.+?)')?", text):
         fix = f"did you mean {path} {found[2]}?" if found[2] else f"run {path} -h to see all commands"

@@ -5,11 +5,12 @@ Plain text: rich's markup costs 0.15 s of import, half of what ``ftx --help`` ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from typer.core import TyperCommand
 
-from ftx.cli.command_list import COMMANDS, SUBCOMMANDS
+from ftx.cli.command_list import COMMANDS, SUBCOMMANDS, ListedCommand
 
 # Of each command, and of the program.
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -46,6 +47,12 @@ class HelpfulCommand(TyperCommand):
             with formatter.section("Examples"):
                 for example in listed:
                     formatter.write_text(example)
+
+
+def write_commands(formatter: Any, heading: str, commands: Mapping[str, ListedCommand]) -> None:
+    """Write a section with a line for each command; the lines of several sections begin in one column."""
+    with formatter.section(heading):
+        formatter.write_dl([(f"{name:10}", listed.summary) for name, listed in commands.items()])
 
 
 def _name(parameter: Any) -> str:

@@ -132,7 +132,7 @@ def command(
         ),
         (
             watch is None and not paths,
-            InputError("there are no images to predict", fix="Name images or folders: ftx predict new-photos"),
+            InputError("there are no images to predict", fix="name images or folders: ftx predict new-photos"),
         ),
         (
             Path("-") in paths and len(paths) > 1,
@@ -151,7 +151,7 @@ def command(
             InputError(
                 "--out cannot be combined with --watch, which has no end",
                 found=f"--watch {watch}",
-                fix="Write the lines into a file: ftx predict --watch DIR --json > FILE",
+                fix="write the lines into a file: ftx predict --watch DIR --json > FILE",
             ),
         ),
         (

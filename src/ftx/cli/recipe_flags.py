@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import wraps
 from operator import attrgetter
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -202,6 +203,20 @@ def method_keys(method: str | None, peft: str | None, freeze_backbone: bool | No
     return {"model.peft": adapter, "model.freeze_backbone": method == "linear"}
 
 
+# Options that other commands have as well, in groups only in the help of training.
+_GROUP_OF_SHARED = {"out": START, "set_": OTHER, "strict": OTHER, "json": OTHER}
+
+
+def _in_group(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter with its option in the group that the table has for it; others as they are."""
+    if parameter.name not in _GROUP_OF_SHARED:
+        return parameter
+    kind, option = get_args(parameter.annotation)
+    grouped = copy(option)
+    grouped.rich_help_panel = _GROUP_OF_SHARED[parameter.name]
+    return parameter.replace(annotation=Annotated[kind, grouped])
+
+
 def with_recipe_flags(function: Callable[..., int]) -> Callable[..., int]:
     """A command with all flags of the table; its parameter ``flags`` has their values by key, None if not given."""
 
@@ -214,7 +229,8 @@ def with_recipe_flags(function: Callable[..., int]) -> Callable[..., int]:
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
         of_recipe = [flag.parameter() for flag in FLAGS]
-        parameters += [*of_recipe[:3], *_METHOD_FLAGS, *of_recipe[3:]] if parameter.name == "flags" else [parameter]
+        both = [*of_recipe[:3], *_METHOD_FLAGS, *of_recipe[3:]]
+        parameters += both if parameter.name == "flags" else [_in_group(parameter)]
     read_by_typer = cast("Any", command)
     read_by_typer.__signature__ = inspect.Signature(parameters)
     read_by_typer.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -232,6 +248,12 @@ def read_recipe(
 
     path = None if config is None else recipe_file(config)
     recipe = Recipe.build(path, overrides, flags, preset)
+    if preset == "fast" and recipe.method != "linear":
+        raise InputError(
+            "--preset fast trains only the head, so --method must be linear",
+            found=f"--method {recipe.method}",
+            fix="leave --method out, or leave --preset out",
+        )
     notes = None if path is None else notes_on_otx(path)
     if notes is not None:
         console.print_note("this OTX recipe is in ftx (other keys have their defaults):", "strong")

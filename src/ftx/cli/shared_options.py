@@ -74,7 +74,8 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Set any key of the recipe, for example train.weight_decay=0.01; can be repeated.",
+        help="Set any key of the recipe, for example train.weight_decay=0.01; can be repeated. `ftx schema recipe` "
+        "lists the keys.",
     ),
 ]
 OutOption = Annotated[

@@ -11,11 +11,20 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.recipe_flags import OTHER, RESUME, START, TIME, read_recipe, with_recipe_flags
-from ftx.cli.shared_options import check_usage, numberless, parse_duration
+from ftx.cli.shared_options import (
+    JsonFlag,
+    OutOption,
+    SetOption,
+    StrictFlag,
+    check_usage,
+    numberless,
+    parse_duration,
+)
 from ftx.core import rank_zero_output
 from ftx.core.errors import InputError, Interrupted, shell_command, shown
 from ftx.recipe.schema import Recipe
 from ftx.recipe.sections import PRESET_NAMES, RENAMED_PRESETS
+from ftx.runs.compute_precision import precision_title
 
 if TYPE_CHECKING:
     from ftx.training import DryRunReport, TrainReport
@@ -37,15 +46,7 @@ def command(
             rich_help_panel=START,
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="The run folder to write.  [default: a new one in runs/]",
-            rich_help_panel=START,
-        ),
-    ] = None,
+    out: OutOption = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -100,30 +101,9 @@ def command(
             rich_help_panel=OTHER,
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Set any key of the recipe, for example train.weight_decay=0.01; can be repeated. `ftx schema "
-            "recipe` lists the keys.",
-            rich_help_panel=OTHER,
-        ),
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict",
-            help="Fail if the data has a different number of labels from the recipe (data.classes).",
-            rich_help_panel=OTHER,
-        ),
-    ] = False,
-    json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print one JSON object on stdout; everything else goes to stderr.", rich_help_panel=OTHER
-        ),
-    ] = False,
+    set_: SetOption = None,
+    strict: StrictFlag = False,
+    json: JsonFlag = False,
 ) -> int:
     """Train a model on your images: an adapter, only the head, or all weights.
 
@@ -158,13 +138,6 @@ def command(
             ),
         ),
     )
-    adapter = flags["model.peft"] if preset == "fast" else None
-    if adapter not in (None, "none") or (preset == "fast" and flags["model.freeze_backbone"] is False):
-        raise InputError(
-            "--preset fast trains only the head, so --method must be linear",
-            found=f"--method {'full' if adapter == 'none' else adapter}",
-            fix="leave --method out, or leave --preset out",
-        )
     choose_device(device)
     if resume is not None:
         return _resume(resume, set_ or (), flags, json)
@@ -256,7 +229,7 @@ def _print_trained(report: TrainReport) -> None:
     best = f"{report.best_epoch} of {report.epochs}: {reached}"
     console.print_facts(
         [
-            ("model", f"{report.model}, {report.method}, computed in {_precision(report.precision)}"),
+            ("model", f"{report.model}, {report.method}, computed in {precision_title(report.precision)}"),
             ("trained", f"{report.trainable_parameters:,} parameters"),
             ("images", _images(report.images, report.classes)),
             ("best epoch", f"{best}, loss {report.loss:.3f}"),
@@ -292,11 +265,15 @@ def _print_dry_run(report: DryRunReport) -> None:
     if report.layers:
         columns = ("layer", "number", "targets", "inputs", "outputs", "rank", "parameters")
         console.print_table(columns, layer_rows(report.layers), title="\nadapted layers")
+    precision = precision_title(report.precision)
     tokens = [f"{count} from block {block} on" for block, count in report.tokens.items()]
     console.print_facts(
         [
             ("images", _images(report.images, len(report.counts))),
-            ("model", f"{report.model} at {report.image_size} px, {report.method}, in {_precision(report.precision)}"),
+            (
+                "model",
+                f"{report.model} at {report.image_size} px, {report.method}, in {precision}",
+            ),
             *([("tokens", ", ".join(tokens))] if tokens else []),
             ("augment", report.seen),
             ("to train", f"{report.trainable_parameters:,} parameters, {report.trainable_share:.1%} of the model"),
@@ -328,10 +305,6 @@ def _times(report: DryRunReport) -> str:
     epochs = f"{report.epochs} epoch{'s' * (report.epochs != 1)} of {_duration(report.seconds_per_epoch)}"
     estimate = f"about {_duration(report.seconds)}: {epochs}"
     return f"{estimate}, and {_duration(report.seconds_before)} before" if report.seconds_before >= 1 else estimate
-
-
-def _precision(text: str) -> str:
-    return "fp32" if text == "f32" else text
 
 
 def _duration(seconds: float) -> str:

@@ -120,9 +120,11 @@ def parse_sets(given: Sequence[str]) -> list[InstructionSet]:
 
 def print_parity(report: ParityReport) -> None:
     """A row for each model, then each verdict in a sentence, then the problems; every comparison with ``-v``."""
-    _print_models(report)
+    # Accuracies can be compared, so they are of the same images: those of the rows with most.
+    most = max((row.images for row in report.own_rows), default=0)
+    _print_models(report, most)
     if console.shows_details():
-        _print_comparisons(report)
+        _print_comparisons(report, most)
     _print_sets(report)
     for artifact, verdict in report.verdicts.items():
         figures = report.summary[artifact] if console.shows_details() else without_details(report.summary[artifact])
@@ -147,16 +149,15 @@ def print_parity(report: ParityReport) -> None:
 
 def without_details(summary: str) -> str:
     """The summary of a verdict without the images that were lost and gained, and without logits if labels are named."""
-    short = re.sub(r": [\d.]+ lost, [\d.]+ gained(?= of [\d,]+| *;|$)", "", summary)
+    short = re.sub(r": [\d.]+ lost, [\d.]+ gained(?: of [\d,]+)?(?=;|$)", "", summary)
     return re.sub(r"^logits within \S+ of the trained model's(?: \(bound \S+\))?, ", "", short)
 
 
-def _print_models(report: ParityReport) -> None:
+def _print_models(report: ParityReport, most: int) -> None:
     """A row for each model as it is deployed: the precision that the runtime chooses, from image files if there are."""
     from ftx.runs.parity_json import latency_rows
 
     rows = report.own_rows
-    most = max(row.images for row in rows)  # accuracies of fewer images cannot be compared with the others
     deployed: dict[str, ParityRow] = {}
     for row in sorted(rows, key=lambda row: (row.view == "files", row.compute.chosen_by_runtime)):
         deployed[row.artifact] = row
@@ -184,14 +185,12 @@ def _in_table(verdict: str) -> str:
     return verdict.upper() if verdict == "failed" else verdict
 
 
-def _print_comparisons(report: ParityReport) -> None:
+def _print_comparisons(report: ParityReport, most: int) -> None:
     """A row for each view and precision of each model."""
     wide = console.width() >= _WIDE
     columns = ["artifact", "view", "compute", "max |d|", "bound", "accuracy %", "lost", "gained", "ms", ""]
     if wide:
         columns[5:5] = ["mean |d|", "cosine", "same %"]
-    # Accuracies can be compared, so they are of the same images: those of the rows with most.
-    most = max((row.images for row in report.own_rows), default=0)
     console.print_table(
         columns,
         [_cells(row, wide=wide, of_all=row.images == most) for row in report.own_rows],

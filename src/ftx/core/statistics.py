@@ -16,6 +16,11 @@ _EXACT = 1e-9
 _MOST_UNITS = 100_000_000
 
 
+def points_up(fraction: float) -> str:
+    """The upper end of a loss in points, rounded up, and at least 0: 148 images without a loss prove less than two."""
+    return f"{max(math.ceil(1000 * fraction - 1e-9), 0) / 10:.1f}"
+
+
 def wilson_interval(hits: float, trials: int) -> tuple[float, float]:
     """The 95 % interval of a fraction; (0, 1) without trials.
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ftx.core.statistics import PairedCounts, holm
+from ftx.core.statistics import PairedCounts, holm, points_up
 from ftx.evaluating.comparison import Comparison
 from ftx.evaluating.logit_bounds import rests_on_labels
 from ftx.runs.artifacts import TRAINED
@@ -233,9 +233,9 @@ def _interval(row: ParityRow) -> str:
     sure = f"{100 * row.confidence:g} % confidence"
     if row.drop_high is None:
         units = f"{row.images:,} images"
-        text = f"at most {_up(row.changed_high)} % of labels changed ({sure}, {units}): {_changed(row)}"
+        text = f"at most {points_up(row.changed_high)} % of labels changed ({sure}, {units}): {_changed(row)}"
     else:
-        most = f"at most {_up(max(row.drop_high, 0.0))} points lost"
+        most = f"at most {points_up(row.drop_high)} points lost"
         text = f"{most} ({sure}, {row.labelled:,} {row.unit}s): {row.lost:.4g} lost, {row.gained:.4g} gained"
     if row.needed_images is None:
         return text
@@ -253,8 +253,3 @@ def _lost_at_least(row: Comparison, max_drop: float, confidence: float) -> str:
 
 def _changed(row: ParityRow) -> str:
     return f"{100 * row.changed:.2g} % of labels changed"
-
-
-def _up(fraction: float) -> str:
-    """An upper end in points, rounded up: 148 images without a loss prove less than two points."""
-    return f"{math.ceil(1000 * fraction - 1e-9) / 10:.1f}"

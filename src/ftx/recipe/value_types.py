@@ -164,13 +164,13 @@ def _kept_fraction(value: object, block: int) -> float:
 _Sides = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")]
 Seed = Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)]
 Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=MOST_COUNTED)]
+# Without a validator of its own, which would take its limits out of the JSON schema of a union.
+_Counted = Annotated[int, Field(ge=1, le=MOST_COUNTED)]
 CountOrAuto = Annotated[
-    Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_COUNTED)],
-    BeforeValidator(partial(word_or_count, word="auto", most=MOST_COUNTED)),
+    Literal["auto"] | _Counted, BeforeValidator(partial(word_or_count, word="auto", most=MOST_COUNTED))
 ]
 CountOrNone = Annotated[
-    Literal["none"] | Annotated[int, Field(ge=1, le=MOST_COUNTED)],
-    BeforeValidator(partial(word_or_count, word="none", most=MOST_COUNTED)),
+    Literal["none"] | _Counted, BeforeValidator(partial(word_or_count, word="none", most=MOST_COUNTED))
 ]
 LabelsOrAuto = Annotated[
     Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_LABELS)],

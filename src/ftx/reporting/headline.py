@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from operator import attrgetter
 from typing import Literal
 
 from ftx.core.errors import FtxError
+from ftx.core.statistics import points_up
 from ftx.evaluating.logit_bounds import rests_on_labels
 from ftx.reporting.facts import RunFacts
 from ftx.reporting.held_out import HeldOutPredictions
@@ -111,8 +111,8 @@ def _at_most(parity: ParityReport, row: ParityRow) -> str:
     # Several models are tested together, so the end of each is stricter than what holds for all of them.
     confidence = f"{100 * (1 - parity.family.alpha):g} % confidence"
     if row.drop_high is None:
-        return f"At most {_up(row.changed_high)} % of its labels changed ({confidence}, {row.images:,} images)."
-    return f"At most {_up(row.drop_high)} points of accuracy lost ({confidence}, {row.labelled:,} {row.unit}s)."
+        return f"At most {points_up(row.changed_high)} % of its labels changed ({confidence}, {row.images:,} images)."
+    return f"At most {points_up(row.drop_high)} points of accuracy lost ({confidence}, {row.labelled:,} {row.unit}s)."
 
 
 def _unproved(facts: RunFacts, parity: ParityReport, artifact: Artifact) -> tuple[str, str]:
@@ -202,12 +202,10 @@ def _lost(facts: RunFacts, artifact: Artifact) -> Tile:
     if not rests_on_labels(artifact, row.compute):
         return Tile(f"predictions changed by export to {artifact.variant}", f"{100 * row.changed:.1f} %")
     if row.drop_high is None:
-        return Tile(f"predictions changed by export to {artifact.variant} (95 %)", f"≤ {_up(row.changed_high)} %")
-    return Tile(f"accuracy lost by export to {artifact.variant} (95 % confidence)", f"≤ {_up(row.drop_high)} points")
-
-
-def _up(fraction: float) -> str:
-    return f"{max(ceil(1000 * fraction - 1e-9), 0) / 10:.1f}"
+        return Tile(f"predictions changed by export to {artifact.variant} (95 %)", f"≤ {points_up(row.changed_high)} %")
+    return Tile(
+        f"accuracy lost by export to {artifact.variant} (95 % confidence)", f"≤ {points_up(row.drop_high)} points"
+    )
 
 
 def _time(facts: RunFacts, artifact: Artifact) -> Tile:

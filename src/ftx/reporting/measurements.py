@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from ftx.evaluating.logit_bounds import rests_on_labels
 from ftx.reporting.facts import RunFacts
 from ftx.reporting.figures import bars
 from ftx.runs.artifacts import TRAINED, Artifact
-from ftx.runs.compute_precision import ComputePrecision, Dtype
+from ftx.runs.compute_precision import ComputePrecision
 from ftx.runs.parity_json import ParityRow, View, latency_rows
 
 HopState = Literal["reference", "proved", "unproved", "failed", "not validated"]
@@ -21,8 +21,6 @@ _VIEWS: dict[View, str] = {
     "one_image": "same pixels, one image at a time",
 }
 _HEADS = "model,precision,batch,threads,streams,median ms,p90 ms,p99 ms,images/s,peak MB".split(",")
-# As the rest of ftx writes the precisions that reports call f32 and f16.
-_PRECISIONS: Mapping[Dtype, str] = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def chain(facts: RunFacts) -> list[Hop]:
 
 def shown_precision(compute: ComputePrecision) -> str:
     """A precision as a page names it."""
-    return _PRECISIONS[compute.dtype] + (" (chosen by OpenVINO)" if compute.chosen_by_runtime else "")
+    return compute.title + (" (chosen by OpenVINO)" if compute.chosen_by_runtime else "")
 
 
 def _hop(artifact: Artifact, rows: Sequence[ParityRow], latency_ms: float) -> Hop:
@@ -104,10 +102,10 @@ def latency(facts: RunFacts) -> Latency | None:
         shown = [row for row in found.rows if row.batch == 1 and row.streams == 1] or found.rows
         sets = ", ".join(sorted({row.isa for row in found.rows if row.isa})) or "unknown instruction set"
         return Latency(
-            _bars([(f"{row.artifact}, {_PRECISIONS[row.compute.dtype]}", row.p50_ms) for row in shown]),
+            _bars([(f"{row.artifact}, {row.compute.title}", row.p50_ms) for row in shown]),
             _HEADS,
             [
-                [row.artifact, _PRECISIONS[row.compute.dtype], *map(str, (row.batch, row.threads, row.streams))]
+                [row.artifact, row.compute.title, *map(str, (row.batch, row.threads, row.streams))]
                 + [f"{ms:.1f}" for ms in (row.p50_ms, row.p90_ms, row.p99_ms, row.images_per_s)]
                 + [f"{row.peak_bytes / 1e6:.0f}"]
                 for row in found.rows

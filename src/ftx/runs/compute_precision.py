@@ -12,6 +12,11 @@ Dtype = Literal["f32", "bf16", "f16"]
 Compute = Literal["f32", "auto"]
 
 
+def precision_title(name: str) -> str:
+    """A precision as people read it: fp32 for the f32 of files, fp16 for f16; others as they are."""
+    return {"f32": "fp32", "f16": "fp16"}.get(name, name)
+
+
 @dataclass(frozen=True)
 class ComputePrecision:
     """A dtype, and whether the runtime chose it by itself, as where the model is deployed; else it was pinned."""
@@ -22,7 +27,7 @@ class ComputePrecision:
     @property
     def title(self) -> str:
         """As people read it: fp32, bf16 or fp16."""
-        return self.dtype.replace("f32", "fp32").replace("f16", "fp16") if self.dtype != "bf16" else self.dtype
+        return precision_title(self.dtype)
 
     def __str__(self) -> str:
         """As files contain it."""
