@@ -327,6 +327,6 @@ def test_a_layer_is_adapted_as_a_whole() -> None:
 )
 def test_settings_of_lora_contradict_it(setting: str) -> None:
     key = setting.partition("=")[0]
-    with pytest.raises(RecipeError, match=f"{key}: contradicts model.peft lokr"):
+    with pytest.raises(RecipeError, match=f"{key}: contradicts method lokr \\(model.peft lokr\\)"):
         Recipe.build(overrides=["model.peft=lokr", setting])
     Recipe.build(overrides=["model.peft=dora", setting])

@@ -55,7 +55,7 @@ def test_what_a_file_says_does_not_steer_the_terminal(text: str) -> None:
         console.print_tree(text, [console.TreeLine(text, text)])
         console.TerminalProgress().note(text)
         said = shown.getvalue()
-    assert said.count(ascii(text)[1:-1]) == 9 + 3 * ("\n" not in text)  # what is found goes on in lines of its own
+    assert said.count(ascii(text)[1:-1]) == 8 + 4 * ("\n" not in text)  # an error of several lines is indented
     assert not [line for line in said.splitlines() if line.startswith("error: forged")]
     assert all(one.isprintable() or one == "\n" for one in said)
 

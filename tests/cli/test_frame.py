@@ -230,7 +230,7 @@ def test_a_wrong_recipe_says_everything_and_writes_nothing(tmp_path: Path) -> No
     done = call(*words, folder=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    for key in ("adapter.rank", "train.lr:", "'dora'", "train.lrate", "q, v, k"):
+    for key in ("--rank:", "--lr:", "'dora'", "train.lrate", "q, v, k"):
         assert key in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -96,6 +96,9 @@ def test_what_does_not_go_together_is_one_error(words: str, what: str, here: Pat
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
 
 
+SCHEMA = "`ftx schema recipe` lists every key, its type and its default"
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
@@ -137,6 +140,31 @@ def test_what_does_not_go_together_is_one_error(words: str, what: str, here: Pat
             (
                 "--preset fast trains only the head, so --method must be linear|found: --method full"
                 "|fix: leave --method out, or leave --preset out"
+            ),
+        ),
+        (
+            "train --epochs -3",
+            "--epochs: must be 'auto' or a whole number of 1 or more; found '-3'|fix: correct it; " + SCHEMA,
+        ),
+        (
+            "train --method linear --rank 16 --set train.batch_size=0",
+            "train.batch_size: must be 1 or more; found 0|fix: correct it; " + SCHEMA,
+        ),
+        (
+            "train --method linear --rank 16",
+            "--rank: contradicts method linear (model.peft none), which has no adapter|fix: correct it; " + SCHEMA,
+        ),
+        (
+            "train --batch-size 0 --lr x --set train.augment=heavy",
+            "3 errors in the recipe:|  --batch-size: must be 1 or more; found '0'"
+            "|  --lr: must be 'auto' or a number above 0; found 'x'"
+            "|  train.augment: must be one of auto, light, none; found 'heavy'|fix: correct it; " + SCHEMA,
+        ),
+        (
+            "train --epochs 3",
+            (
+                "--data must be given, as the default folder does not exist|where: data"
+                "|fix: give the folder that contains your images, as in: ftx train --data DIR"
             ),
         ),
         ("merge a b c", "ftx merge takes fewer arguments|found: b c|fix: run ftx merge -h to see what it takes"),

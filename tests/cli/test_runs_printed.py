@@ -45,7 +45,7 @@ def test_no_name_is_broken(columns: int) -> None:
     assert lines[0].split()[0] == "run"
     for line, name in zip(lines[1:3], NAMES, strict=True):
         assert f"runs/{name}" in line
-        assert "0.8125" in line
+        assert "81.2 %" in line
         assert len(line.rstrip()) <= columns
     assert ("openvino/int8" in lines[1]) == (columns >= 120)
     assert ("1:01:40" in lines[1]) == (columns >= 80)
@@ -90,11 +90,11 @@ def test_each_figure_stands_in_its_column(capsys: pytest.CaptureFixture[str]) ->
     lines = [line.split() for line in said.out.splitlines()]
     assert lines[0] == ["run", "method", "model", "size", "epochs", "accuracy", "time", "MB", "holds", "started"]
     common = ["dora", "vit_base_patch14_dinov2", "224"]
-    assert lines[1][:-2] == ["runs/a", *common, "9/12", "0.5000", "1:01:40", "123.4", "trained,", "dense", "(stale)"]
+    assert lines[1][:-2] == ["runs/a", *common, "9/12", "50.0", "%", "1:01:40", "123.4", "trained,", "dense", "(stale)"]
     started = ["trained;", "started", "from", "runs/a"]
-    assert lines[2][:-2] == ["runs/b", "*", *common, "3/12", "0.8125", "1:01:40", "123.4", *started]
+    assert lines[2][:-2] == ["runs/b", "*", *common, "3/12", "81.2", "%", "1:01:40", "123.4", *started]
     assert lines[3][:-2] == ["runs/c", *common, "9/12", "-", "0:01:00", "123.4", "unreadable:", "torn"]
-    assert lines[4][:-2] == ["runs/d", *common[:2], "-", "-", "0.8125", "1:01:40", "1.3", "training"]
+    assert lines[4][:-2] == ["runs/d", *common[:2], "-", "-", "81.2", "%", "1:01:40", "1.3", "training"]
     assert "*: runs/latest\n" in said.err
 
 
@@ -103,7 +103,7 @@ def test_figures_of_several_kinds_say_which_they_are(capsys: pytest.CaptureFixtu
     print_runs(RunsReport(runs=[run("a"), timed]), named=False)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0][5] == "metric"
-    assert [line[5:7] for line in lines[1:3]] == [["accuracy", "0.8125"], ["bench.p50_ms", "12.3"]]
+    assert [line[5:7] for line in lines[1:3]] == [["accuracy", "81.2"], ["bench.p50_ms", "12.3"]]
 
 
 def test_keys_that_differ_stand_below_the_names_of_their_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def folders(root: Path, counts: dict[str, int]) -> Path:
 def test_class_folders(tmp_path: Path) -> None:
     report = check(folders(tmp_path, {"train/a": 12, "train/b": 4, "val/a": 3, "val/b": 1}))
     assert (report.layout, report.task, report.ok) == ("splits", "multiclass", True)
-    assert report.images == {"train": 16, "val": 4}
+    assert (report.images, report.val_from_train) == ({"train": 16, "val": 4}, False)
     assert report.counts == {"a": {"train": 12, "val": 3}, "b": {"train": 4, "val": 1}}
     assert report.imbalance == 3
     assert not report.near_duplicates
@@ -143,7 +143,9 @@ def test_status_and_words_of_the_verb(broken: Path, tmp_path: Path, capsys: Capt
     assert len(json.loads(said.stdout)["problems"]) == 2
     good = folders(tmp_path / "good", {"a": 20, "b": 20})
     assert run(["data", "check", str(good)]) == 0
-    assert f"ftx train --data {good}" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "32 train, 8 val (val is taken from train)\n" in said.out
+    assert f"ftx train --data {good}" in said.err
     (good / "a" / "cut.png").write_bytes(b"\x89PNG")
     assert run(["data", "check", str(good)]) == 4
     assert run(["data", "check", str(good), "--task", "multilable"]) == 2
@@ -197,7 +199,7 @@ def test_the_share_and_the_task_that_were_named_are_those_of_the_report(tmp_path
     """Half of ten images of each of two labels, and not the fifth that is the default."""
     report = check(folders(tmp_path, {"a": 10, "b": 10}), "multilabel", val_fraction=0.5)
     assert (report.task, report.task_named) == ("multilabel", True)
-    assert report.images == {"train": 10, "val": 10}
+    assert (report.images, report.val_from_train) == ({"train": 10, "val": 10}, True)
     report = check(tmp_path)
     assert (report.task, report.task_named, report.images) == ("multiclass", False, {"train": 16, "val": 4})
 

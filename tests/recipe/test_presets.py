@@ -106,7 +106,7 @@ def test_a_file_an_override_and_a_flag_win(tmp_path: Path) -> None:
     assert Recipe.build(flags={"model.peft": "none"}, preset="auto").method == "full"
     file.write_text("model: {peft: lora}\n")
     for config, flags in ((None, {"adapter.rank": 4}), (file, None), (None, {"model.peft": "lora"})):
-        with pytest.raises(RecipeError, match=r"with model.peft|contradicts model") as caught:
+        with pytest.raises(RecipeError, match=r"with model.peft|contradicts method") as caught:
             Recipe.build(config, flags=flags, preset="fast")
         assert "--preset fast, which sets model.peft=none; model.freeze_backbone=True" in str(caught.value.found)
         assert caught.value.fix == "run it again without --preset fast, or without the keys that contradict it"

@@ -192,13 +192,13 @@ def test_every_error_is_reported_at_once_with_the_nearest_key() -> None:
             "trane: unknown key, did you mean 'train'?",
             "validat: unknown key, did you mean 'validate'?",
             "model.peft: must be one of lora, dora, lokr, none; found 'dorra', did you mean 'dora'?",
-            "adapter.rank: must be greater than or equal to 1; found 0",
+            "adapter.rank: must be 1 or more; found 0",
             "adapter.targets: must be one of q, k, v, proj, fc1, fc2; found 'qvk', did you mean 'q, v, k'?",
             "adapter.lora_alpha: unknown key, did you mean 'alpha'?",
             "train.lrate: unknown key, did you mean 'lr'?",
             "train.lr: must be 'auto' or a number above 0; found 'fast'",
             "train.precision: must be 'auto', 'fp32' or 'bf16'; found 'fp64'",
-            "data.val_fraction: must be less than or equal to 0.5; found 0.6",
+            "data.val_fraction: must be 0.5 or less; found 0.6",
             "data.image_size: must be 'auto', a whole number of 1 or more, or HEIGHTxWIDTH as in 224x160; found 'big'",
         ]
     )
@@ -218,7 +218,7 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
         ("train: {lr: true}", "train.lr: must be 'auto' or a number above 0; found true"),
         ("train: {lr: }", "train.lr: must be 'auto' or a number above 0; found nothing"),
         ("train: {epochs: 1.5}", "train.epochs: must be 'auto' or a whole number of 1 or more; found 1.5"),
-        ("train: {batch_size: 0}", "train.batch_size: must be greater than or equal to 1"),
+        ("train: {batch_size: 0}", "train.batch_size: must be 1 or more"),
         ("adapter: {rank: yes}", "adapter.rank: must be a whole number; found 'yes'"),
         ("adapter: {rank: true}", "adapter.rank: must be a number; found true"),
         ("adapter: {blocks: 0}", f"adapter.blocks: {BLOCKS}; found 0"),
@@ -237,7 +237,7 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
             "adapter.rank: must not set qvk: the targets are q, k, v, proj, fc1, fc2, attn, mlp, all",
         ),
         ("adapter: {rank: {q: 2, attn: 3}}", "adapter.rank: must set q only once"),
-        ("adapter: {alpha: {q: 0}}", "adapter.alpha: must be greater than 0"),
+        ("adapter: {alpha: {q: 0}}", "adapter.alpha: must be above 0"),
         ("adapter: {rank: {q: 2}}", "adapter.targets: must be the same targets as in rank (q)"),
         ("adapter: {alpha: {q: 2}}", "adapter.targets: must be the same targets as in alpha (q)"),
         (
@@ -259,7 +259,7 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
         ("adapter: {layers: 'a', targets: [q]}", "adapter.layers: must be auto with this adapter.targets"),
         ("adapter: {layers: 'a', blocks: 2}", "adapter.layers: must be auto with this adapter.blocks"),
         ("adapter: {targets: []}", "adapter.targets: must name at least one of q, k, v, proj, fc1, fc2"),
-        ("adapter: {dropout: 1}", "adapter.dropout: must be less than 1"),
+        ("adapter: {dropout: 1}", "adapter.dropout: must be below 1"),
         *(
             (f"train: {{patch_dropout: {value}}}", "train.patch_dropout: must be 'auto' or a number from 0 to below 1")
             for value in ("1", "-0.1", ".nan", "half", "true", "[0.5]")
@@ -270,7 +270,7 @@ def test_a_learning_rate_is_a_number_however_it_is_written(written: str) -> None
         ("model: {name: 12}", "model.name: must be text; found 12"),
         ("model: {weights: }", "model.weights: must be text; found nothing"),
         ("data: {path: ''}", "data.path: must be the path of a folder"),
-        ("seed: -1", "seed: must be greater than or equal to 0"),
+        ("seed: -1", "seed: must be 0 or more"),
         (
             "task: multilabl",
             "task: must be one of multiclass, multilabel, hierarchical; found 'multilabl', did you mean 'multilabel'?",
@@ -323,7 +323,7 @@ def test_a_frozen_backbone_alone_means_linear_probing() -> None:
 
 
 def test_adapter_flags_contradict_peft_none() -> None:
-    with pytest.raises(RecipeError, match=r"adapter\.rank: contradicts model\.peft none"):
+    with pytest.raises(RecipeError, match=r"adapter\.rank: contradicts method full"):
         Recipe.build(flags={"model.peft": "none", "adapter.rank": "4"})
     assert Recipe.loads("model: {peft: none}\nadapter: {rank: 4}").adapter.rank == 4
 
@@ -332,16 +332,16 @@ def test_adapter_flags_contradict_peft_none() -> None:
 def test_whatever_is_asked_of_an_adapter_contradicts_peft_none(key: str) -> None:
     """By a flag and by --set, of a new recipe and over one that says none."""
     full = Recipe.loads("model: {peft: none}")
-    for ask in (
-        lambda: Recipe.build(flags={"model.peft": "none", key: "4"}),
-        lambda: Recipe.build(overrides=["model.peft=none", f"{key}=4"]),
-        lambda: Recipe.build(overrides=["model.freeze_backbone=true"], flags={key: "4"}),
-        lambda: full.with_overrides([f"{key}=4"]),
-        lambda: full.with_overrides([], {key: "4"}),
+    for method, ask in (
+        ("full", lambda: Recipe.build(flags={"model.peft": "none", key: "4"})),
+        ("full", lambda: Recipe.build(overrides=["model.peft=none", f"{key}=4"])),
+        ("linear", lambda: Recipe.build(overrides=["model.freeze_backbone=true"], flags={key: "4"})),
+        ("full", lambda: full.with_overrides([f"{key}=4"])),
+        ("full", lambda: full.with_overrides([], {key: "4"})),
     ):
         with pytest.raises(RecipeError) as raised:
             ask()
-        assert raised.value.what == f"{key}: contradicts model.peft none, which has no adapter"
+        assert raised.value.what == f"{key}: contradicts method {method} (model.peft none), which has no adapter"
     assert Recipe.build(overrides=[f"{key}=4"]).method == "dora"
 
 

@@ -426,6 +426,28 @@ def test_a_run_that_is_not_there_is_answered_with_those_that_are(run: Run, monke
     assert caught.value.found == "no runs below runs/"
 
 
+def test_a_run_without_a_model_names_what_there_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.path.parent.parent)
+    for name in ("later", "older"):
+        shutil.copytree(run.path, run.path.with_name(name))
+    with pytest.raises(RunError, match="the run has no such model") as caught:
+        Run.open("runs/x/openvino/int9")
+    assert (caught.value.where, caught.value.fix) == ("runs/x/openvino/int9", "name one that it has: trained")
+    with pytest.raises(RunError, match="this run has no dense/ yet") as caught:
+        run.require(DENSE)
+    assert caught.value.found is None
+    for number, name in enumerate(("later", "older")):
+        with Run.open(f"runs/{name}").add(DENSE) as staged:
+            (staged / "weights").write_text("one")
+        os.utime(f"runs/{name}/run.json", (1e9 - number, 1e9 - number))
+    with pytest.raises(RunError, match="this run has no dense/ yet") as caught:
+        run.require(DENSE)
+    assert caught.value.found == "runs/later has one"
+    (Path("runs") / "later" / "run.json").write_text("{")  # what cannot be read is passed over
+    assert run.another_with(DENSE) == "runs/older has one"
+    assert Run.open("runs/older").another_with(IR_FP32, DENSE) is None
+
+
 # Counts how often each file of a run is opened while every artifact is required, twice.
 COUNT = """
 import json, sys

@@ -108,6 +108,11 @@ def test_where_no_epoch_fits_nothing_is_written(data: Path, tmp_path: Path) -> N
     with chdir(tmp_path), pytest.raises(InputError, match="--budget must be long enough") as caught:
         train(asked(data), out=tmp_path / "run", budget_s=0.001)
     assert "--preset fast" in str(caught.value)
+    keys = {"name": "test_vit", "weights": "none", "image_size": 32, "head_init": "random", "batch_size": 4}
+    probe = Recipe.named({"path": str(data), "peft": "none", "freeze_backbone": True, **keys})
+    with chdir(tmp_path), pytest.raises(InputError, match="--budget must be long enough") as caught:
+        train(probe, out=tmp_path / "run", budget_s=0.001)
+    assert caught.value.fix == "use a longer --budget or a smaller --image-size"
     assert not list(tmp_path.iterdir())
 
 

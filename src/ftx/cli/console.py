@@ -123,10 +123,10 @@ def results_on_terminal() -> bool:
 
 def print_error(error: FtxError) -> None:
     """What, where, found, fix."""
-    text = Text.assemble(("error: ", _STYLES["bad"]), (_printable(error.what), _STYLES["strong"]))
+    text = Text.assemble(("error: ", _STYLES["bad"]), (_lines(error.what), _STYLES["strong"]))
     for heading, detail in error.details():
         text.append(f"\n  {heading}: ", style=_STYLES["dim"])
-        text.append("\n    ".join(map(_printable, detail.split("\n"))))
+        text.append(_lines(detail))
     _console(_UnreadStream(sys.stderr)).print(text, soft_wrap=True)
 
 
@@ -233,6 +233,11 @@ def _title(text: str) -> Text:
 def _printable(text: str) -> str:
     """Without characters of a file's name that could colour or move the terminal, or begin a line of their own."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def _lines(text: str) -> str:
+    """Text of several lines; those after the first are indented, so none looks like another part of the error."""
+    return "\n    ".join(_printable(line.strip(" ")) for line in text.split("\n"))
 
 
 def _is_figure(cell: str) -> bool:

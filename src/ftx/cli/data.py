@@ -101,7 +101,8 @@ def check(
 ) -> int:
     """Report what ftx finds in a data set, and what is wrong with it: labels, counts, near-duplicates, bad files.
 
-    The exit status is 0 if you can train on it, 4 if training would skip images, 2 if training would fail.
+    The exit status is 0 if you can train on all images, 4 if training would skip some of them, and 2 if you cannot
+    train on this data.
     """
     from ftx.data.check import check, open_and_check
 
@@ -188,12 +189,13 @@ def _print_shards(report: ShardReport, task: str | None) -> None:
 
 def _print_check(report: DataReport, flags: Sequence[str]) -> None:
     """``flags`` are those that a training needs as well."""
+    drawn = " (val is taken from train)" if report.val_from_train else ""
     uneven = f"; uneven by up to {report.imbalance:g} to 1"
     console.print_facts(
         [
             ("data", f"{report.path}: {_LAYOUTS[report.layout]}"),
             ("task", report.task + ("" if report.task_named else ", found from the labels")),
-            ("images", ", ".join(f"{count:,} {split}" for split, count in report.images.items())),
+            ("images", ", ".join(f"{count:,} {split}" for split, count in report.images.items()) + drawn),
             ("labels", f"{len(report.counts)}{uneven if report.imbalance > 1 else ''}"),
             *([("unlabelled", f"{report.unlabelled:,} images have no label")] if report.unlabelled else []),
         ]

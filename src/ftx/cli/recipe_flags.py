@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import note_old_spelling
-from ftx.core.errors import InputError, check_known
+from ftx.core.errors import DataError, InputError, RecipeError, check_known
 from ftx.core.shipped_files import recipe_file
 from ftx.recipe.adapter_targets import TARGETS, WORDS
 from ftx.recipe.method_defaults import ADAPTERS, METHODS
@@ -224,7 +225,11 @@ def with_recipe_flags(function: Callable[..., int]) -> Callable[..., int]:
     def command(**given: object) -> int:
         flags: dict[str, object] = {flag.key: given.pop(flag.name) for flag in FLAGS}
         method = method_keys(*(cast("Any", given.pop(flag.name)) for flag in _METHOD_FLAGS))
-        return function(**given, flags=flags | method)
+        try:
+            return function(**given, flags=flags | method)
+        except RecipeError as error:
+            error.what = _by_flags(error.what, flags)
+            raise
 
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
@@ -235,6 +240,14 @@ def with_recipe_flags(function: Callable[..., int]) -> Callable[..., int]:
     read_by_typer.__signature__ = inspect.Signature(parameters)
     read_by_typer.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def _by_flags(what: str, given: Mapping[str, object]) -> str:
+    """The lines of a recipe's error, each with the flag that was typed for its key."""
+    for flag in FLAGS:
+        if given[flag.key] is not None:
+            what = re.sub(rf"(?m)^( *){re.escape(flag.key)}(?=:)", rf"\1{flag.flag}", what)
+    return what
 
 
 def read_recipe(
@@ -261,5 +274,10 @@ def read_recipe(
             console.print_note(line)
         for note in notes:
             console.print_note(f"note: {note}", "dim")
-    check_data_path(recipe.data.path)
+    try:
+        check_data_path(recipe.data.path)
+    except DataError as error:
+        if "path" not in recipe.data.model_fields_set:
+            error.what = "--data must be given, as the default folder does not exist"
+        raise
     return recipe

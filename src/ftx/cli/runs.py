@@ -150,8 +150,8 @@ def _holds(one: ListedRun) -> str:
 
 
 def _figure(one: ListedRun) -> str:
-    metric = one.metric or ""
-    return console.figure(one.figures.get(metric), ".1f" if metric.endswith("_ms") else ".4f")
+    metric, value = one.metric or "", one.figures.get(one.metric or "")
+    return console.figure(value, ".1f") if metric.endswith("_ms") or value is None else f"{100 * value:.1f} %"
 
 
 def _minutes(seconds: float) -> str:

@@ -179,6 +179,9 @@ def _print_models(report: ParityReport, most: int) -> None:
         styles=["bad" if report.verdicts.get(artifact) == "failed" else "plain" for artifact in deployed],
         title=f"compared with the trained model on {most:,} {report.split} images",
     )
+    fewer = [row.images for row in deployed.values() if row.images < most]
+    if fewer and not console.shows_details():
+        console.print_note(f"-: compared on only {max(fewer)} images, too few for an accuracy", "dim")
 
 
 def _in_table(verdict: str) -> str:

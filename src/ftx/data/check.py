@@ -52,7 +52,8 @@ class DataReport(CommandReport):
     """What a training would make of a data set.
 
     ``task`` is the narrowest that the labels suit unless one was named (``task_named``). ``counts`` holds images by
-    label and split, ancestors counted with their children. ``imbalance`` is the largest ratio of training images
+    label and split, ancestors counted with their children. ``val_from_train``: the data has no validation images of
+    its own, so a training takes these from the others. ``imbalance`` is the largest ratio of training images
     between two labels of one group, or between those that have a single label and those that have not. ``copies``
     counts images that occur before under another name in the same split, ``ignored`` other files by ending. ``ok`` says
     that ``ftx train`` would take it: no ``problems``. ``warnings`` are what is probably not meant. ``learning_curve``
@@ -65,6 +66,7 @@ class DataReport(CommandReport):
     task: TaskName
     task_named: bool
     images: dict[str, int]
+    val_from_train: bool = False
     labels: Labels
     counts: dict[str, dict[str, int]]
     unlabelled: int
@@ -137,6 +139,7 @@ def open_and_check(
         task=understood,
         task_named=task is not None,
         images={str(split): len(dataset.split(split)) for split in SPLITS if dataset.split(split)},
+        val_from_train=not any(file.split == "val" for file in listing.files) and bool(dataset.split("val")),
         labels=dataset.labels,
         counts=counts,
         unlabelled=sum(not entry.labels for entry in dataset.entries),

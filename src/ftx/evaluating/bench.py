@@ -18,12 +18,12 @@ import numpy as np
 
 from ftx.core.child_process import run_in_child
 from ftx.core.disk import disk_faults
-from ftx.core.errors import InputError, RunError, nearest, shell_command
+from ftx.core.errors import InputError, nearest
 from ftx.core.packages import install_command
 from ftx.core.processors import Processors, processors
 from ftx.core.progress import SILENT, Progress
 from ftx.evaluating.bench_process import MODULE, BenchJob, BenchMeasurement
-from ftx.runs.artifacts import ARTIFACTS, EXPORT_IR, IRS, Artifact
+from ftx.runs.artifacts import ARTIFACTS, IRS, Artifact
 from ftx.runs.bench_json import BENCH_PLOT, BenchReport, BenchRow, SavedSetting
 from ftx.runs.card_json import CARD_FILE, read_card
 from ftx.runs.compute_precision import Compute
@@ -31,6 +31,7 @@ from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 from ftx.runs.run_json import is_run
 from ftx.runs.tuning_json import OpenvinoSetting, TuningResult, keep_tuned
+from ftx.runtimes.choose_artifact import no_ir
 from ftx.runtimes.openvino import default_compute
 
 # Processes a row: the middle one of three is not the one that something else disturbed.
@@ -169,12 +170,7 @@ def _models(target: Run | Path | str | None, options: BenchOptions) -> tuple[Run
             raise InputError(f"--precision must be one of {', '.join(IRS)}", found=name, fix=fix)
     chosen = [IRS[name] for name in options.precisions] or [one for one in IRS.values() if run.has(one)]
     if not chosen:
-        raise RunError(
-            "this run has no OpenVINO model yet",
-            where=run.path,
-            found=f"it has {', '.join(map(str, run.artifacts()))}",
-            fix=f"run: {shell_command(EXPORT_IR, run.path)}",
-        )
+        raise no_ir(run)
     others = [one for one in ARTIFACTS.values() if one.timed and not one.tunable and _can_run(run, one)]
     if options.precisions or options.save:
         others = []

@@ -97,7 +97,7 @@ def _count(value: object) -> int:
     if not number.is_integer():
         raise PydanticCustomError("ftx", "must be a whole number")
     if number < 1:
-        raise PydanticCustomError("ftx", "must be greater than or equal to 1")
+        raise PydanticCustomError("ftx", "must be 1 or more")
     if number > MOST_WIDTH:
         raise PydanticCustomError("ftx", "must be at most {most}", {"most": MOST_WIDTH})
     return int(number)
@@ -108,7 +108,7 @@ def _positive(value: object) -> float:
     if not math.isfinite(number):
         raise PydanticCustomError("ftx", "must be a finite number")
     if number <= 0:
-        raise PydanticCustomError("ftx", "must be greater than 0")
+        raise PydanticCustomError("ftx", "must be above 0")
     return number
 
 

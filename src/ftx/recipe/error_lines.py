@@ -16,7 +16,7 @@ from ftx.core.errors import LINES, cut, nearest, shown
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-# pydantic's type of an error -> what the value must be.
+# pydantic's type of an error -> what the value must be, with the names of its context in braces.
 _EXPECTED = {
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
@@ -27,6 +27,10 @@ _EXPECTED = {
     "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be {le} or less",
 }
 # Names of the same keys in peft, transformers and timm.
 _SYNONYMS = {
@@ -94,7 +98,8 @@ def _line(details: ErrorDetails, model: type[BaseModel]) -> str:
     if details["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", str(details.get("ctx", {}).get("expected", "")))
         return f"{key}: must be one of {', '.join(choices)}; found {found}{_nearest_choice(details['input'], choices)}"
-    expected = _EXPECTED.get(details["type"], details["msg"].replace("Input should be", "must be"))
+    known = _EXPECTED.get(details["type"])
+    expected = known.format(**details.get("ctx", {})) if known else details["msg"].replace("Input should be", "must be")
     return f"{key}: {expected}; found {found}"
 
 

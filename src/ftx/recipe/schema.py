@@ -215,12 +215,16 @@ def _checked(
         raise _error_of(lines + error_lines(error, Recipe), len(lines) + error.error_count(), where) from error
     if recipe.model.peft == "none":
         of_adapter = [key for key in given if key.startswith("adapter.") or key == "train.lora_plus"]
-        lines += [f"{key}: contradicts model.peft none, which has no adapter" for key in of_adapter]
+        lines += [
+            f"{key}: contradicts method {recipe.method} (model.peft none), which has no adapter" for key in of_adapter
+        ]
     else:
         name, facts = recipe.model.peft, ADAPTERS[recipe.model.peft]
         values, defaults = recipe.by_key(), Recipe().by_key()
         unused = [key for key in facts.unused if values[key] != defaults[key]]
-        lines += [f"{key}: contradicts model.peft {name}: {facts.title} has no such setting" for key in unused]
+        lines += [
+            f"{key}: contradicts method {name} (model.peft {name}): {facts.title} has no such setting" for key in unused
+        ]
     if lines:
         raise _error_of(lines, len(lines), where)
     return recipe
@@ -244,4 +248,6 @@ def _error_of(lines: Sequence[str], count: int, where: Path | None) -> RecipeErr
     """The error of ``count`` problems, of which ``lines`` are the first."""
     shown = first_lines(lines, count)
     what = shown[0] if count == 1 else "\n  ".join([f"{count:,} errors in the recipe:", *shown])
-    return RecipeError(what, where=where, fix="run `ftx schema recipe` to see every key, its type and its default")
+    return RecipeError(
+        what, where=where, fix="correct it; `ftx schema recipe` lists every key, its type and its default"
+    )

@@ -223,11 +223,11 @@ class TrainRecipe(Section):
     loss: LossName = "asymmetric"
     label_smoothing: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.1
     balance: BalanceName = "none"
-    augment: Literal["auto"] | Augment = "auto"
+    augment: Literal["auto", Augment] = "auto"
     patch_dropout: FractionOrAuto = "auto"
     cache_views: Annotated[int, Field(ge=0)] = 4
     cache_gb: Annotated[FiniteFloat, Field(ge=0)] = 10.0
-    frozen_runtime: Literal["auto"] | FrozenRuntime = "auto"
+    frozen_runtime: Literal["auto", FrozenRuntime] = "auto"
     compile: Compile = "auto"
     patience: CountOrNone = "none"
     head_init: HeadInit = "auto"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -37,7 +37,7 @@ from ftx.runs.run_json import (
     manifest_bytes,
     read_manifest,
 )
-from ftx.runs.runs_folder import known_runs, latest_run
+from ftx.runs.runs_folder import finished_runs, known_runs, latest_run
 from ftx.tasks.base import Task
 from ftx.tasks.task_names import TASK_FACTS
 
@@ -59,6 +59,10 @@ class Run:
         for a folder in it.
         """
         folder = latest_run() if path is None else Path(path)
+        around = next((parent for parent in folder.parents if (parent / MANIFEST_FILE).is_file()), None)
+        if around is not None and not folder.is_dir():
+            models = ", ".join(str(artifact) for artifact in cls(around).artifacts())
+            raise RunError("the run has no such model", where=folder, fix=f"name one that it has: {models}")
         if not folder.is_dir():
             raise RunError(
                 "the run does not exist",
@@ -105,7 +109,10 @@ class Run:
         manifest = self.manifest
         if not self.has(artifact):
             raise RunError(
-                f"this run has no {artifact}/ yet", where=self.path, fix=f"run: {artifact.command(self.path)}"
+                f"this run has no {artifact}/ yet",
+                where=self.path,
+                found=self.another_with(artifact),
+                fix=f"run: {artifact.command(self.path)}",
             )
         for name, digest in sorted(manifest.files.items()):
             if artifact.holds(name):
@@ -114,6 +121,15 @@ class Run:
         if artifact.made_from is not None and artifact.name in manifest.lineage:
             self.require(artifact.made_from)
         return self.folder(artifact)
+
+    def another_with(self, *artifacts: Artifact) -> str | None:
+        """The newest other run in ``runs/`` that has one of these artifacts, in words."""
+        others = [run for run in finished_runs() if run.resolve() != self.path.resolve()]
+        for folder in sorted(others, key=lambda run: (run / MANIFEST_FILE).stat().st_mtime, reverse=True):
+            with suppress(RunError):
+                if any(map(Run(folder).has, artifacts)):
+                    return f"{folder} has one"
+        return None
 
     def _check_current(self, artifact: Artifact) -> None:
         if self.manifest.is_stale(artifact):

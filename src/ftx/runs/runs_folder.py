@@ -90,10 +90,15 @@ def name_latest(out: Path, progress: Progress) -> None:
         progress.note(f"runs/latest cannot name this run, so name it in the next command: {fault}")
 
 
+def finished_runs() -> list[Path]:
+    """The finished runs in ``runs/``, in no order."""
+    return [path.parent for path in RUNS.glob(f"*/{MANIFEST_FILE}") if path.parent.name != LATEST.name]
+
+
 def known_runs(near: Path, *, unfinished: bool = False) -> str:
     """What there is instead of a run that was not found: the nearest name, or all; ``unfinished``: to be resumed."""
-    marks = RUNS.glob(f"*/{CHECKPOINTS}/" if unfinished else f"*/{MANIFEST_FILE}")
-    runs = sorted(path.parent.name for path in marks if path.parent.name != LATEST.name)
+    found = [path.parent for path in RUNS.glob(f"*/{CHECKPOINTS}/")] if unfinished else finished_runs()
+    runs = sorted(run.name for run in found if run.name != LATEST.name)
     if not runs and not unfinished and (LATEST / MANIFEST_FILE).is_file():
         return f"only runs/latest, which is {LATEST.resolve()}"
     if not runs:

@@ -29,13 +29,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
     # Without proof the most exact comes first: it is most likely to predict as the trained model.
     present = [artifact for artifact in IRS.values() if run.has(artifact)]
     if not present:
-        raise RunError(
-            "this run has no OpenVINO model yet",
-            where=run.path,
-            found=f"the run contains only {', '.join(map(str, run.artifacts()))}",
-            fix=f"run: {shell_command(EXPORT_IR if run.has(DENSE) else DENSE.made_by, run.path)}"
-            + ("" if run.has(DENSE) else ", then ftx export"),
-        )
+        raise no_ir(run)
     run.check_report(PARITY_FILE, shell_command("ftx validate", run.path))
     report = read_parity(run.path)
     why = why_not_here(report, run) if report else "nothing was validated yet"
@@ -61,6 +55,17 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
         summary = report.summary.get(left[0].name)
     more = summary or shell_command("ftx validate", run.path)
     return left[0], f"the most exact, as {why or 'none is proved'}: {more}"
+
+
+def no_ir(run: Run) -> RunError:
+    """The error for a run that has no OpenVINO model."""
+    command = shell_command(EXPORT_IR if run.has(DENSE) else DENSE.made_by, run.path)
+    return RunError(
+        "this run has no OpenVINO model yet",
+        where=run.path,
+        found=run.another_with(*IRS.values()) or f"only {', '.join(map(str, run.artifacts()))}",
+        fix=f"run: {command}" if run.has(DENSE) else f"run: {command}, then {shell_command(EXPORT_IR, run.path)}",
+    )
 
 
 def best_of(folder: Path) -> tuple[Path, str]:

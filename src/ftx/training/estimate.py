@@ -263,10 +263,11 @@ def fitted(
         return found
     if not fitting:
         needed_s = budget_s - left_s + times.of(1)
+        faster = "" if found.recipe.method == "linear" else ", or --preset fast, which trains only the head"
         raise InputError(
             "--budget must be long enough for one epoch",
             found=f"{budget_s:.0f} s; one epoch ends after about {needed_s:.1f} s",
-            fix="use a longer --budget, a smaller --image-size, or --preset fast",
+            fix=f"use a longer --budget or a smaller --image-size{faster}",
         )
     progress.note(f"{fitting} of {epochs} epochs fit into the budget: {times.epoch_s:.2g} s each")
     return replace(found, plan=found.plan.within(fitting))
