@@ -34,7 +34,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("bench RUN --compute f23", "--compute must be one of"),
         ("bench RUN --precision int7", "--precision must be one of"),
         ("bench HALF", "there is no model here to measure"),
-        ("explain - --artifact IR", "ftx explain does not read standard input"),
+        ("explain - --artifact IR", "IMAGES must be images, folders or patterns, not standard input"),
         ("export RUN --base b --format onnx", "--format cannot be combined with --base"),
         ("export RUN --base b --as-update u --precision fp16", "an update has the precision of its base"),
         ("export RUN --base b --recover", "--recover is only for int8"),
@@ -46,7 +46,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("export RUN --format ovms --format onnx", "--format ovms cannot be combined with other formats"),
         ("export RUN --format ovms --recover", "--recover cannot be combined with --format ovms"),
         ("export RUN --format ovms --explain", "--explain cannot be combined with --format ovms"),
-        ("export RUN --format ovms --data .", "--format ovms needs no images"),
+        ("export RUN --format ovms --data .", "--data must not be given with --format ovms"),
         ("export RUN --out o", "models go into their run"),
         ("export RUN --format onyx", "format must be one of"),
         ("predict --artifact IR", "there are no images to predict"),
@@ -68,7 +68,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("tune quickstart-multiclass --data . --objective size", "objective must be one of"),
         ("merge RUN --adapter RUN", "a run cannot be combined with --adapter"),
         ("merge RUN --shares 1", "--shares is only for --adapter"),
-        ("merge --adapter RUN --data .", "--data is only for a run"),
+        ("merge --adapter RUN --data .", "--data cannot be combined with --adapter"),
         ("merge --adapter RUN --combine mean", "--combine must be one of"),
         ("merge --adapter RUN --density 0.5", "--density is only for --combine ties"),
         ("merge --adapter RUN --shares x", "--shares must be numbers"),
@@ -122,24 +122,24 @@ SCHEMA = "`ftx schema recipe` lists every key, its type and its default"
         ),
         (
             "export --precision fp32 int8",
-            "RUN must be a run folder|found: int8|fix: write several precisions with commas: --precision fp32,int8",
+            "RUN must be a run folder|found: int8|fix: separate several precisions with commas: --precision fp32,int8",
         ),
         (
             "predict a.png --csv out.csv",
-            "--csv takes no file name|fix: write into a file: ftx predict IMAGES --csv > predictions.csv",
+            "--csv must not have a file name|fix: write into a file: ftx predict IMAGES --csv > predictions.csv",
         ),
         (
             "train --preset fast --method dora",
             (
                 "--preset fast trains only the head, so --method must be linear|found: --method dora"
-                "|fix: leave --method out, or leave --preset out"
+                "|fix: run the command without --method, or without --preset"
             ),
         ),
         (
             "train --preset fast --method full",
             (
                 "--preset fast trains only the head, so --method must be linear|found: --method full"
-                "|fix: leave --method out, or leave --preset out"
+                "|fix: run the command without --method, or without --preset"
             ),
         ),
         (

@@ -62,7 +62,7 @@ def test_the_sample_as_a_tree_with_a_single(tmp_path: Path) -> None:
     assert len(dataset.split("test")) == 500
     assert place_sample("hierarchical", tmp_path) == table
     table.write_text("mine")
-    with pytest.raises(DataError, match="already exists in the place"):
+    with pytest.raises(DataError, match="already exists at the path"):
         place_sample("hierarchical", tmp_path)
 
 
@@ -130,7 +130,7 @@ def test_a_folder_with_other_contents_is_refused_and_left_alone(tmp_path: Path, 
     else:
         (folder / "mine.txt").write_text("precious")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(DataError, match="already exists in the place"):
+    with pytest.raises(DataError, match="already exists at the path"):
         unpack_sample(archive, folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 

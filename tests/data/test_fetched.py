@@ -170,7 +170,7 @@ def test_a_server_that_is_not_there_or_has_no_such_file(host: str, tmp_path: Pat
 
 
 def test_an_address_that_nothing_reads() -> None:
-    with pytest.raises(EnvironmentFault, match="no installed package reads this kind of address") as error:
+    with pytest.raises(EnvironmentFault, match="no installed package reads this kind of URL") as error:
         list_images(typed("s3://bucket/0.tar"))
     assert error.value.where == "s3://bucket/shards.json"  # which is asked for first
 

@@ -537,6 +537,6 @@ def test_archives_that_were_read_last_stay_open(tmp_path: Path, monkeypatch: pyt
 
 
 def test_at_an_address_no_other_format_is_read() -> None:
-    with pytest.raises(DataError, match="must be auto for an address") as caught:
+    with pytest.raises(DataError, match="must be auto for a URL") as caught:
         list_images(Address("https://host/x.tar"), form="voc_classification")
     assert "voc_classification" in str(caught.value.found)

@@ -117,7 +117,7 @@ def test_an_altered_folder_is_refused(copy: Path) -> None:
 def test_a_card_that_vouches_for_nothing_is_refused(copy: Path) -> None:
     text = read_card(copy).model_copy(update={"files": {}}).model_dump_json()
     (copy / "card.json").write_text(text)
-    with pytest.raises(ExportError, match="must have a hash of each file"):
+    with pytest.raises(ExportError, match="must contain a hash of each file"):
         OpenVinoPredictor(copy)
 
 

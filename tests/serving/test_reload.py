@@ -241,7 +241,10 @@ def test_names_that_no_path_can_hold(colour_ir: Path, name: str) -> None:
 def test_what_cannot_be_served(colour_ir: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two models have the name 'a'"), running(*2 * [ModelSource("a", colour_ir)]):
         pass
-    with pytest.raises(InputError, match="there is no such run or model"), running(ModelSource("a", tmp_path / "none")):
+    with (
+        pytest.raises(InputError, match="the path must be a run or an exported model"),
+        running(ModelSource("a", tmp_path / "none")),
+    ):
         pass
     with pytest.raises((ExportError, RunError)), running(ModelSource("a", tmp_path)):
         pass

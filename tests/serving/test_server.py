@@ -117,7 +117,7 @@ def test_what_does_not_hold_ends_before_a_model_is_opened(colour_ir: Path, tmp_p
         code, said = status(colour_ir, "--port", taken.getsockname()[1])
         assert (code, "is used by another program" in said, "--port" in said) == (3, True, True)
     for words, sentence in (
-        ((tmp_path / "none",), "there is no such run or model"),
+        ((tmp_path / "none",), "the path must be a run or an exported model"),
         ((colour_ir, "--host", "300.1.1.1"), "a known name"),
         ((colour_ir, "--host", "192.0.2.1"), "--host must be an address"),
         ((colour_ir, "--tls-cert", colour_ir / "card.json"), "--tls-cert and --tls-key must be given together"),

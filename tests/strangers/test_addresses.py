@@ -95,7 +95,7 @@ def test_no_cell_of_a_data_set_names_an_address(
     with chdir(tmp_path):
         said = call("data", "check", named)
     assert said.status == 2
-    assert "is an address, and must be a path" in " ".join(said.err.split())
+    assert "is a URL, and must be a path" in " ".join(said.err.split())
 
 
 @pytest.mark.parametrize("words", [("data", "shard", "t.csv", "out"), ("train", "--data", "t.csv", "--dry-run")])
@@ -137,7 +137,7 @@ def test_the_root_of_a_runs_images_is_no_address(
     said = call(verb, run, *flags)
     assert said.status == status
     told = " ".join((said.err + said.out).split())
-    assert "must not name an address" in told
+    assert "must not contain a URL" in told
     assert not status or "where: " + str(run / "run.json") in told
     if status:  # what ftx would not open is not recommended
         opened = address.partition(":")[0].lower() in SCHEMES and "::" not in address

@@ -56,7 +56,7 @@ def test_an_address_must_be_typed() -> None:
     check_address(Path("run"), recipe, (f"data.path={there}",), None, "ftx train --from")
     check_address(Path("run"), recipe, (), {"data.path": there}, "ftx train --from")
     check_address(Path("run"), Recipe.named({"path": "here"}), (), None, "ftx train --from")
-    with pytest.raises(DataError, match="must not name an address") as error:
+    with pytest.raises(DataError, match="must not contain a URL") as error:
         check_address(Path("run"), recipe, ("train.lr=1e-3",), {}, "ftx train --from")
     assert error.value.fix is not None
     assert "ftx train --from run --data" in error.value.fix

@@ -337,7 +337,7 @@ def test_an_address_is_typed_again(lost: bool, here: Path, tmp_path: Path, monke
     if lost:
         (run / "recipe.yaml").unlink()
     monkeypatch.setattr("ftx.data.shards.fetched._file_system", lambda address: pytest.fail(f"{address} was asked for"))
-    with chdir(here), pytest.raises(DataError, match="must not name an address") as caught:
+    with chdir(here), pytest.raises(DataError, match="must not contain a URL") as caught:
         resume(run)
     assert f"ftx train --resume {run} --data '{there}'" in str(caught.value.fix)
     with chdir(here):  # they were moved to this machine

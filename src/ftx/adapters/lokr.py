@@ -162,7 +162,7 @@ class Lokr:
         """Raise AdapterError for a scaling that peft's LoKr does not have."""
         if config.get("use_rslora"):
             raise AdapterError(
-                "use_rslora must be false for LoKr, which scales by alpha / r",
+                "use_rslora must be false for LoKr, which scales by alpha / rank",
                 where=path,
                 found="true",
                 fix="remove the key use_rslora",

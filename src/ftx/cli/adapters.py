@@ -25,7 +25,7 @@ def command(
     adapters: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="DIR", show_default=False, help="Runs, or peft adapter folders.  [default: all of runs/]"
+            metavar="DIR", show_default=False, help="Runs, or peft adapter folders.  [default: all runs in runs/]"
         ),
     ] = None,
     base: Annotated[
@@ -34,7 +34,7 @@ def command(
             "--base",
             metavar="NAME|DIR",
             show_default=False,
-            help="The base model of the adapters, if none of DIR is a run.",
+            help="The base model of the adapters, if no DIR is a run.",
         ),
     ] = None,
     weights: Annotated[
@@ -63,7 +63,7 @@ def _of_one_base() -> list[Path]:
     folders = [one / TRAINED.name for one in runs if (one / MANIFEST_FILE).is_file()]
     folders = [one for one in folders if (one / CONFIG).is_file()]
     if not folders:
-        raise InputError("there is no adapter in runs/", fix="name adapters, or train one: ftx train --peft dora")
+        raise InputError("there is no adapter in runs/", fix="name adapters, or train one: ftx train --method dora")
     bases = {one.parent: read_config(one).base_digest for one in sorted(folders)}
     newest = max(bases, key=lambda run: (run / MANIFEST_FILE).stat().st_mtime)
     if others := [str(run) for run, digest in bases.items() if digest != bases[newest]]:

@@ -88,7 +88,7 @@ def program(
     """Fine-tune a Vision Transformer to classify your images, export it for an Intel CPU, and verify that the exported
     model is as accurate as the trained one.
 
-    Your images are in a folder, with one subfolder for each class:
+    Put your images into a folder, with one subfolder for each class. Then run:
 
     \b
       ftx data check photos
@@ -104,7 +104,7 @@ def program(
     \b
     Exit status:
       0  done                  3   problem with the machine: no space, no network
-      1  a check failed        4   done, but some images were skipped
+      1  a model failed        4   done, but some images were skipped
       2  the input is wrong    70  a bug in ftx
       130, 143  stopped by Ctrl-C or the system; ftx train --resume RUN resumes
                 an interrupted training

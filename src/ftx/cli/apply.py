@@ -41,7 +41,7 @@ def command(
         typer.Option(
             "--labels",
             metavar="A,B,...",
-            help="The labels of an adapter folder, if the base has others; separated by commas.",
+            help="The labels of an adapter folder, separated by commas, if the base model has other labels.",
         ),
     ] = "",
     back: Annotated[
@@ -49,18 +49,20 @@ def command(
         typer.Option(
             "--rollback",
             metavar="OUT",
-            help="Restore the model before the last update. Run it again to return to the update.",
+            help="Restore the model that OUT contained before the last update. Run the same command again to return to "
+            "the update.",
         ),
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Update a model on a device: merge an update into the base model, without torch, in seconds.
+    """Update a model on a device: merge an update into the base model, without PyTorch, in seconds.
 
-    UPDATE, BASE and OUT are required, except with --rollback. With an fp32 base, the new model has exactly the weights
-    of the training machine. With an fp16 base the weights are rounded, and ftx reports the largest possible difference.
+    UPDATE, BASE and OUT are required, except with --rollback. With an fp32 base model, the new model has exactly the
+    weights of the training machine. With an fp16 base model, the weights are rounded, and ftx reports the largest
+    possible difference.
 
     ftx checks the model on the reference images in BASE before it replaces the old model. If the update is damaged,
-    older than the installed update, or made for another base, the old model stays.
+    older than the installed update, or made for another base model, the old model stays.
     """
     from ftx.updating.apply import apply, rollback
 

@@ -69,9 +69,9 @@ def command(
 ) -> int:
     """Measure how fast the models are on this machine, and how much memory they take.
 
-    ftx measures each row in three new processes, and alternates between the rows. A run is also compared with torch and
-    ONNX Runtime if they are installed. The run keeps the figures in reports/bench.json and a picture in
-    reports/bench.svg.
+    The result is a table with one row for each model and setting. ftx measures each row in three new processes, and
+    alternates between the rows. For a run, ftx also measures PyTorch and ONNX Runtime if they are installed. It writes
+    the figures into reports/bench.json of the run, and a picture into reports/bench.svg.
     """
     from ftx.evaluating.bench import BenchOptions, bench
 

@@ -30,9 +30,9 @@ _BUILD = {
             "ftx merge --adapter runs/a --adapter runs/b --shares 0.7,0.3 --out merged",
         ),
     ),
-    "export": ListedCommand("Export to OpenVINO or ONNX, also in int8", ("ftx export --precision fp32,int8",)),
+    "export": ListedCommand("Export to OpenVINO (also in int8) or ONNX", ("ftx export --precision fp32,int8",)),
     "run": ListedCommand(
-        "Train, merge, export and validate with one command", ("ftx run multiclass-dora --data photos",)
+        "Train, merge, export and verify with one command", ("ftx run multiclass-dora --data photos",)
     ),
     "tune": ListedCommand(
         "Search for the best recipe for your data", ("ftx tune multiclass-dora --data photos --trials 20",)
@@ -41,7 +41,8 @@ _BUILD = {
 }
 _JUDGE = {
     "validate": ListedCommand(
-        "Verify that exported models are as accurate as the trained one", ("ftx validate", "ftx validate openvino/int8")
+        "Verify that exported models are as accurate as the trained one",
+        ("ftx validate", "ftx validate runs/photos-dora/openvino/int8"),
     ),
     "eval": ListedCommand(
         "Measure accuracy, in total and for each class", ("ftx eval", "ftx eval --artifact openvino/int8")
@@ -50,22 +51,26 @@ _JUDGE = {
         "Show a run, or compare runs, on one HTML page", ("ftx report", "ftx report runs/a runs/b")
     ),
     "explain": ListedCommand("Show which areas of an image a prediction is based on", ("ftx explain new-photos",)),
-    "bench": ListedCommand("Measure speed and memory on this machine", ("ftx bench", "ftx bench openvino/int8 --save")),
+    "bench": ListedCommand(
+        "Measure speed and memory on this machine", ("ftx bench", "ftx bench runs/photos-dora/openvino/int8 --save")
+    ),
 }
 _USE = {
     "predict": ListedCommand(
         "Predict the labels of images",
         ("ftx predict new-photos", "ftx predict new-photos --artifact openvino/int8 --out labels.jsonl"),
     ),
-    "serve": ListedCommand("Predict over HTTP, with a page to try it", ("ftx serve", "ftx serve openvino/int8")),
+    "serve": ListedCommand(
+        "Predict over HTTP, with a page to try it", ("ftx serve", "ftx serve runs/photos-dora/openvino/int8")
+    ),
     "apply": ListedCommand(
-        "Update a model on a device, without torch", ("ftx apply flowers-1.zip base openvino/flowers",)
+        "Update a model on a device, without PyTorch", ("ftx apply flowers-1.zip base openvino/flowers",)
     ),
 }
 _LOOK_UP = {
-    "runs": ListedCommand("List, compare and remove runs", ("ftx runs", "ftx runs runs/a runs/b")),
+    "runs": ListedCommand("List, compare and delete runs", ("ftx runs", "ftx runs runs/a runs/b")),
     "models": ListedCommand("List the models that you can train", ("ftx models dinov2",)),
-    "recipes": ListedCommand("List the recipes that come with ftx", ("ftx recipes",)),
+    "recipes": ListedCommand("List the bundled recipes", ("ftx recipes",)),
     "adapters": ListedCommand("Compare adapters, layer by layer", ("ftx adapters runs/a runs/b",)),
     "schema": ListedCommand("Print the JSON schema of a command's output", ("ftx schema predict",)),
 }
@@ -79,7 +84,7 @@ _DATA = {
         ("ftx data check photos", "ftx data check labels.csv --task multilabel"),
     ),
     "look": ListedCommand("Find wrong labels, and decide about each on a page", ("ftx data look photos --open",)),
-    "sample": ListedCommand("Unpack the sample images that come with ftx", ("ftx data sample",)),
+    "sample": ListedCommand("Unpack the bundled sample images", ("ftx data sample",)),
     "shard": ListedCommand("Pack images and labels into tar archives", ("ftx data shard photos shards",)),
 }
 # Commands that have commands of their own; the field `verb` of a report has both words.

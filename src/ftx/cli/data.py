@@ -99,7 +99,7 @@ def check(
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Report what ftx finds in a data set, and what is wrong with it: labels, counts, near-duplicates, bad files.
+    """Report what ftx finds in a data set, and what is wrong with it.
 
     The exit status is 0 if you can train on all images, 4 if training would skip some of them, and 2 if you cannot
     train on this data.
@@ -127,15 +127,19 @@ def sample(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", metavar="DIR", show_default=False, help="The folder to unpack it into.  [default: this folder]"
+            "--out",
+            metavar="DIR",
+            show_default=False,
+            help="The folder to unpack the images into.  [default: this folder]",
         ),
     ] = Path(),
     json: JsonFlag = False,
 ) -> int:
-    """Unpack the sample images that come with ftx: small pictures of garments, with labels.
+    """Unpack the bundled sample images: small pictures of garments, with labels.
 
-    1,000 training and 500 test images of Fashion-MNIST, as ten classes or as a label tree. For multilabel, it is 750
-    training and 300 test collages with up to four garments each. Files that already exist do not change.
+    The sample is 1,000 training and 500 test images of Fashion-MNIST, as ten classes or as a label tree. For
+    multilabel, it is 750 training and 300 test collages with up to four garments each. Files that already exist do not
+    change.
     """
     from ftx.data.bundled_sample import place_sample
 
@@ -157,8 +161,8 @@ def shard(
 ) -> int:
     """Pack images and labels into shards (WebDataset): tar archives that train, eval and predict can read.
 
-    Use it for data on a network, or for too many images for a folder. The image files do not change. The exit status is
-    4 if images that cannot be read were left out.
+    Use shards for data on a network, or if you have too many images for one folder. The image files do not change. The
+    exit status is 4 if ftx skipped images that cannot be read.
     """
     from ftx.data.shards.write import write_shards
 

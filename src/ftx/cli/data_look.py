@@ -34,7 +34,7 @@ def look(
         typer.Option(
             "--model",
             metavar="NAME",
-            help="The model that compares the images: dinov2-small, or any model of `ftx models`.",
+            help="The model that ftx uses to compare the images: dinov2-small, or any model that `ftx models` lists.",
         ),
     ] = "dinov2-small",
     weights: Annotated[
@@ -49,7 +49,11 @@ def look(
     ] = "auto",
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="CSV", help="The table of your choices; if it exists, you continue with it."),
+        typer.Option(
+            "--out",
+            metavar="CSV",
+            help="The table of your choices. If it already exists, you resume where you stopped.",
+        ),
     ] = Path("data-look.csv"),
     port: Annotated[
         int, typer.Option("--port", metavar="N", min=0, max=65535, help="The port of the page; 0: any free port.")
@@ -59,11 +63,11 @@ def look(
 ) -> int:
     """Find images that are probably wrong: wrong labels, near-duplicates across splits, files that cannot be read.
 
-    A page in your browser shows them one by one. You choose for each: keep, change the label, or drop. Your choices go
-    into a table; your images do not change. Ctrl-C stops the page. `ftx train` does not read this table: the page
-    "Labels before training" of the documentation (data-look.md) shows how to make a table for training from it.
+    A page in your browser shows them one by one. You choose for each: keep it, change the label, or remove it. Your
+    choices go into a table; your images do not change. Ctrl-C stops the page. `ftx train` does not read this table. The
+    documentation (data-look.md) shows how to convert it into a table for training.
 
-    With --json ftx only writes the table, and the exit status is 4 if images cannot be read.
+    With --json, ftx only writes the table, and the exit status is 4 if images cannot be read.
     """
     from ftx.data.sources.folder import check_data_path
 

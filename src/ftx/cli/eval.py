@@ -23,7 +23,7 @@ def command(
         typer.Option(
             "--artifact",
             metavar="NAME|PATH",
-            help=f"The model: {', '.join(ARTIFACTS)}; or its folder.  [default: the best exported one]",
+            help=f"The model: {', '.join(ARTIFACTS)}; or its folder.  [default: the fastest verified model]",
         ),
     ] = None,
     data: DataOption = None,
@@ -31,8 +31,8 @@ def command(
 ) -> int:
     """Measure the accuracy of one model on the test images, in total and for each class.
 
-    ftx also lists the classes that the model confuses. The model reads the image files and computes in the precision
-    that it is deployed in.
+    ftx also lists the classes that the model confuses. ftx evaluates the model on the image files, in the precision of
+    its deployment.
     """
     run, artifact = run_of_artifact(run, artifact)
     open_run(run, data, needs_images=True)

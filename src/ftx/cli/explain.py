@@ -29,7 +29,8 @@ def command(
         typer.Option(
             "--artifact",
             metavar="NAME|PATH",
-            help="A run, or an OpenVINO model that was exported with --explain.  [default: your newest run]",
+            help="A run, or an OpenVINO model that was exported with --explain.  [default: your newest run, "
+            "runs/latest]",
         ),
     ] = None,
     map_: Annotated[
@@ -37,8 +38,8 @@ def command(
         typer.Option(
             "--map",
             metavar="reciprocam|rollout",
-            help="reciprocam: what supports a label. rollout: where the model looks, for any label.  [default: "
-            "reciprocam]",
+            help="reciprocam: what supports a label. rollout: the areas that the model uses, independently of the "
+            "label.  [default: reciprocam]",
         ),
     ] = None,
     method: Annotated[str | None, typer.Option("--method", hidden=True)] = None,
@@ -47,7 +48,7 @@ def command(
         typer.Option(
             "--label",
             metavar="NAME",
-            help="Show this label; can be repeated.  [default: the predicted labels]",
+            help="Show this label. You can repeat this option.  [default: the predicted labels]",
         ),
     ] = None,
     out: Annotated[
@@ -58,7 +59,7 @@ def command(
     """Show which areas of an image a prediction is based on.
 
     The brighter an area, the more it supports the label. Brightness is relative to each picture; the score shows how
-    confident the model is. If the picture has a darkened border, the model did not see it.
+    confident the model is. If a picture has a darkened border, the model did not use this border.
 
     Images that cannot be read are skipped; the exit status is then 4.
     """
@@ -69,7 +70,11 @@ def command(
         note_old_spelling(f"--method {method}", f"--map {method}")
         map_ = method
     if Path("-") in images:
-        raise InputError("ftx explain does not read standard input", found="-", fix="name images, folders or patterns")
+        raise InputError(
+            "IMAGES must be images, folders or patterns, not standard input",
+            found="-",
+            fix="name images, folders or patterns",
+        )
     report = explain(
         images,
         artifact,

@@ -49,8 +49,8 @@ def command(
         typer.Option(
             "--precision",
             metavar="LIST",
-            help=f"Precisions of the OpenVINO model, for example fp32,int8: {', '.join(IRS)}. ONNX is always fp32.  "
-            "[default: fp32]",
+            help=f"Precisions of the OpenVINO models, separated by commas: {', '.join(IRS)}. ONNX models are always "
+            "fp32.  [default: fp32]",
         ),
     ] = None,
     data: DataOption = None,
@@ -69,20 +69,24 @@ def command(
             "--as-update",
             metavar="FILE",
             help="Write an update into FILE. Needs --base DIR. On the device, `ftx apply` merges the update into the "
-            "base.",
+            "base model.",
         ),
     ] = None,
     after: Annotated[
         Path | None,
         typer.Option(
-            "--after", metavar="FILE", help="The previous update. Needs --as-update. Devices accept only newer updates."
+            "--after",
+            metavar="FILE",
+            help="The previous update. ftx marks the new update as newer, because devices accept only newer updates. "
+            "Needs --as-update.",
         ),
     ] = None,
     recover: Annotated[
         bool,
         typer.Option(
             "--recover",
-            help="First train a little more with simulated int8. This makes a new run, whose int8 loses less.",
+            help="First train a little more with simulated int8 (quantization-aware training). This makes a new run, "
+            "whose int8 model loses less accuracy.",
         ),
     ] = False,
     explain: Annotated[
@@ -95,10 +99,11 @@ def command(
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Export the model to OpenVINO or ONNX; or write a base model and updates for devices.
+    """Export the model to OpenVINO or ONNX, or write a base model and updates for devices.
 
-    An OpenVINO model takes images of any size: it resizes, crops and normalises them itself. Its folder is complete for
-    a device: labels, hashes and reference outputs are in it. int8 is calibrated on training images.
+    An OpenVINO model takes images of any size: it resizes, crops and normalises them itself. Its folder contains
+    everything that a device needs, also the labels, hashes and reference outputs. ftx calibrates the int8 model on
+    training images.
     """
     chosen, updates = split_commas(formats), base is not None or as_update is not None or after is not None
     if formats is not None:
@@ -111,15 +116,15 @@ def command(
             InputError(
                 "--out is only for --format ovms: other models go into their run",
                 found=f"--out {out}",
-                fix="leave --out out, or add --format ovms",
+                fix="run the command without --out, or add --format ovms",
             ),
         ),
         (
             updates and chosen,
             InputError(
-                "--format cannot be combined with --base: a base and its updates are always OpenVINO models",
+                "--format cannot be combined with --base: a base model and its updates are always for OpenVINO",
                 found=f"--format {','.join(chosen)}",
-                fix="leave --format out",
+                fix="run the command without --format",
             ),
         ),
         (
@@ -127,7 +132,7 @@ def command(
             InputError(
                 "--precision cannot be combined with --as-update: an update has the precision of its base",
                 found=f"--precision {','.join(precisions)}",
-                fix="leave --precision out",
+                fix="run the command without --precision",
             ),
         ),
         (
@@ -135,7 +140,7 @@ def command(
             InputError(
                 "--recover is only for int8, and an update is never int8",
                 found="--recover",
-                fix="leave --recover out",
+                fix="run the command without --recover",
             ),
         ),
         (
@@ -143,7 +148,7 @@ def command(
             InputError(
                 "--explain cannot be combined with --base: an update changes only weights",
                 found="--explain",
-                fix="leave --explain out",
+                fix="run the command without --explain",
             ),
         ),
         (
@@ -167,7 +172,11 @@ def command(
         ),
         (
             OVMS in chosen and data is not None,
-            InputError("--format ovms needs no images", found=f"--data {data}", fix="leave --data out"),
+            InputError(
+                "--data must not be given with --format ovms",
+                found=f"--data {data}",
+                fix="run the command without --data",
+            ),
         ),
         (
             OVMS in chosen and (recover or explain),
@@ -182,7 +191,7 @@ def command(
         raise InputError(
             "RUN must be a run folder",
             found=str(run),
-            fix=f"write several precisions with commas: --precision fp32,{run}",
+            fix=f"separate several precisions with commas: --precision fp32,{run}",
         )
     open_run(run, data, needs_images=not updates and "openvino" in (chosen or ["openvino"]))
     if base is not None and as_update is not None:

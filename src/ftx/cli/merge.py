@@ -30,8 +30,8 @@ def command(
         typer.Option(
             "--adapter",
             metavar="DIR",
-            help="An adapter folder that peft or ftx wrote, or a run, instead of RUN. Repeat it to merge several of "
-            "the same base.",
+            help="Merge this adapter instead of RUN: an adapter folder that peft or ftx wrote, or a run. Repeat this "
+            "option to merge several adapters of the same base model.",
         ),
     ] = None,
     base: Annotated[
@@ -39,8 +39,8 @@ def command(
         typer.Option(
             "--base",
             metavar="NAME|DIR",
-            help="The model that the adapter was trained on: a name of `ftx models`, or a folder of timm or "
-            "transformers (ViT, DINOv2).  [default: the base of the first adapter]",
+            help="The model that the adapter was trained on: a name that `ftx models` lists, or a folder of timm or "
+            "transformers (ViT, DINOv2).  [default: the base model of the first adapter]",
             show_default=False,
         ),
     ] = None,
@@ -56,7 +56,8 @@ def command(
             "--shares",
             metavar="LIST",
             show_default=False,
-            help="The weight of each adapter, for example 0.7,0.3; they add up to 1.  [default: equal]",
+            help="The fraction of each adapter in the merged model, for example 0.7,0.3. The fractions must add up to "
+            "1.  [default: equal]",
         ),
     ] = None,
     combine: Annotated[
@@ -64,7 +65,8 @@ def command(
         typer.Option(
             "--combine",
             metavar="linear|ties",
-            help="linear: add the changes of the adapters. ties: keep only the largest, with a common sign (TIES).",
+            help="linear: add the changes of the adapters. ties: keep only the largest changes, and of these only the "
+            "ones with the majority sign (TIES).",
         ),
     ] = "linear",
     density: Annotated[
@@ -79,8 +81,8 @@ def command(
             "--labels",
             metavar="LIST|FILE",
             show_default=False,
-            help="The class names, if neither the adapter nor the base contains them: a list (a,b,c), or a .txt file "
-            "with one name per line.",
+            help="The class names, if neither the adapter nor the base model contains them: a list (a,b,c), or a .txt "
+            "file with one name per line.",
         ),
     ] = None,
     no_head: Annotated[bool, typer.Option("--no-head", help="Merge only the backbone, not the head.")] = False,
@@ -94,13 +96,13 @@ def command(
 ) -> int:
     """Write the trained model as one dense model, and check it.
 
-    An adapter is merged into the weights of its base model. Export needs this, also after --preset fast. The dense
-    model in RUN/dense opens in timm and transformers.
+    Export needs this model, also if you trained only the head. If you trained an adapter, it is merged into the weights
+    of its base model. The dense model in RUN/dense opens in timm and transformers.
 
-    ftx compares each merged layer with the unmerged computation in float64. It also compares the outputs of both models
-    on test images.
+    ftx compares each merged layer with the unmerged forward, both in float64. It also compares the outputs of both
+    models on test images.
 
-    With --adapter you merge adapters that peft or ftx wrote, one or several of the same base, into a new folder.
+    With --adapter, you merge adapters that peft or ftx wrote, one or several of the same base model, into a new folder.
     """
     idle = ", ".join(
         f"--{name.replace('_', '-')}" for name in (("data",) if adapter else _OF_ADAPTERS) if _given(ctx, name)
@@ -108,9 +110,14 @@ def command(
     check_usage(
         (
             idle and adapter,
-            InputError(f"{idle} is only for a run", found="--adapter", fix=f"leave {idle} out"),
+            InputError(
+                f"{idle} cannot be combined with --adapter", found="--adapter", fix=f"run the command without {idle}"
+            ),
         ),
-        (idle, InputError(f"{idle} is only for --adapter", fix=f"add --adapter DIR, or leave {idle} out")),
+        (
+            idle,
+            InputError(f"{idle} is only for --adapter", fix=f"add --adapter DIR, or run the command without {idle}"),
+        ),
         (
             adapter and run is not None,
             InputError(
@@ -167,7 +174,9 @@ def _size(text: str) -> int | str:
         return cast("int | str", auto_or_size(text))
     except PydanticCustomError as error:
         raise InputError(
-            f"--image-size {error.message()}", found=text, fix="leave --image-size out: ftx finds the size"
+            f"--image-size {error.message()}",
+            found=text,
+            fix="run the command without --image-size: ftx finds the size",
         ) from None
 
 

@@ -130,7 +130,7 @@ def _print_model(model: SupportedModel) -> None:
 
 def _next(model: SupportedModel) -> str:
     words = ["ftx train --data data --model", model.name]
-    words += ["--peft dora"] if model.adapted else ["--freeze-backbone"]
+    words.append(f"--method {'dora' if model.adapted else 'linear'}")
     if model.adapted and missing_targets(model):
         words.append(f"--targets {','.join(model.layers)}")
     if not (model.pretrained or model.embedded):

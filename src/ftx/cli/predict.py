@@ -38,7 +38,7 @@ def command(
             "--artifact",
             metavar="NAME|PATH",
             help="The model: a run, an exported folder, or a name in your newest run, for example openvino/int8.  "
-            "[default: the best exported model of your newest run]",
+            "[default: the fastest verified model of your newest run]",
         ),
     ] = None,
     watch: Annotated[
@@ -46,8 +46,8 @@ def command(
         typer.Option(
             "--watch",
             metavar="DIR",
-            help="Predict each new image in DIR once. Ctrl-C stops; the same command then skips images that it has "
-            "predicted.",
+            help="Predict each new image in DIR once. Ctrl-C stops ftx. If you run the same command again, it skips "
+            "images that already have predictions.",
         ),
     ] = None,
     top_k: Annotated[
@@ -78,7 +78,7 @@ def command(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="Format of the --out file: jsonl or parquet.  [default: by the ending of FILE]",
+            help="Format of the --out file: jsonl or parquet.  [default: from the extension of FILE]",
         ),
     ] = None,
     engine: Annotated[
@@ -86,7 +86,7 @@ def command(
         typer.Option(
             "--engine",
             metavar="ENGINE",
-            help="What computes the --out file: this process (local), or a Ray cluster (ray).",
+            help="What computes the predictions for the --out file: this process (local), or a Ray cluster (ray).",
         ),
     ] = "local",
     address: Annotated[
@@ -94,7 +94,7 @@ def command(
         typer.Option(
             "--address",
             metavar="HOST:PORT",
-            help="The Ray cluster.  [default: RAY_ADDRESS, else a new one on this machine]",
+            help="The address of the Ray cluster.  [default: RAY_ADDRESS, otherwise a new cluster on this machine]",
         ),
     ] = None,
     workers: Annotated[
@@ -160,7 +160,9 @@ def command(
         ),
         (
             csv and any(path.suffix == ".csv" and not path.exists() for path in paths),
-            InputError("--csv takes no file name", fix="write into a file: ftx predict IMAGES --csv > predictions.csv"),
+            InputError(
+                "--csv must not have a file name", fix="write into a file: ftx predict IMAGES --csv > predictions.csv"
+            ),
         ),
         (csv and json, InputError("--csv cannot be combined with --json", fix="give only one of them")),
         (
@@ -265,7 +267,7 @@ def _predict_to_file(
         raise InputError(
             "--out must end with .jsonl or .parquet, or --format must be given",
             where=out,
-            found=out.suffix or "no ending",
+            found=out.suffix or "no extension",
             fix=f"add --format {known}",
         )
     check_known("--format", [form], get_args(OutFormat))
@@ -274,9 +276,9 @@ def _predict_to_file(
         images = [Path(path) for some in named_on(sys.stdin) for path in some]
         if elsewhere := next(filter(None, map(if_address, images)), None):
             raise InputError(
-                "standard input must not contain an address",
+                "standard input must not contain a URL",
                 found=as_typed(elsewhere),
-                fix="name the address in the command line, if you trust it",
+                fix="name the URL in the command line, if you trust it",
             )
     report = predict_to_file(
         images,

@@ -8,7 +8,7 @@ from ftx.cli.shared_options import JsonFlag, OutOption, SampleTaskOption, parse_
 
 
 def command(task: SampleTaskOption = "multiclass", out: OutOption = None, json: JsonFlag = False) -> int:
-    """Train the bundled model on the bundled images, merge, export and validate it. Needs no network.
+    """Train the bundled model on the bundled images, merge, export and verify it. This needs no network.
 
     The sample is 1,000 training and 500 test images of Fashion-MNIST, as ten classes or as a label tree. For
     multilabel, it is 750 training and 300 test collages with up to four garments each. ftx unpacks it next to the run.

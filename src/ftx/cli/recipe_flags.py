@@ -64,35 +64,38 @@ FLAGS = (
         "--data",
         "data.path",
         "PATH",
-        "A folder with one subfolder of images for each class; or a .csv or .jsonl table, or COCO or Datumaro "
-        "annotations.",
+        "A folder with one subfolder of images for each class, a .csv or .jsonl table, an annotation file (COCO, "
+        "Datumaro), or shards (.tar).",
         START,
     ),
     RecipeFlag("--task", "task", "TASK", TASK_HELP, START),
-    RecipeFlag("--model", "model.name", "NAME", "dinov2-small, which is bundled, or any model of `ftx models`.", START),
+    RecipeFlag(
+        "--model", "model.name", "NAME", "dinov2-small, which is bundled, or any model that `ftx models` lists.", START
+    ),
     RecipeFlag(
         "--image-size",
         "data.image_size",
         "auto|PIXELS|HxW",
-        "The size that images are resized to: 112, or height and width, for example 224x160. A smaller size trains "
-        "faster.",
+        "The size that images are resized to: one number, for example 112, or HEIGHTxWIDTH, for example 224x160. "
+        "Training is faster with a smaller size.",
         TIME,
-        default="auto: that of pretraining, 224 for dinov2",
+        default="auto, the size of pretraining; for dinov2 224",
     ),
     RecipeFlag(
         "--epochs",
         "train.epochs",
         "auto|N",
-        "The most epochs to train. auto: 16 for an adapter in all blocks, else 10. Method linear usually has no "
-        "epochs.",
+        "The maximum number of epochs. auto: 16 for an adapter in all blocks, otherwise 10. Method linear usually "
+        "needs only one.",
         TIME,
     ),
     RecipeFlag(
         "--blocks",
         "adapter.blocks",
         "auto|all|N|first:N|LIST",
-        "The transformer blocks that get an adapter: all, the last N, the first N, or a list from 0, for example "
-        "0,3,6-8. With only the last N, training is faster, because ftx computes the other blocks once. auto: all.",
+        "The transformer blocks that get an adapter: all, the last N, the first N, or a list of block numbers, which "
+        "start at 0, for example 0,3,6-8. With only the last N, training is faster, because ftx computes the other "
+        "blocks once. auto: all.",
         TIME,
     ),
     RecipeFlag("--batch-size", "train.batch_size", "N", "Images in each step.", TIME),
@@ -103,7 +106,13 @@ FLAGS = (
         "The precision of training. auto: bf16 if the hardware has it.",
         TIME,
     ),
-    RecipeFlag("--rank", "adapter.rank", "R", "Rank of the adapter, or one for each target: attn=4,mlp=16.", ADAPTER),
+    RecipeFlag(
+        "--rank",
+        "adapter.rank",
+        "R",
+        "Rank of the adapter, or one rank for each target, for example attn=4,mlp=16.",
+        ADAPTER,
+    ),
     RecipeFlag("--alpha", "adapter.alpha", "A", "The adapter is scaled by alpha / rank.", ADAPTER),
     RecipeFlag("--rslora", "adapter.rslora", None, "Scale by alpha / sqrt(rank) instead.", ADAPTER),
     RecipeFlag(
@@ -118,20 +127,26 @@ FLAGS = (
         "--layers",
         "adapter.layers",
         "REGEX",
-        "For models that are not plain Vision Transformers: linear layers whose whole name matches the expression, "
-        "instead of --targets.",
+        "Use this instead of --targets if the model is not a plain Vision Transformer. Linear layers whose full name "
+        "matches REGEX get an adapter.",
         ADAPTER,
     ),
     RecipeFlag(
-        "--dropout", "adapter.dropout", "P", "Dropout on the adapter's input, as in peft. Training is slower.", ADAPTER
+        "--dropout",
+        "adapter.dropout",
+        "P",
+        "Dropout on the adapter's input, as in peft. With dropout, training is slower.",
+        ADAPTER,
     ),
-    RecipeFlag("--lr", "train.lr", "LR", "Peak learning rate. auto: by the method, 1e-3 for dora and lora.", OTHER),
+    RecipeFlag(
+        "--lr", "train.lr", "LR", "Peak learning rate. auto: depends on the method, 1e-3 for dora and lora.", OTHER
+    ),
     RecipeFlag(
         "--augment",
         "train.augment",
         "auto|light|none",
-        "light: crop and flip training images at random. auto: light; none after frozen blocks, which ftx "
-        "computes once.",
+        "light: crop and flip training images at random. auto: light. If the first blocks are frozen, auto is none, "
+        "because ftx computes these blocks only once.",
         OTHER,
     ),
     RecipeFlag("--seed", "seed", "N", "Seed of everything random.", OTHER),
@@ -139,14 +154,14 @@ FLAGS = (
         "--weights",
         "model.weights",
         "auto|none|FILE",
-        "auto: pretrained weights; none: random ones; or a .safetensors file.",
+        "auto: pretrained weights. none: random weights. Or a .safetensors file.",
         OTHER,
     ),
     RecipeFlag(
         "--follow-links",
         "data.follow_links",
         None,
-        "Follow links that lead out of the data folder; without it they are an error.",
+        "Follow links that lead out of the data folder. Without this option, such links are an error.",
         OTHER,
     ),
 )
@@ -265,7 +280,7 @@ def read_recipe(
         raise InputError(
             "--preset fast trains only the head, so --method must be linear",
             found=f"--method {recipe.method}",
-            fix="leave --method out, or leave --preset out",
+            fix="run the command without --method, or without --preset",
         )
     notes = None if path is None else notes_on_otx(path)
     if notes is not None:

@@ -28,7 +28,7 @@ class RecipesReport(CommandReport):
 
 
 def command(json: JsonFlag = False) -> int:
-    """List the recipes that come with ftx.
+    """List the bundled recipes.
 
     `ftx train --config NAME --data DIR` trains with one; `ftx run NAME --data DIR` also exports and validates.
     """

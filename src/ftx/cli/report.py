@@ -22,7 +22,7 @@ def command(
         typer.Argument(
             metavar="RUN",
             show_default=False,
-            help="A run folder; several are compared with each other.  [default: your newest, runs/latest]",
+            help="A run folder; several are compared with each other.  [default: your newest run, runs/latest]",
         ),
     ] = None,
     out: Annotated[
@@ -38,8 +38,8 @@ def command(
         typer.Option(
             "--artifact",
             metavar="NAME|PATH",
-            help=f"The model whose predictions are shown: {', '.join(ARTIFACTS)}; or its folder.  [default: the best "
-            "exported one]",
+            help=f"The model whose predictions are shown: {', '.join(ARTIFACTS)}; or its folder.  [default: the "
+            "fastest verified model]",
         ),
     ] = None,
     data: DataOption = None,

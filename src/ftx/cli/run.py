@@ -33,7 +33,7 @@ def command(
         typer.Option(
             "--precision",
             metavar="LIST",
-            help=f"Precisions of the OpenVINO model: {', '.join(IRS)}.  [default: fp32,int8]",
+            help=f"Precisions of the OpenVINO models, separated by commas: {', '.join(IRS)}.  [default: fp32,int8]",
         ),
     ] = None,
     set_: SetOption = None,
@@ -42,7 +42,7 @@ def command(
     require_proof: RequireProofFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Train, merge, export (ONNX, OpenVINO fp32 and int8) and validate, with one command.
+    """Train, merge, export (ONNX, OpenVINO fp32 and int8) and verify, with one command.
 
     The exit status is 1 if a model gets the verdict failed (see `ftx validate -h`).
     """

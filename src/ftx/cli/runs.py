@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN", show_default=False, help="Run folders.  [default: all in runs/]"),
+        typer.Argument(metavar="RUN", show_default=False, help="Run folders.  [default: all runs in runs/]"),
     ] = None,
     metric: Annotated[
         str | None,
@@ -43,7 +43,7 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", help="With --remove: delete without confirmation.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """List your runs with their results; compare runs; or remove runs.
+    """List your runs with their results, compare runs, or delete runs.
 
     The newest comes first. If you name runs, ftx also shows which recipe keys differ. --remove deletes a run with its
     exported models and checkpoints; runs that started from it stay.

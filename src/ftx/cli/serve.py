@@ -21,7 +21,7 @@ def command(
             metavar="RUN|IR",
             show_default=False,
             help="Runs, exported OpenVINO folders (IR, Intermediate Representation), or folders of versions (1/, 2/, "
-            "...). NAME=PATH sets the name of a model.  [default: your newest run]",
+            "...). NAME=PATH sets the name of a model.  [default: your newest run, runs/latest]",
         ),
     ] = None,
     host: Annotated[
@@ -35,7 +35,8 @@ def command(
         typer.Option(
             "--name",
             metavar="NAME",
-            help="The name of the model for clients; repeat it for several models.  [default: the name of the folder]",
+            help="The name of the model for clients; repeat this option for several models.  [default: the name of the "
+            "folder]",
         ),
     ] = None,
     token_file: Annotated[
@@ -61,7 +62,10 @@ def command(
     max_concurrency: Annotated[
         int,
         typer.Option(
-            "--max-concurrency", min=1, metavar="N", help="Most simultaneous requests; others get status 503."
+            "--max-concurrency",
+            min=1,
+            metavar="N",
+            help="The maximum number of simultaneous requests. Further requests get status 503.",
         ),
     ] = 64,
     timeout_s: Annotated[
@@ -75,11 +79,11 @@ def command(
     ] = 30.0,
     json: JsonFlag = False,
 ) -> int:
-    """Predict over HTTP, with a page to try it: open the address in a browser and drop an image.
+    """Predict over HTTP, with a page to try it: open the address in a browser and drag an image onto the page.
 
-    Programs use POST /predict, or the Open Inference Protocol v2. If `ftx apply` writes a newer model, the server
-    loads it without losing a request. Ctrl-C or SIGTERM stops the server after it has finished the open requests. With
-    --json one object contains the address.
+    Programs use POST /predict, or the Open Inference Protocol v2. If `ftx apply` writes a newer model, the server loads
+    it without losing a request. Ctrl-C or SIGTERM stops the server after it has finished the open requests. With
+    --json, ftx prints one JSON object with the address.
     """
     from ftx.serving.limits import Limits
     from ftx.serving.listening import Endpoint

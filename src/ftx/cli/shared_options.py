@@ -22,15 +22,15 @@ SKIPPED = 4
 
 RunArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="RUN", show_default=False, help="A run folder.  [default: your newest, runs/latest]"),
+    typer.Argument(metavar="RUN", show_default=False, help="A run folder.  [default: your newest run, runs/latest]"),
 ]
 TargetArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="RUN|IR",
         show_default=False,
-        help="A run folder; or an exported OpenVINO folder (IR, Intermediate Representation), which needs no torch.  "
-        "[default: your newest run]",
+        help="A run folder; or an exported OpenVINO folder (IR, Intermediate Representation), which needs no PyTorch.  "
+        "[default: your newest run, runs/latest]",
     ),
 ]
 JsonFlag = Annotated[
@@ -38,14 +38,14 @@ JsonFlag = Annotated[
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="The folder of the images, if you moved it since training."),
+    typer.Option("--data", metavar="DIR", help="The folder of the images, if you have moved it since training."),
 ]
 DataArgument = Annotated[
     Path, typer.Argument(metavar="DATA", help="A folder of images, a table, an annotation file, or shards.")
 ]
 DataTaskOption = Annotated[
     str | None,
-    typer.Option("--task", metavar="TASK", help=f"{TASK_HELP}  [default: found from the labels]"),
+    typer.Option("--task", metavar="TASK", help=f"{TASK_HELP}  [default: detected from the labels]"),
 ]
 DataFormatOption = Annotated[
     str,
@@ -57,7 +57,10 @@ DataFormatOption = Annotated[
 ]
 FollowLinksFlag = Annotated[
     bool,
-    typer.Option("--follow-links", help="Follow links that lead out of the data folder; without it they are an error."),
+    typer.Option(
+        "--follow-links",
+        help="Follow links that lead out of the data folder. Without this option, such links are an error.",
+    ),
 ]
 SampleTaskOption = Annotated[str, typer.Option("--task", metavar="TASK", help=TASK_HELP)]
 RecipeArgument = Annotated[
@@ -74,15 +77,15 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Set any key of the recipe, for example train.weight_decay=0.01; can be repeated. `ftx schema recipe` "
-        "lists the keys.",
+        help="Set any key of the recipe, for example train.weight_decay=0.01; you can repeat this option. `ftx schema "
+        "recipe` lists the keys.",
     ),
 ]
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run folder to write.  [default: a new one in runs/]")
 ]
 RequireProofFlag = Annotated[
-    bool, typer.Option("--require-proof", help="End with status 1 also if a model is unproved.")
+    bool, typer.Option("--require-proof", help="The exit status is also 1 if a model is unproved.")
 ]
 StrictFlag = Annotated[
     bool,

@@ -40,8 +40,8 @@ def command(
         typer.Option(
             "--preset",
             metavar="|".join(PRESET_NAMES),
-            help="How much to train. fast: only the head, in seconds. auto: an adapter in all blocks, for 16 epochs; "
-            "usually more accurate.  [default: auto]",
+            help="How much to train. fast: only the head, in seconds. auto: what --method says, by default an adapter "
+            "in all blocks for 16 epochs; usually more accurate.  [default: auto]",
             show_default=False,
             rich_help_panel=START,
         ),
@@ -60,7 +60,7 @@ def command(
         typer.Option(
             "--budget",
             metavar="TIME",
-            help="Train only as many epochs as fit into this time: 90s, 10m, 1h30m.",
+            help="Train only as many epochs as fit into this time, for example 90s, 10m or 1h30m.",
             rich_help_panel=TIME,
         ),
     ] = None,
@@ -69,7 +69,7 @@ def command(
         typer.Option(
             "--device",
             metavar="cpu|cuda|cuda:N",
-            help="The torch device to train on.  [default: the first NVIDIA GPU, else the CPU]",
+            help="The PyTorch device to train on.  [default: the first NVIDIA GPU, otherwise the CPU]",
             show_default=False,
             rich_help_panel=TIME,
         ),
@@ -79,7 +79,7 @@ def command(
         typer.Option(
             "--resume",
             metavar="RUN",
-            help="Resume an interrupted training. The result is the same as without the interruption, byte for byte.",
+            help="Resume interrupted training. The result is the same as without the interruption, byte for byte.",
             rich_help_panel=RESUME,
         ),
     ] = None,
@@ -88,7 +88,7 @@ def command(
         typer.Option(
             "--from",
             metavar="RUN",
-            help="Start from a finished run, on more images or more labels.",
+            help="Start from a finished run, on more images or with more labels.",
             rich_help_panel=RESUME,
         ),
     ] = None,
@@ -97,7 +97,8 @@ def command(
         typer.Option(
             "--config",
             metavar="NAME|FILE",
-            help="A recipe: a name from `ftx recipes`, or a YAML file (also of OpenVINO Training Extensions, OTX).",
+            help="A recipe: a name from `ftx recipes`, or a YAML file. The file can also be a recipe of OpenVINO "
+            "Training Extensions (OTX).",
             rich_help_panel=OTHER,
         ),
     ] = None,
@@ -107,8 +108,9 @@ def command(
 ) -> int:
     """Train a model on your images: an adapter, only the head, or all weights.
 
-    Your data is a folder with one subfolder for each class. If it contains train/ and val/ (and test/), ftx uses this
-    split; else ftx makes one. Ctrl-C stops the training and saves the best epoch so far; --resume resumes it.
+    Your data is a folder with one subfolder for each class. If it has train/, val/ or test/, ftx uses this split.
+    Images for validation come from train/ if there is no val/. Ctrl-C stops the training and saves its state and the
+    best epoch so far. To resume the training, use --resume.
     """
     with_resume = {
         "--config": config,

@@ -30,7 +30,7 @@ def command(
             metavar="FILE",
             show_default=False,
             help="The keys and values to search, in YAML: `key: [a, b]`, `key: {low: a, high: b, log: true}`.  "
-            "[default: by the model and method: learning rate, rank, blocks, tokens, image size]",
+            "[default: depends on the model and method: learning rate, rank, blocks, tokens, image size]",
         ),
     ] = None,
     trials: Annotated[
@@ -46,7 +46,10 @@ def command(
     budget: Annotated[
         str | None,
         typer.Option(
-            "--budget", metavar="TIME", show_default=False, help="Start no trial after this time: 90s, 10m, 8h."
+            "--budget",
+            metavar="TIME",
+            show_default=False,
+            help="Start no trial after this time, for example 90s, 10m or 8h.",
         ),
     ] = None,
     objective: Annotated[
@@ -54,8 +57,8 @@ def command(
         typer.Option(
             "--objective",
             metavar="NAMES",
-            help="metric: accuracy, or the metric of the task. metric,latency: also the time of the fp32 OpenVINO "
-            "model for one image.",
+            help="metric: the metric of the task, for example accuracy. metric,latency: also the time of the fp32 "
+            "OpenVINO model for one image.",
         ),
     ] = "metric",
     study: Annotated[
@@ -79,10 +82,10 @@ def command(
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Search for the best recipe for your data: each trial is a training with its own run folder.
+    """Search for the best recipe for your data: each trial trains one model, in a run folder of its own.
 
-    Run the same command again to continue a study, or in another terminal to share the work. best.yaml is the recipe of
-    the best trial; trials.jsonl contains all of them.
+    Run the same command again to resume the search, or in another terminal to share the work. best.yaml contains the
+    recipe of the best trial, and trials.jsonl all trials.
     """
     read = read_recipe(recipe, set_ or (), {"data.path": data})
     from ftx.tuning.tune import OBJECTIVES, SearchGoal, tune

@@ -35,8 +35,8 @@ def command(
         typer.Option(
             "--bound",
             metavar="KEY=VALUE",
-            help="Change a bound, for example int8.graph.max_abs=2; can be repeated. With an unknown key, the error "
-            "message lists all keys.",
+            help="Change a bound, for example int8.graph.max_abs=2; you can repeat this option. With an unknown key, "
+            "the error message lists all keys.",
         ),
     ] = None,
     images: Annotated[
@@ -67,8 +67,9 @@ def command(
     with 95 % confidence it loses more, or its outputs differ from those of the trained model by more than a bound.
     unproved: there are too few images to decide. If a model failed, the exit status is 1.
 
-    ftx compares in three views. graph: both models get the same pixels. files: each model reads and resizes the image
-    file itself. one_image: int8 with one image at a time, if ftx uses other kernels for that.
+    ftx compares the models in three views. In the view graph, both models get the same pixels. In the view files, each
+    model has its own preprocessing of the image files. In the view one_image, the int8 model gets one image at a time;
+    ftx shows it if it uses other CPU kernels for that.
     """
     from ftx.evaluating import validate
 

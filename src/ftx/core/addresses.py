@@ -51,10 +51,10 @@ class Address:
         """
         if names_address(name) or name.startswith("/") or ".." in name.split("/") or _IN_NO_NAME.search(name):
             raise DataError(
-                "a file at an address must have a plain name below that address",
+                "the name of a file at a URL must not contain '..', '::', '?' or '#', or start with '/'",
                 where=self,
                 found=ascii(name[:100]),
-                fix="rename the file, without '..', '::', '?', '#' or a leading '/'",
+                fix="rename the file",
             )
         return Address(f"{self.text}/{name}")
 
@@ -83,9 +83,9 @@ def typed(place: Location | str) -> Location:
         return Path(place)
     local = scheme in ("file", "local")
     raise InputError(
-        f"an address must begin with {', '.join(f'{one}://' for one in SCHEMES)}, and must not contain '::'",
+        f"a URL must begin with {', '.join(f'{one}://' for one in SCHEMES)}, and must not contain '::'",
         found=f"{scheme}:///{rest}" if local else f"{scheme}://{rest}",
-        fix=f"give the path: /{rest}" if local else "copy the data to such an address, or to a local folder",
+        fix=f"give the path: /{rest}" if local else "copy the data to such a URL, or to a local folder",
     )
 
 

@@ -30,7 +30,7 @@ def place_sample(task: TaskName, folder: Path) -> Path:
         write_atomic(table, content)
     elif read_file(table) != content:
         raise DataError(
-            "a different file already exists in the place of the sample",
+            "a different file already exists at the path of the sample",
             where=table,
             fix="move this file to another folder, then run the command again",
         )
@@ -92,7 +92,7 @@ def _same_contents(folder: Path, members: list[zipfile.ZipInfo]) -> Path:
     )
     if differing:
         raise DataError(
-            "a folder with other contents already exists in the place of the sample",
+            "a folder with other contents already exists at the path of the sample",
             where=folder,
             found=f"{len(differing)} files that differ from the archive, first {differing[0]}",
             fix="move this folder to another place, then run the command again",

@@ -40,6 +40,7 @@ MAX_HELD_TIMES = 2
 _SLACK_BYTES = 1 << 20
 # Numbers in one entry of a TIFF's directory, each 36 bytes and more in memory: a strip a line and more.
 MAX_ENTRY_NUMBERS = 1 << 20
+_SAVE_AGAIN = "open the image in an image editor, and save it as a new file"
 
 
 # All threads together: files that are read whole, and what is being decoded of them.
@@ -118,12 +119,14 @@ def check_directory(stream: BinaryIO) -> None:
     entries = tiff_directory(stream)
     if crowded := [count for kind, count, _ in entries if kind not in _BYTE_KINDS and count > MAX_ENTRY_NUMBERS]:
         found = f"{max(crowded):,} numbers in one entry, at most {MAX_ENTRY_NUMBERS:,}"
-        raise ImageError("the image's directory is too large", found=found, fix="save the image again")
+        raise ImageError("the TIFF directory of the image is too large", found=found, fix=_SAVE_AGAIN)
     size_bytes, held_bytes = stream.seek(0, io.SEEK_END), sum(held for _, _, held in entries)
     if held_bytes > MAX_HELD_TIMES * size_bytes + _SLACK_BYTES:
         found = f"{held_bytes / 1e6:,.0f} MB in a file of {size_bytes / 1e6:,.1f}"
         raise ImageError(
-            "the image's directory names the same bytes many times", found=found, fix="save the image again"
+            "the TIFF directory of the image must list each block of bytes only once",
+            found=found,
+            fix=_SAVE_AGAIN,
         )
 
 

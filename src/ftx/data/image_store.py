@@ -127,7 +127,7 @@ class ImageStore:
         file = self.root / path
         if isinstance(file, Address):
             raise ImageError(
-                "images at an address must be in shards",
+                "images at a URL must be in shards",
                 where=file,
                 fix="give the shards, as in https://host/{0..9}.tar",
             )

@@ -146,7 +146,7 @@ def _expand(given: OneImage, uploads: Iterator[int], *, by_hand: bool) -> Sequen
     name = str(given)
     try:
         if not by_hand and names_address(name) and not Path(name).exists():
-            return [_failed(name, "a list of images must not contain an address")]
+            return [_failed(name, "a list of images must not contain a URL")]
         return _named(typed(given) if by_hand else Path(name))
     except OSError as error:  # a name that is too long, a folder above it that may not be entered
         return [_failed(name, f"this path cannot be read: {error.strerror}")]
@@ -171,7 +171,7 @@ def _no_image(given: object) -> InputError:
 def _named(path: Location) -> Sequence[Item]:
     """The images that a path or a pattern stands for, or why there are none."""
     if isinstance(path, Address) and PurePosixPath(path.name).suffix.lower() in IMAGE_ENDINGS:
-        return [_failed(str(path), "an image at an address is not fetched: shards are")]
+        return [_failed(str(path), "ftx reads only shards from a URL, not single images")]
     if isinstance(path, Address) or are_shards(path):
         return in_shards(path)
     if path.is_dir():

@@ -168,7 +168,7 @@ def _of(model: Predictor, method: MapMethod, artifact: Path | str) -> ExplainFun
     if isinstance(model, MapPredictor) and model.has_maps:
         return model.explain
     raise ExportError(
-        "this model was exported without maps",
+        "the model must have an output for saliency maps",
         where=artifact,
         fix="export it with maps: ftx export RUN --explain; or run again with the run of this model: --artifact RUN",
     )

@@ -237,7 +237,7 @@ def _check_base(card: Card, base: Path, run: Run) -> None:
         )
     if card.base.base_digest != manifest.base_digest:
         problem = "--base must be the base that the run was trained on"
-        found = f"digest {card.base.base_digest[:12]}, the run's is {manifest.base_digest[:12]}"
+        found = f"hash {card.base.base_digest[:12]}, the run's is {manifest.base_digest[:12]}"
     elif card.keep_tokens != kept:
         problem = "--base must keep the same tokens as the run"
         found = f"{card.keep_tokens or 'all'}, the run keeps {kept or 'all'}"

@@ -212,7 +212,7 @@ def _require_same_base(
             raise MergeError(
                 "the base must be the one that the adapter was trained on",
                 where=at.folder,
-                found=f"the adapter was trained on {config.base_model} (digest {config.base_digest[:12]}…), "
+                found=f"the adapter was trained on {config.base_model} (hash {config.base_digest[:12]}…), "
                 f"{'the base' if base is None else '--base'} is {base_model.architecture} (digest "
                 f"{base_model.digest[:12]}…)",
                 fix=f"run again with --base {config.base_model or 'NAME'} and the weights that training used",

@@ -138,7 +138,7 @@ def merged_state(base: nn.Module, layers: Mapping[str, AdapterWeights]) -> dict[
 def _merge_adapter(module: nn.Module, folder: Path, base_digest: str, progress: Progress) -> list[LayerProof]:
     adapter = read_adapter(folder, module)
     if adapter.config.base_digest != base_digest:
-        found = f"digest {(adapter.config.base_digest or 'none')[:12]}, the run's is {base_digest[:12]}"
+        found = f"hash {(adapter.config.base_digest or 'none')[:12]}, the run's is {base_digest[:12]}"
         raise MergeError("the adapter must be trained on the base of its run", where=folder, found=found, fix=RESTORE)
     if not adapter.saved:
         raise AdapterError("the adapter must contain its head", where=folder, fix=RESTORE)

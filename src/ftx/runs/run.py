@@ -304,10 +304,10 @@ class Run:
         """
         if override is None and is_elsewhere(self.manifest.data_root):
             raise DataError(
-                "a run must not name an address for its images",
+                "the recipe of a run must not contain a URL for its images",
                 where=self.path / MANIFEST_FILE,
                 found=shown(self.manifest.data_root),
-                fix=f"if you trust this address, run again with {data_option(self.manifest.data_root)}",
+                fix=f"if you trust this URL, run again with {data_option(self.manifest.data_root)}",
             )
         root = Path(self.manifest.data_root) if override is None else images_root(typed(override))
         if not isinstance(root, Address) and not root.is_dir():

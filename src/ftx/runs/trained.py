@@ -91,7 +91,7 @@ def require_base(run: Run, digest: str) -> None:
         raise MergeError(
             "the base must be the one that the run was trained on",
             where=run.path,
-            found=f"digest {digest[:12]}…, the run says {run.manifest.base_digest[:12]}…",
+            found=f"hash {digest[:12]}…; the run has {run.manifest.base_digest[:12]}…",
             fix="restore the weights that training used (model.weights in recipe.yaml)",
         )
 

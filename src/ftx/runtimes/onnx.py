@@ -38,7 +38,7 @@ class OnnxPredictor:
         self.preprocess, self.task = preprocess, task
         path = folder / ONNX_FILE
         if not path.is_file():
-            raise ExportError("this folder contains no ONNX model", where=path, fix=f"run: {ONNX.made_by}")
+            raise ExportError("the folder must contain an ONNX model", where=path, fix=f"run: {ONNX.made_by}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # only errors: its warnings would come between the lines of --json
         try:

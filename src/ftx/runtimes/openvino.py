@@ -251,7 +251,7 @@ def _check_complete(folder: Path, card: Card) -> None:
     unlisted = [name for name in (IR_FILE, IR_WEIGHTS, REFERENCE_FILE) if name not in card.files]
     if unlisted:
         raise ExportError(
-            "card.json must have a hash of each file",
+            "card.json must contain a hash of each file",
             where=folder,
             found=f"no hash of {', '.join(unlisted)}",
             fix=EXPORT_AGAIN,

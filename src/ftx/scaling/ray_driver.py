@@ -190,7 +190,9 @@ def workers_and_cores(nodes: Sequence[Mapping[str, Any]], workers: int | None) -
     """How many workers to start, at most one per core, and the most cores that each of them can have."""
     usable = [cpus for node in nodes if node["Alive"] and (cpus := int(node["Resources"].get("CPU", 0)))]
     if not usable:
-        raise EnvironmentFault("Ray must have at least one CPU core", fix="add some: ray start --num-cpus N")
+        raise EnvironmentFault(
+            "the Ray cluster must have at least one CPU core", fix="add CPU cores to it: ray start --num-cpus N"
+        )
     number = min(workers or sum(max(1, cpus // _CORES) for cpus in usable), sum(usable))
     fitting = (cores for cores in range(max(usable), 0, -1) if sum(cpus // cores for cpus in usable) >= number)
     return number, next(fitting)

@@ -282,7 +282,9 @@ def versions_in(path: Path) -> Mapping[int, Path]:
     """
     if not path.is_dir():
         raise InputError(
-            "there is no such run or model", where=path, fix="name a run, or a folder that ftx export wrote"
+            "the path must be a run or an exported model",
+            where=path,
+            fix="name a run, or a folder that ftx export wrote",
         )
     numbered = {int(child.name): child for child in path.iterdir() if _VERSION.fullmatch(child.name)}
     return {number: child for number, child in sorted(numbered.items()) if signature(child)} or {ONLY_VERSION: path}

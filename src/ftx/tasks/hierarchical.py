@@ -39,9 +39,10 @@ class Hierarchical(Task):
         super().__init__(labels, thresholds)
         if labels.names != tuple(name for group in labels.groups for name in group) + labels.singles:
             raise DataError(
-                "labels of a tree must be in the order of their groups, the independent ones last",
+                "the labels of a tree must be sorted by group, with the independent labels last",
                 found=listed(labels.names),
-                fix="list the labels of each group in turn, then the independent labels",
+                fix="list all labels of the first group, then all of the next group, and the independent labels at the "
+                "end",
             )
 
     @staticmethod

@@ -55,10 +55,10 @@ def check_address(
     if is_elsewhere(recipe.data.path) and data_path(overrides, flags) is None:
         there = as_typed(recipe.data.path)
         raise DataError(
-            "a run must not name an address for its images",
+            "the recipe of a run must not contain a URL for its images",
             where=run / "recipe.yaml",
             found=shown(there),
-            fix=f"if you trust this address, name it: {shell_command(command, run)} {data_option(there)}",
+            fix=f"if you trust this URL, run: {shell_command(command, run)} {data_option(there)}",
         )
 
 

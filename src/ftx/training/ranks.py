@@ -145,7 +145,9 @@ class Ranks:
             differ = [key for key in {**first, **theirs} if first.get(key) != theirs.get(key)]
             if differ:
                 found = [f"{key}: {first.get(key)} in rank 0, {theirs.get(key)} in rank {rank}" for key in differ]
-                raise InputError(f"the processes of this training have different {what}", found=listed(found), fix=fix)
+                raise InputError(
+                    f"the processes of this training run have different {what}", found=listed(found), fix=fix
+                )
 
     @contextmanager
     def first_of_machine_first(self) -> Iterator[None]:
@@ -216,9 +218,10 @@ def _met(ranks: Ranks, ours: bool) -> ProcessGroup:
         return cast("ProcessGroup", dist.new_group(timeout=_LONGEST_WAIT, backend="gloo"))
     except (RuntimeError, ValueError) as error:
         raise EnvironmentFault(
-            "the processes of this training cannot reach each other",
+            "the processes of this training run cannot reach each other",
             found=_first_sentence(error),
-            fix="read the errors of the others, and check that each machine reaches the address and port of the first",
+            fix="read the errors of the other processes, and check that each machine reaches the address and port of "
+            "the first one",
         ) from error
 
 

@@ -69,7 +69,7 @@ def check_same_inputs(run: Path, origin: Origin, now: ResolvedTraining) -> None:
         raise RunError(
             "the base must be the one that the training began with",
             where=run,
-            found=f"digest {base_digest[:12]}…, was {origin.base_digest[:12]}…",
+            found=f"hash {base_digest[:12]}…, was {origin.base_digest[:12]}…",
             fix=f"restore those weights (model.weights in recipe.yaml), or start a new training: {train_again(run)}",
         )
     if entries_digest(entries) != origin.data_sha256:

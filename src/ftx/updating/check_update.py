@@ -152,7 +152,7 @@ def check_fits(given: AdapterToMerge, base: Path, card: Card) -> None:
         raise AdapterError(
             "the adapter must be trained on this base",
             where=given.path,
-            found=f"digest {digest[:12]}, the base's is {card.base.base_digest[:12]}",
+            found=f"hash {digest[:12]}, the base's is {card.base.base_digest[:12]}",
             fix=OTHER_BASE,
         )
     if given.update is None:
@@ -175,6 +175,6 @@ def check_fits(given: AdapterToMerge, base: Path, card: Card) -> None:
         raise ExportError(
             "the update must be made for this base IR",
             where=given.path,
-            found=f"digest {given.update.base_ir_digest[:12]}, this one's is {ir_digest(base)[:12]}",
+            found=f"hash {given.update.base_ir_digest[:12]}, this one's is {ir_digest(base)[:12]}",
             fix="copy the base from the server again, or have the update made for this one",
         )

@@ -115,7 +115,7 @@ def _file_system(address: Address) -> tuple[Any, str]:
         return url_to_fs(str(address))
     except (ImportError, ValueError) as error:
         raise EnvironmentFault(
-            "no installed package reads this kind of address",
+            "no installed package reads this kind of URL",
             where=address,
             found=str(error),
             fix="install the package that this message names",
@@ -129,7 +129,7 @@ def _attempts(address: Address, read: Callable[[], T]) -> T:
         except Exception as error:  # each of fsspec's packages raises its own
             if isinstance(error, FileNotFoundError) and _is_absent(error):
                 raise EnvironmentFault(
-                    "the file at this address does not exist", where=address, fix="check the address"
+                    "the file at this URL does not exist", where=address, fix="check the URL"
                 ) from error
             if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 raise

@@ -28,7 +28,7 @@ def list_images(
     """
     if isinstance(path, Address) and form != "auto":
         raise DataError(
-            "data.format must be auto for an address",
+            "data.format must be auto for a URL",
             where=path,
             found=f"format {form}",
             fix="run the command again without --format",
@@ -43,7 +43,7 @@ def list_images(
         raise DataError(
             "a data file must be a table, an annotation file or a shard",
             where=path,
-            found=path.suffix or "no file ending",
+            found=path.suffix or "no extension",
             fix="give a folder, .csv, .jsonl, the .json of COCO or Datumaro, or shards (.tar)",
         )
     if tables := metadata_tables(path, follow_links=follow_links):

@@ -74,7 +74,7 @@ def read_annotations(path: Path) -> tuple[AnnotationFormat, bytes]:
             "the annotation file cannot be read",
             where=path,
             found=error.strerror,
-            fix="check the path and the right to read it",
+            fix="check the path and its read permission",
         ) from error
     # By text, as parsing all of COCO's polygons to look at the keys would take seconds and gigabytes.
     if re.search(rb'"categories"\s*:', content):

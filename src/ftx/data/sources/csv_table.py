@@ -60,7 +60,7 @@ def metadata_tables(folder: Path, *, follow_links: bool = False) -> list[Path]:
     for path, tables in found.items():
         if not tables:
             raise DataError(
-                "each split must have a table, as others have one",
+                "each split must have a table if another split has one",
                 where=path,
                 found="no metadata.csv or metadata.jsonl",
                 fix="add metadata.csv to this folder",
@@ -141,7 +141,7 @@ def _records(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
         text = read_file(table, MAX_TABLE_BYTES).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise DataError(
-            "the table cannot be read", where=table, found=error.strerror, fix="check the path and the right to read it"
+            "the table cannot be read", where=table, found=error.strerror, fix="check the path and its read permission"
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(

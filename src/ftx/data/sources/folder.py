@@ -102,7 +102,7 @@ class _Walker:
                 "the folder cannot be read",
                 where=folder,
                 found=error.strerror,
-                fix="check the right to read the folder",
+                fix="check the read permission of the folder",
             ) from error
         for link in (path for path in paths if path.is_symlink()):
             if not self.follow_links:

@@ -138,7 +138,7 @@ def relative_path(name: str) -> str:
     if "\0" in name or _SURROGATE.search(name) or len(name) > _LONGEST_PATH:
         raise ValueError(f"{short(name)} is not a path of a file")
     if names_address(name):
-        raise ValueError(f"{short(name)} is an address, and must be a path")
+        raise ValueError(f"{short(name)} is a URL, and must be a path")
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.parts:
         raise ValueError("the path is empty")

@@ -65,8 +65,8 @@ def shard_names(path: Location) -> list[str]:
     """
     if images_root(path) == path:
         if "?" in path.name and isinstance(path, Address):
-            found = "a query, as signed addresses have"
-            raise DataError("the address must be the name of a shard", where=path, found=found, fix=_NAME_SHARDS)
+            found = "a query, as in signed URLs"
+            raise DataError("the URL must be the name of a shard", where=path, found=found, fix=_NAME_SHARDS)
         known = read_shards_json(path)
         if known is None or not known.shards:
             raise DataError(
@@ -216,7 +216,7 @@ def _shard_faults(shard: Location) -> Iterator[None]:
             "the shard cannot be read",
             where=shard,
             found=error.strerror or str(error),
-            fix="check the right to read the file, or copy it again",
+            fix="check the read permission of the file, or copy it again",
         ) from error
     except ValueError as error:  # of webdataset: one name twice
         raise DataError("the shard is invalid", where=shard, found=str(error), fix=WRITE_SHARDS_AGAIN) from error
