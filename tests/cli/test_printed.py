@@ -162,7 +162,7 @@ def test_how_int8_was_made_stands_beside_it(capsys: Capture) -> None:
     assert words(said.out)[1:] == [["a", "12.3", "1.5", "here"]] * 5
     assert said.err == "next: ftx validate runs/a\n"
     report = exports({"precision": "fp32"}, share, share | {"preset": "mixed"})
-    made = ["", "85% of layers in 8 bits", "85% of layers in 8 bits, mixed preset"]
+    made = ["", "85 % of layers are int8", "85 % of layers are int8, mixed preset"]
     assert [setting(one) for one in report.artifacts] == made
 
 
@@ -183,7 +183,7 @@ def test_every_setting_that_was_tried_stands_there(capsys: Capture, monkeypatch:
     report = exports({"int8_share": 0.85, "smooth_quant_alpha": 0.5, "searched": searched})
     print_export(report)
     said = capsys.readouterr()
-    assert "openvino/int8: 85% of layers in 8 bits, the best of 2 settings (-v shows them)\n" in said.err
+    assert "openvino/int8: 85 % of layers are int8, the best of 2 settings (-v shows them)\n" in said.err
     assert "logit error" not in said.out
     monkeypatch.setattr(console, "_details", True)
     print_export(report)
@@ -203,7 +203,7 @@ def test_both_proofs_of_a_merge(capsys: Capture) -> None:
     assert "logits  within 2.5e-06 of the trained model on 32 held-out images (bound 1e-04)\n" in said.out
     assert "layers  2, within 3.0e-08 of the unmerged computation in float64 (bound 1e-07)\n" in said.out
     assert said.err == (
-        "the dense model computes the same as the trained one, but for rounding\n"
+        "the dense model has the same outputs as the trained one, except for rounding\n"
         "next: ftx export --format openvino runs/a --precision fp32,int8\n"
     )
     print_merge(merged().model_copy(update={"layers": []}))

@@ -88,8 +88,8 @@ def test_how_long_an_image_takes_is_how_long_ftx_load_takes_for_it(run: Run) -> 
             row["latency_ms"] = 5.5 if row["view"] == "one_image" else 90.5
         path.write_text(json.dumps(known))
     vouch_for(run.path, "reports/parity.json")
-    assert "5.5 ms an image" in best_ir(run)[1]
-    assert "5.5 ms an image" in best_of(folder.parent)[1]
+    assert "5.5 ms per image" in best_ir(run)[1]
+    assert "5.5 ms per image" in best_of(folder.parent)[1]
     facts = gather(run)
     shown = latency(facts)
     assert shown is not None

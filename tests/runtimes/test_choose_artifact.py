@@ -59,13 +59,13 @@ def test_settings_of_some_models_do_not_choose_between_them_and_others(run: Path
     assert best_ir(Run.open(run))[0] == IR_INT8
     keep_tuned(run / "openvino/fp16", tuned(0.25))
     chosen, why = best_ir(Run.open(run))
-    assert (chosen, "5.0 ms an image; openvino/fp32 9.0 ms, openvino/fp16 7.0 ms" in why) == (IR_INT8, True)
+    assert (chosen, "(5.0 ms per image; openvino/fp32: 9.0 ms; openvino/fp16: 7.0 ms)" in why) == (IR_INT8, True)
     keep_tuned(run / "openvino/int8", tuned(3.0))
     assert best_ir(Run.open(run))[0] == IR_INT8
     keep_tuned(run / "openvino/fp32", tuned(2.0))
     chosen, why = best_ir(Run.open(run))
     assert chosen == IR_FP16
-    assert why.endswith("0.2 ms an image; openvino/fp32 2.0 ms, openvino/int8 3.0 ms")
+    assert why.endswith("(0.2 ms per image; openvino/fp32: 2.0 ms; openvino/int8: 3.0 ms)")
 
 
 def test_what_is_not_proved_needs_no_setting(run: Path) -> None:
@@ -146,7 +146,7 @@ def chosen_of(device: Path) -> tuple[str, str]:
 def test_of_a_folder_the_fastest_that_is_proved_for_this_set_is_taken(device: Path) -> None:
     name, why = chosen_of(device)
     assert name == "fp16"
-    assert f"proved on another machine for {this_set()}: 4.0 ms an image" in why
+    assert f"proved on another machine for {this_set()} (4.0 ms per image" in why
     prove(device, IR_FP16, 4.0, verdict="unproved")
     assert chosen_of(device)[0] == "int8"
     prove(device, IR_FP16, 4.0, emulated=True)
@@ -189,7 +189,7 @@ def test_a_set_that_was_asked_in_a_process_held_to_it_counts_too(device: Path) -
 def test_what_this_machine_found_comes_before_what_another_did(device: Path) -> None:
     found_here(device, IR_FP32, "proved")
     name, why = chosen_of(device)
-    assert (name, why) == ("fp32", "the fastest verified one on this machine: 9.0 ms an image, the only one")
+    assert (name, why) == ("fp32", "the fastest verified model on this machine (9.0 ms per image; the only one)")
     found_here(device, IR_INT8, "proved")
     assert chosen_of(device)[0] == "int8"
     # The one that is proved elsewhere failed here.
@@ -222,7 +222,7 @@ def test_of_a_run_that_another_machine_validated_what_is_proved_for_this_set_is_
         shutil.copy(WRITTEN / artifact.name / "proof.json", run / artifact.name)
         prove(run / "openvino", artifact, ms)
     chosen, why = best_ir(Run.open(run))
-    assert (chosen, f"proved on another machine for {this_set()}: 3.0 ms an image" in why) == (IR_INT8, True)
+    assert (chosen, f"proved on another machine for {this_set()} (3.0 ms per image" in why) == (IR_INT8, True)
     # The report knows that it is no longer so.
     edit_report(run, "reports/parity.json", lambda report: report["verdicts"].update({"openvino/int8": "unproved"}))
     assert best_ir(Run.open(run))[0] == IR_FP16

@@ -114,7 +114,7 @@ def test_what_was_chosen_says_why(run: Path) -> None:
     report = run / "reports" / "parity.json"
     edit(report, rows_of(3, 4, 2))
     assert best_ir(Run.open(run))[1] == (
-        "the fastest verified one on this machine: 2.0 ms an image; openvino/fp32 3.0 ms, openvino/fp16 4.0 ms"
+        "the fastest verified model on this machine (2.0 ms per image; openvino/fp32: 3.0 ms; openvino/fp16: 4.0 ms)"
     )
     edit(report, lambda document: say(document, "unproved", *IRS))
     # In bf16 labels judge, in f32 logits.

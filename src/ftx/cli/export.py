@@ -203,7 +203,7 @@ def command(
     from ftx.exporting import export
 
     if any(one.startswith("int8") and one != "int8-weights" for one in precisions):
-        console.print_note("int8 takes some minutes: ftx compares several settings", "dim")
+        console.print_note("the int8 export takes some minutes: ftx compares several settings", "dim")
     # ``export`` checks the precisions.
     report = export(
         run,
@@ -331,4 +331,4 @@ def setting(item: ExportedArtifact) -> str:
     if item.int8_share is None:
         return ""
     preset = "" if item.preset is None else f", {item.preset} preset"
-    return f"{item.int8_share:.0%} of layers in 8 bits{preset}"
+    return f"{100 * item.int8_share:.0f} % of layers are int8{preset}"

@@ -217,7 +217,7 @@ def print_merge(report: MergeReport) -> None:
             ("logits", f"{logits} (bound {report.logit_bound:.0e})"),
         ]
     )
-    console.print_note("the dense model computes the same as the trained one, but for rounding", "good")
+    console.print_note("the dense model has the same outputs as the trained one, except for rounding", "good")
     console.print_note(f"next: {shell_command(EXPORT_IR, report.run)} --precision fp32,int8", "dim")
 
 

@@ -35,7 +35,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
     why = why_not_here(report, run) if report else "nothing was validated yet"
     latency_ms = _proved_ms(report, run) if report and why is None else {}
     if latency_ms:
-        return _fastest(_tuned_ms(latency_ms, run), "verified one on this machine")
+        return _fastest(_tuned_ms(latency_ms, run), "verified model on this machine")
     if report and report.machine != this_machine():
         proved = _judged(report, "proved", run)
         in_set = _proved_for_set({one: run.folder(one) for one in present if one in proved})
@@ -96,9 +96,9 @@ def best_of(folder: Path) -> tuple[Path, str]:
 
 def _fastest(latency_ms: Mapping[Artifact, float], of_what: str) -> tuple[Artifact, str]:
     fastest = min(latency_ms, key=lambda artifact: latency_ms[artifact])
-    others = [f"{other} {ms:.1f} ms" for other, ms in latency_ms.items() if other != fastest]
-    compared = f"; {', '.join(others)}" if others else ", the only one"
-    return fastest, f"the fastest {of_what}: {latency_ms[fastest]:.1f} ms an image{compared}"
+    others = [f"{other}: {ms:.1f} ms" for other, ms in latency_ms.items() if other != fastest]
+    compared = "".join(f"; {other}" for other in others) or "; the only one"
+    return fastest, f"the fastest {of_what} ({latency_ms[fastest]:.1f} ms per image{compared})"
 
 
 def _tuned_ms(latency_ms: Mapping[Artifact, float], run: Run) -> Mapping[Artifact, float]:
@@ -119,7 +119,7 @@ def _proved_by_files(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] |
     if len(known) < len(timed):  # without all latencies: the fewest bits are the fastest here
         chosen = proved_here[-1]
         return chosen, f"proved on this machine; ftx bench --save {folders[chosen].parent} finds the fastest"
-    return _fastest(known, "verified one on this machine")
+    return _fastest(known, "verified model on this machine")
 
 
 def _proved_for_set(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] | None:
@@ -129,7 +129,7 @@ def _proved_for_set(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] | 
         return None
     latency_ms = {artifact: _latency_ms(folders[artifact], proof) or math.inf for artifact, proof in in_set.items()}
     how = " (emulated)" if any(proof.emulated for proof in in_set.values()) else " on another machine"
-    chosen, summary = _fastest(latency_ms, f"that is proved{how} for {this_set()}")
+    chosen, summary = _fastest(latency_ms, f"model that is proved{how} for {this_set()}")
     return chosen, f"{summary}; this machine proves it by: {shell_command('ftx validate', folders[chosen])}"
 
 
