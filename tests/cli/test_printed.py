@@ -461,7 +461,7 @@ def test_a_line_for_each_model_as_it_is_deployed(capsys: Capture) -> None:
     assert "compared with the trained model on 240 test images\n" in said.out
     assert "openvino/int8: verified, at most 1.0 points lost\n" in said.err
     assert said.err.startswith("-: compared on only 128 images, too few for an accuracy\n")
-    assert said.err.endswith("next: ftx report runs/a  (-v shows every comparison)\n")
+    assert said.err.endswith("with -v, this command shows every comparison\nnext: ftx report runs/a\n")
 
 
 def test_a_line_for_each_comparison(capsys: Capture, details: None) -> None:

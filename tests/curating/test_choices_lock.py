@@ -15,9 +15,9 @@ def test_a_choice_lets_no_second_page_in(tmp_path: Path) -> None:
     table = ChoiceTable(tmp_path / "t.csv", FLAT, ISSUES, IMAGES)
     with claimed(table.path):
         for number in range(3):
-            with pytest.raises(InputError, match="another ftx data look shows this table"):
+            with pytest.raises(InputError, match="another `ftx data look` process already uses"):
                 check_unclaimed(table.path)
-            with pytest.raises(InputError, match="another ftx data look"), claimed(table.path):
+            with pytest.raises(InputError, match="another `ftx data look`"), claimed(table.path):
                 pass
             table.choose(number, "drop")
     check_unclaimed(table.path)

@@ -306,9 +306,9 @@ def test_a_browser_is_opened_only_if_asked(found: Look, monkeypatch: pytest.Monk
 def test_one_page_at_a_time_chooses_in_a_table(found: Look, tmp_path: Path) -> None:
     look = undecided(found, tmp_path / "t.csv")
     with claimed(look.table.path):
-        with pytest.raises(InputError, match="another ftx data look shows this table"):
+        with pytest.raises(InputError, match="another `ftx data look` process already uses"):
             look_at(look.dataset.root, look.table.path)
-        with LookServer(0) as server, pytest.raises(InputError, match="another ftx data look"):
+        with LookServer(0) as server, pytest.raises(InputError, match="another `ftx data look`"):
             serve(server, look, announce=lambda _: None)
     look_at(look.dataset.root, look.table.path)
 

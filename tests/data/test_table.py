@@ -274,7 +274,7 @@ def test_a_group_on_two_sides_is_refused(tmp_path: Path) -> None:
     paths = pictures(tmp_path, 6)
     rows = [f"{path},{'ab'[n % 2]},{'test' if n > 3 else ''},farm {n % 5}" for n, path in enumerate(paths)]
     table = write(tmp_path / "t.csv", "path,labels,split,group", *rows)
-    with pytest.raises(DataError, match="must be in one split, 1 are in several") as caught:
+    with pytest.raises(DataError, match="all images of a group must be in one split") as caught:
         survey(table, val_fraction=0.5)
     assert "farm 0: test and train" in str(caught.value)
 

@@ -276,7 +276,9 @@ def test_a_thousand_scans_are_refused_before_they_are_walked() -> None:
     content = scanned(Image.new("RGB", (3000, 2000)), 991)
     assert count_scans(content) == 1000
     error = refused(content, most_s=0.5)
-    assert error.found == f"1000 over 3000 x 2000, at most {MAX_SCANNED_PIXELS // 6_000_000}"
+    assert (
+        error.found == f"1000 scans for an image of 3000 x 2000; at most {MAX_SCANNED_PIXELS // 6_000_000} are allowed"
+    )
     # A small image with as many is soon done.
     assert open_image(scanned(Image.new("RGB", (30, 20)), 991)).size == (30, 20)
 

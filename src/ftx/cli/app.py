@@ -107,7 +107,7 @@ def program(
       1  a model failed        4   done, but some images were skipped
       2  the input is wrong    70  a bug in ftx
       130, 143  stopped by Ctrl-C or the system; ftx train --resume RUN resumes
-                an interrupted training
+                interrupted training
     """  # noqa: D301  \b, the character, keeps click from filling a paragraph
 
 

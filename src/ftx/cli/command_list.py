@@ -71,7 +71,7 @@ _LOOK_UP = {
     "runs": ListedCommand("List, compare and delete runs", ("ftx runs", "ftx runs runs/a runs/b")),
     "models": ListedCommand("List the models that you can train", ("ftx models dinov2",)),
     "recipes": ListedCommand("List the bundled recipes", ("ftx recipes",)),
-    "adapters": ListedCommand("Compare adapters, layer by layer", ("ftx adapters runs/a runs/b",)),
+    "adapters": ListedCommand("Compare how adapters change the base model", ("ftx adapters runs/a runs/b",)),
     "schema": ListedCommand("Print the JSON schema of a command's output", ("ftx schema predict",)),
 }
 # The headings of `ftx --help`, in the order of the work.

@@ -130,7 +130,7 @@ def sample(
             "--out",
             metavar="DIR",
             show_default=False,
-            help="The folder to unpack the images into.  [default: this folder]",
+            help="The folder to unpack the images into.  [default: the current folder]",
         ),
     ] = Path(),
     json: JsonFlag = False,

@@ -67,7 +67,7 @@ def look(
     choices go into a table; your images do not change. Ctrl-C stops the page. `ftx train` does not read this table. The
     documentation (data-look.md) shows how to convert it into a table for training.
 
-    With --json, ftx only writes the table, and the exit status is 4 if images cannot be read.
+    With --json, ftx writes the table but shows no page. The exit status is then 4 if images cannot be read.
     """
     from ftx.data.sources.folder import check_data_path
 

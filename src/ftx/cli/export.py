@@ -85,8 +85,8 @@ def command(
         bool,
         typer.Option(
             "--recover",
-            help="First train a little more with simulated int8 (quantization-aware training). This makes a new run, "
-            "whose int8 model loses less accuracy.",
+            help="First train a little more with simulated int8 (quantization-aware training). This makes a new run. "
+            "Its int8 model usually loses less accuracy.",
         ),
     ] = False,
     explain: Annotated[
@@ -102,7 +102,7 @@ def command(
     """Export the model to OpenVINO or ONNX, or write a base model and updates for devices.
 
     An OpenVINO model takes images of any size: it resizes, crops and normalises them itself. Its folder contains
-    everything that a device needs, also the labels, hashes and reference outputs. ftx calibrates the int8 model on
+    everything that a device needs, including the labels, hashes and reference outputs. ftx calibrates the int8 model on
     training images.
     """
     chosen, updates = split_commas(formats), base is not None or as_update is not None or after is not None

@@ -96,13 +96,14 @@ def command(
 ) -> int:
     """Write the trained model as one dense model, and check it.
 
-    Export needs this model, also if you trained only the head. If you trained an adapter, it is merged into the weights
+    Export needs this model, even if you trained only the head. If you trained an adapter, it is merged into the weights
     of its base model. The dense model in RUN/dense opens in timm and transformers.
 
     ftx compares each merged layer with the unmerged forward, both in float64. It also compares the outputs of both
     models on test images.
 
-    With --adapter, you merge adapters that peft or ftx wrote, one or several of the same base model, into a new folder.
+    With --adapter, you merge one or more adapters into a new folder. All of them must have the same base model. They
+    can come from peft or ftx.
     """
     idle = ", ".join(
         f"--{name.replace('_', '-')}" for name in (("data",) if adapter else _OF_ADAPTERS) if _given(ctx, name)
@@ -123,7 +124,7 @@ def command(
             InputError(
                 "a run cannot be combined with --adapter",
                 found=str(run),
-                fix=f"write the run as an adapter, too: --adapter {run}",
+                fix=f"name the run with --adapter too: --adapter {run}",
             ),
         ),
     )

@@ -79,7 +79,7 @@ FLAGS = (
         "The size that images are resized to: one number, for example 112, or HEIGHTxWIDTH, for example 224x160. "
         "Training is faster with a smaller size.",
         TIME,
-        default="auto, the size of pretraining; for dinov2 224",
+        default="auto, the size of pretraining: 224 for dinov2",
     ),
     RecipeFlag(
         "--epochs",
@@ -128,7 +128,7 @@ FLAGS = (
         "adapter.layers",
         "REGEX",
         "Use this instead of --targets if the model is not a plain Vision Transformer. Linear layers whose full name "
-        "matches REGEX get an adapter.",
+        "matches REGEX get an adapter. auto: those that --targets selects.",
         ADAPTER,
     ),
     RecipeFlag(

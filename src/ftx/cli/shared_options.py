@@ -89,7 +89,10 @@ RequireProofFlag = Annotated[
 ]
 StrictFlag = Annotated[
     bool,
-    typer.Option("--strict", help="Fail if the data has a different number of labels from the recipe (data.classes)."),
+    typer.Option(
+        "--strict",
+        help="Fail if the number of labels in the data differs from the number in the recipe (data.classes).",
+    ),
 ]
 
 # What a value was called before: read still, with a note.

@@ -40,8 +40,8 @@ def command(
         typer.Option(
             "--preset",
             metavar="|".join(PRESET_NAMES),
-            help="How much to train. fast: only the head, in seconds. auto: what --method says, by default an adapter "
-            "in all blocks for 16 epochs; usually more accurate.  [default: auto]",
+            help="How much to train. fast: only the head, in seconds. auto: what --method selects, by default an "
+            "adapter in all blocks for 16 epochs. auto is usually more accurate.  [default: auto]",
             show_default=False,
             rich_help_panel=START,
         ),

@@ -55,7 +55,8 @@ def command(
         typer.Option(
             "--isa",
             metavar="native|all|LIST",
-            help=f"Also verify for CPUs with other instruction sets: {', '.join(INSTRUCTION_SETS)}.",
+            help=f"Also verify with the kernels of these instruction sets: native (those of this CPU), all, or some of "
+            f"{', '.join(INSTRUCTION_SETS)}.",
         ),
     ] = None,
     require_proof: RequireProofFlag = False,
@@ -67,9 +68,9 @@ def command(
     with 95 % confidence it loses more, or its outputs differ from those of the trained model by more than a bound.
     unproved: there are too few images to decide. If a model failed, the exit status is 1.
 
-    ftx compares the models in three views. In the view graph, both models get the same pixels. In the view files, each
-    model has its own preprocessing of the image files. In the view one_image, the int8 model gets one image at a time;
-    ftx shows it if it uses other CPU kernels for that.
+    ftx compares the models in three views. graph: both models get the same pixels. files: each model has its own
+    preprocessing of the image files. one_image: the int8 model gets one image at a time; ftx shows this view only if
+    the int8 model uses other CPU kernels for one image.
     """
     from ftx.evaluating import validate
 
@@ -145,7 +146,9 @@ def print_parity(report: ParityReport) -> None:
         return
     if any(row.needed_images for row in report.rows):
         console.print_note("to prove more, use more test images, or allow more loss: --max-drop", "dim")
-    console.print_note(f"next: {shell_command('ftx report', report.run)}  (-v shows every comparison)", "dim")
+    if not console.shows_details():
+        console.print_note("with -v, this command shows every comparison", "dim")
+    console.print_note(f"next: {shell_command('ftx report', report.run)}", "dim")
 
 
 def without_details(summary: str) -> str:

@@ -274,9 +274,9 @@ def claimed(table: Path) -> Generator[None, None, None]:
             flock(stream, LOCK_EX | LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                "another ftx data look shows this table",
+                "another `ftx data look` process already uses this table",
                 where=table,
-                fix="choose in its page, end it, or name another table: --out CSV",
+                fix="use the page of that process, stop it with Ctrl-C, or name another table: --out CSV",
             ) from None
         yield
 

@@ -87,8 +87,8 @@ def check_scans(image: Image.Image, content: bytes) -> None:
         shape = f"{image.width} x {image.height}"
         raise ImageError(
             "the image has too many scans",
-            found=f"{scans} over {shape}, at most {most}",
-            fix="save the image again as JPEG",
+            found=f"{scans} scans for an image of {shape}; at most {most} are allowed",
+            fix="save the image again as a baseline (not progressive) JPEG",
         )
 
 

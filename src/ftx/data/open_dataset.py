@@ -224,10 +224,10 @@ def _split_problems(listing: Listing, images: Sequence[OpenedImage]) -> Iterator
     both = [f"{group}: {' and '.join(sorted(each))}" for group, each in sorted(of_group.items()) if len(each) > 1]
     if both:
         yield DataError(
-            f"a group of images must be in one split, {len(both)} are in several",
+            "all images of a group must be in one split",
             where=listing.root,
-            found=listed(both),
-            fix="put all images of a group into one split, or leave the column split empty",
+            found=f"groups in several splits: {len(both)}: {listed(both)}",
+            fix="put all images of a group into one split, or leave the column 'split' empty",
         )
 
 

@@ -226,7 +226,7 @@ def _require_same_base(
             raise MergeError(
                 "the base must be the one that the adapter was trained on",
                 where=at.folder,
-                found=f"{'.'.join(theirs)}, this is {'.'.join(ours)}",
+                found=f"the base model is {'.'.join(ours)}, but the adapter was trained on {'.'.join(theirs)}",
                 fix=f"run again with --base {'.'.join(theirs)}",
             )
     named = f"names its base only '{config.base_model}'" if config.base_model else "does not name its base"

@@ -48,7 +48,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
         raise GateFailed(
             "every OpenVINO model of this run failed ftx validate",
             where=run.path / PARITY_FILE,
-            fix=f"export again: {again}; or use one all the same: --artifact {run.folder(present[0])}",
+            fix=f"export again: {again}; or use one anyway: --artifact {run.folder(present[0])}",
         )
     summary = None
     if report and why is None and left[0] in _judged(report, "unproved", run):  # validating again gives the same
@@ -88,7 +88,7 @@ def best_of(folder: Path) -> tuple[Path, str]:
         raise GateFailed(
             "every model of this folder failed ftx validate",
             where=folder,
-            fix=f"export again: {EXPORT_IR}; or use one all the same: --artifact {next(iter(present.values()))}",
+            fix=f"export again: {EXPORT_IR}; or use one anyway: --artifact {next(iter(present.values()))}",
         )
     again = shell_command("ftx validate", left[0])
     return left[0], f"the most exact, as none is proved for this machine or its instruction set: {again}"

@@ -162,7 +162,7 @@ def newest(run: Path, progress: Progress) -> SavedCheckpoint:
         "--resume must name a run whose training was interrupted",
         where=run,
         found="its training has finished" if finished else f"no checkpoint in {CHECKPOINTS}/",
-        fix="run `ftx runs` to list your runs, or start a new training with `ftx train`",
+        fix="run `ftx runs` to list your runs, or start a new run with `ftx train`",
     )
 
 

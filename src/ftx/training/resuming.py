@@ -36,7 +36,7 @@ def recipe_to_resume(
                 "the recipe must be the one that the training began with",
                 where=where,
                 found=listed(found),
-                fix="undo these changes to resume, or start a new training with them",
+                fix="undo these changes to resume, or start a new run with them",
             )
     check_address(run, now, overrides, flags, RESUME)
     if not is_elsewhere(now.data.path) and not images_root(now.data.path).exists():
@@ -70,20 +70,20 @@ def check_same_inputs(run: Path, origin: Origin, now: ResolvedTraining) -> None:
             "the base must be the one that the training began with",
             where=run,
             found=f"hash {base_digest[:12]}…, was {origin.base_digest[:12]}…",
-            fix=f"restore those weights (model.weights in recipe.yaml), or start a new training: {train_again(run)}",
+            fix=f"restore those weights (model.weights in recipe.yaml), or start a new run: {train_again(run)}",
         )
     if entries_digest(entries) != origin.data_sha256:
         raise RunError(
             "the images must be those that the training began with",
             where=now.recipe.data.path,
             found=_first_difference(read_entries(run / ENTRIES), entries),
-            fix=f"restore them, or start a new training: {train_again(run)}",
+            fix=f"restore them, or start a new run: {train_again(run)}",
         )
     if found := _differences(origin.recipe, now.recipe):
         raise RecipeError(
-            "the recipe means something else here than where the training began",
+            "the recipe must give the same settings on this machine as where the training began",
             found=listed(found),
-            fix=f"resume it on the machine where it began, or start a new training: {train_again(run)}",
+            fix=f"resume the training on that machine, or start a new run: {train_again(run)}",
         )
 
 
