@@ -159,4 +159,4 @@ def test_the_source_beside_a_package_of_models_finds_it_and_without_says_what_to
     assert ask("r.sample_file('fashion-mnist.zip')") == str(package / "sample" / "fashion-mnist.zip")
     said = ask("r.bundled_weights('dinov2-small')")
     assert said.startswith("3 this installation of ftx lacks model.safetensors")
-    assert "pip install --force-reinstall ftx-vit-models" in said
+    assert "install ftx and its models again" in said

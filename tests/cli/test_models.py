@@ -116,7 +116,7 @@ def test_a_name_says_all_that_is_known_and_the_next_command() -> None:
     line = BY_NAME["gcvit_xxtiny"]
     assert f"{line.adapted} layers in {line.blocks} blocks: q " in done.stdout
     assert all(f"{tag}, " in done.stdout for tag in line.pretrained)
-    assert "ftx train --data data --model gcvit_xxtiny --method dora" in said(done)
+    assert "ftx train --data photos --model gcvit_xxtiny --method dora" in said(done)
     assert "--method linear" in said(models("resnet18"))
     assert "next:" not in said(models("gemma4_vit_167m_enc"))
 

@@ -129,7 +129,7 @@ def _print_model(model: SupportedModel) -> None:
 
 
 def _next(model: SupportedModel) -> str:
-    words = ["ftx train --data data --model", model.name]
+    words = ["ftx train --data photos --model", model.name]
     words.append(f"--method {'dora' if model.adapted else 'linear'}")
     if model.adapted and missing_targets(model):
         words.append(f"--targets {','.join(model.layers)}")

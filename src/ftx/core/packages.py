@@ -10,6 +10,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 DISTRIBUTION = "ftx-vit"
+# Names no package: on an index the name may be another's.
+INSTALL_AGAIN = "install ftx and its models again, as README.md says"
 
 
 def require(package: str) -> None:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ftx.core.errors import EnvironmentFault, RecipeError, nearest
-from ftx.core.packages import install_command
+from ftx.core.packages import INSTALL_AGAIN, install_command
 
 # Name of a bundled model -> its timm architecture, and its file below the models folder.
 BUNDLED = {"dinov2-small": ("vit_small_patch14_dinov2", "dinov2-small/model.safetensors")}
@@ -49,7 +49,7 @@ def bundled_weights(name: str) -> Path | None:
     """
     if name not in BUNDLED:
         return None
-    return _present(models_folder() / BUNDLED[name][1], "ftx-vit-models")
+    return _present(models_folder() / BUNDLED[name][1])
 
 
 def sample_file(name: str) -> Path:
@@ -57,7 +57,7 @@ def sample_file(name: str) -> Path:
 
     Raises: EnvironmentFault if it is missing.
     """
-    return _present(models_folder() / "sample" / name, "ftx-vit-models")
+    return _present(models_folder() / "sample" / name)
 
 
 def architecture_table() -> Path:
@@ -65,7 +65,7 @@ def architecture_table() -> Path:
 
     Raises: EnvironmentFault if it is missing.
     """
-    return _present(_SHIPPED / "architectures.json", "ftx-vit")
+    return _present(_SHIPPED / "architectures.json")
 
 
 def recipe_names() -> list[str]:
@@ -92,11 +92,11 @@ def recipe_file(given: str | Path) -> Path:
     )
 
 
-def _present(path: Path, distribution: str) -> Path:
+def _present(path: Path) -> Path:
     if not path.is_file():
         raise EnvironmentFault(
             f"this installation of ftx lacks {path.name}",
             where=path.parent,
-            fix=f"run: pip install --force-reinstall {distribution}",
+            fix=INSTALL_AGAIN,
         )
     return path

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ftx.core.errors import DataError
 from ftx.core.files import stage_folder, write_atomic
+from ftx.core.packages import INSTALL_AGAIN
 from ftx.core.shipped_files import sample_file
 from ftx.core.untrusted_input import read_file
 from ftx.tasks.task_names import TASK_FACTS, TaskName
@@ -61,7 +62,7 @@ def unpack_sample(archive: Path, folder: Path) -> Path:
             "the sample archive is damaged",
             where=archive,
             found=str(error),
-            fix="run: pip install --force-reinstall ftx-vit-models",
+            fix=INSTALL_AGAIN,
         ) from error
     return folder
 
@@ -76,7 +77,7 @@ def _check_inside(member: zipfile.ZipInfo, archive: Path) -> None:
             "each file of the sample archive must stay below its folder",
             where=archive,
             found=name,
-            fix="run: pip install --force-reinstall ftx-vit-models",
+            fix=INSTALL_AGAIN,
         )
 
 
