@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
 
 from ftx.cli.app import run
 from ftx.cli.recipe_flags import FLAGS
+from ftx.cli.train import choose_device
+from ftx.core.errors import InputError
 from ftx.recipe.error_lines import dotted_keys
 from ftx.recipe.schema import Recipe
 
@@ -58,3 +61,20 @@ def test_each_flag_is_spelled_and_explained(
 def test_a_training_that_goes_on_has_its_recipe_and_its_folder(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--resume", "runs/gone", *words.split()]) == 2
     assert f"{words.split()[0]} cannot be combined with --resume" in capsys.readouterr().err
+
+
+def test_which_gpus_torch_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by its number, and all of them by none: of several processes each has its own."""
+    monkeypatch.setattr("ftx.training.require_gpu", lambda name: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name, seen in ((None, "4,5"), ("cuda", "4,5"), ("cuda:2", "2"), ("cpu", "")):
+        choose_device(name)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    choose_device("cuda")
+    with pytest.raises(InputError, match="several processes") as caught:
+        choose_device("cuda:1")
+    assert "CUDA_VISIBLE_DEVICES=1," in str(caught.value.fix)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,5"

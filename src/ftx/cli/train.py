@@ -170,7 +170,14 @@ def choose_device(name: str | None) -> None:
     kind, _, number = name.partition(":")
     if name != "cpu" and not (kind == "cuda" and (number.isdecimal() if ":" in name else True)):
         raise InputError("--device must be cpu, cuda or cuda:N", found=shown(name), fix="train with --device cpu")
-    os.environ["CUDA_VISIBLE_DEVICES"] = "" if name == "cpu" else number or os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    if number and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "--device must be cpu or cuda if several processes train together: each has a GPU of its own",
+            found=name,
+            fix=f"run the command without --device, with CUDA_VISIBLE_DEVICES={number},... before torchrun",
+        )
+    if name == "cpu" or number:
+        os.environ["CUDA_VISIBLE_DEVICES"] = number
     if name == "cpu":
         return
     from ftx.training import require_gpu

@@ -43,7 +43,7 @@ _REGISTERS = (
     "model_name: ftx carries dinov2-small without register tokens, OTX has it with four "
     "(--model vit_small_patch14_reg4_dinov2)"
 )
-_RANK = "peft: rank, alpha and targets are ftx's own (adapter.* below); OTX's recipe does not have them"
+_RANK = "peft: rank, alpha and targets are ftx's own (adapter.*); OTX's recipe does not have them"
 _PATIENCE = "patience: ftx counts epochs since the mean metric of three was highest, OTX since that of one was"
 # On our key with this value, or with any.
 _NOTES = {
