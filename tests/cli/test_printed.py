@@ -204,7 +204,7 @@ def test_both_proofs_of_a_merge(capsys: Capture) -> None:
     assert "layers  2, within 3.0e-08 of the unmerged computation in float64 (bound 1e-07)\n" in said.out
     assert said.err == (
         "the dense model has the same outputs as the trained one, except for rounding\n"
-        "next: ftx export --format openvino runs/a --precision fp32,int8\n"
+        "next: ftx export runs/a --precision fp32,int8\n"
     )
     print_merge(merged().model_copy(update={"layers": []}))
     assert "layers" not in capsys.readouterr().out  # of full fine-tuning
@@ -699,7 +699,7 @@ def applied(**changed: Any) -> ApplyReport:
 )
 def test_what_came_of_an_update(changed: dict[str, Any], said: str, capsys: Capture) -> None:
     print_applied(applied(**changed))
-    assert capsys.readouterr().err == f"{said}\nproved: 3 of 3\n"
+    assert capsys.readouterr().err == f"{said}\nverified: 3 of 3\n"
 
 
 def test_what_is_not_listed_is_counted(capsys: Capture) -> None:

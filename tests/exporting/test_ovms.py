@@ -95,7 +95,7 @@ def test_what_is_there_stays(whole_run: Path, tmp_path: Path) -> None:
 def test_an_ir_that_the_run_lacks_is_named(whole_run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no openvino/int8-weights/ yet") as raised:
         export_ovms(whole_run, tmp_path / "models", precisions=["int8-weights"])
-    assert "ftx export --format openvino --precision int8-weights" in str(raised.value)
+    assert "ftx export --precision int8-weights" in str(raised.value)
     assert not (tmp_path / "models").exists()
 
 

@@ -37,7 +37,7 @@ def test_the_command_is_the_one_that_makes_it(tmp_path: Path) -> None:
     assert DENSE.command(tmp_path) == f"ftx merge {tmp_path}"
     for variant, artifact in IRS.items():
         assert artifact.name == f"openvino/{variant}"
-        assert artifact.command(tmp_path) == f"ftx export --format openvino --precision {variant} {tmp_path}"
+        assert artifact.command(tmp_path) == f"ftx export --precision {variant} {tmp_path}"
 
 
 def test_irs_come_by_exactness() -> None:

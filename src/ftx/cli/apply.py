@@ -9,6 +9,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag
+from ftx.cli.validate import VERDICT_WORDS
 from ftx.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,4 +101,5 @@ def _print(report: ApplyReport) -> None:
             f"{report.bytes_shipped / 1e6:.2f} MB shipped, {report.seconds:.1f} s",
             "good",
         )
-    console.print_note(f"{report.verdict}: {report.summary}", "good" if report.verdict == "proved" else "strong")
+    style: console.Style = "good" if report.verdict == "proved" else "strong"
+    console.print_note(f"{VERDICT_WORDS[report.verdict]}: {report.summary}", style)

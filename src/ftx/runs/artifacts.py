@@ -18,7 +18,7 @@ Format = Literal["onnx", "openvino"]
 RuntimeName = Literal["torch", Format]
 StoredPrecision = Literal["fp32", "fp16", "int8"]
 
-EXPORT_IR = "ftx export --format openvino"
+EXPORT_IR = "ftx export"
 # The files of an IR.
 IR_FILE = "model.xml"
 IR_WEIGHTS = "model.bin"

@@ -79,7 +79,7 @@ def predict_to_file(
     parts = parts_of(images)
     predictor = load(artifact, goal="throughput", progress=progress)
     if not isinstance(predictor, OpenVinoPredictor):
-        found, fix = f"a model for {predictor.name}", "export it first: ftx export --format openvino"
+        found, fix = f"a model for {predictor.name}", "export it first: ftx export"
         raise InputError("--out needs an exported IR", where=artifact, found=found, fix=fix)
     spec = JobSpec(images=_digest(parts), model=ir_digest(predictor.folder), scores=scores, parts=len(parts))
     began = time.monotonic()

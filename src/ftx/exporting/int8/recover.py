@@ -33,7 +33,7 @@ from ftx.data.random_draws import order_generator
 from ftx.exporting.chosen_images import calibration_images
 from ftx.exporting.int8.quantize import RANGES, quiet
 from ftx.exporting.recover_report import RecoverReport
-from ftx.runs.artifacts import DENSE, TRAINED
+from ftx.runs.artifacts import DENSE, IR_INT8, TRAINED
 from ftx.runs.dense import load_dense
 from ftx.runs.new_run import check_name_free, new_run, seal
 from ftx.runs.readme import KeptEpoch, write_trained_card
@@ -96,7 +96,7 @@ def recover(
             "--recover did not bring the int8 model closer to the fp32 model",
             where=opened.path,
             found=f"a mean logit error of {after:.4f}, {before:.4f} before",
-            fix=f"export it without --recover: {shell_command('ftx export --precision int8', opened.path)}",
+            fix=f"export it without --recover: {IR_INT8.command(opened.path)}",
         )
     module, task = prepared.backbone.module.eval(), opened.task
     _, logits_NC, targets_NC = measure(module, task, images.validation, loss=recipe.train.loss, bf16=False)
