@@ -26,7 +26,7 @@ def test_the_commands_make_the_same_run_beside_this_one(run: Run) -> None:
         "ftx train --config multiclass-dora/recipe.yaml --out multiclass-dora-again",
         "ftx merge multiclass-dora-again",
         "ftx export multiclass-dora-again --format onnx",
-        "ftx export multiclass-dora-again --precision fp32 --precision fp16 --precision int8",
+        "ftx export multiclass-dora-again --format openvino --precision fp32 --precision fp16 --precision int8",
         "ftx validate multiclass-dora-again",
         "ftx report multiclass-dora-again",
     ]
@@ -34,7 +34,7 @@ def test_the_commands_make_the_same_run_beside_this_one(run: Run) -> None:
     assert [command for command in found if "multiclass-dora/" in command] == found[:1]
     keep(run, "openvino/fp16")
     assert [line for line in provenance(gather(Run.open(run.path))).commands if "export" in line] == [
-        "ftx export multiclass-dora-again --precision fp16"
+        "ftx export multiclass-dora-again --format openvino --precision fp16"
     ]
 
 

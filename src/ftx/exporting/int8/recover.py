@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ftx.adapters.attach import adapter_layers
 from ftx.adapters.trainable_model import TrainableModel, prepare
 from ftx.backbones.layer_roles import head_names
-from ftx.core.errors import EnvironmentFault, GateFailed, shell_command
+from ftx.core.errors import EnvironmentFault, GateFailed
 from ftx.core.progress import SILENT, Progress
 from ftx.core.third_parties import no_telemetry, quiet_third_parties
 from ftx.data.dataset import Dataset, Entry
