@@ -134,7 +134,7 @@ def draw(each: Sequence[Pairs], path: Path) -> None:
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
     contestants = [name for name in dict.fromkeys(pairs.contestant for pairs in each) if name != AGAINST]
-    markers = dict(zip(dict.fromkeys(pairs.data for pairs in each), cycle("os^DvPX*<>hpd"), strict=False))
+    markers = dict(zip(dict.fromkeys(pairs.data for pairs in each), cycle("os^DvPX*<>hpdH8123"), strict=False))
     for pairs in each:
         if pairs.contestant != AGAINST:
             colour = f"C{contestants.index(pairs.contestant)}"

@@ -79,7 +79,7 @@ def test_adapters_side_by_side(capfd: pytest.CaptureFixture[str]) -> None:
     [
         (["merge", "runs/a", "--shares", "1"], "--shares is only for --adapter"),
         (["merge", "runs/a", "--combine", "ties", "--density", "0.5"], "--combine, --density is only for --adapter"),
-        (["merge", "--adapter", "runs/a", "--data", "data"], "--data is only for a run"),
+        (["merge", "--adapter", "runs/a", "--data", "data"], "--data cannot be combined with --adapter"),
         (["merge", "runs/a", "--adapter", "runs/b"], "a run cannot be combined with --adapter"),
         (["merge", "--adapter", "runs/a", "--combine", "tise"], "--combine must be one of"),
         (["merge", "--adapter", "runs/a", "--density", "0.5"], "--density is only for --combine ties"),

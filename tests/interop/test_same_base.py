@@ -69,7 +69,9 @@ def test_an_adapter_of_other_published_weights_is_refused(way: str, said: str, t
     else:
         with pytest.raises(MergeError, match="the one that the adapter was trained on") as caught:
             open_adapters([folder], **words, head=False, progress=listener)
-        assert caught.value.found == "test_vit.other, this is test_vit.r160_in1k"
+        assert (
+            caught.value.found == "the base model is test_vit.r160_in1k, but the adapter was trained on test_vit.other"
+        )
         assert (caught.value.where, caught.value.fix) == (str(folder), "run again with --base test_vit.other")
 
 

@@ -430,9 +430,12 @@ def test_a_run_without_a_model_names_what_there_is(run: Run, monkeypatch: pytest
     monkeypatch.chdir(run.path.parent.parent)
     for name in ("later", "older"):
         shutil.copytree(run.path, run.path.with_name(name))
-    with pytest.raises(RunError, match="the run has no such model") as caught:
+    with pytest.raises(RunError, match="the run does not contain this folder") as caught:
         Run.open("runs/x/openvino/int9")
-    assert (caught.value.where, caught.value.fix) == ("runs/x/openvino/int9", "name one that it has: trained")
+    assert (caught.value.where, caught.value.fix) == (
+        "runs/x/openvino/int9",
+        "name the run, runs/x, or a model in it: trained",
+    )
     with pytest.raises(RunError, match="this run has no dense/ yet") as caught:
         run.require(DENSE)
     assert caught.value.found is None

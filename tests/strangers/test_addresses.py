@@ -105,7 +105,7 @@ def test_other_commands_refuse_the_cell_as_well_and_name_its_line(words: tuple[s
     with chdir(tmp_path):
         said = call(*words)
     assert said.status == 2
-    assert "line 4: reference://::evil.tar/y.png is an address" in " ".join(said.err.split())
+    assert "line 4: reference://::evil.tar/y.png is a URL" in " ".join(said.err.split())
 
 
 @pytest.mark.parametrize("name", ["http://127.0.0.1:9/x.tar", "a::b.tar", "../x.tar", "x\x00.tar"])

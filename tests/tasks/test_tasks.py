@@ -440,7 +440,7 @@ def test_labels_that_are_no_tree_are_refused() -> None:
     names = tuple("ab")
     with pytest.raises(DataError, match="above itself"):
         Labels(names, singles=names, parents={"a": "b", "b": "a"})
-    with pytest.raises(DataError, match="order"):
+    with pytest.raises(DataError, match="sorted by group"):
         Hierarchical(Labels(("a", "b", "c"), groups=(("b", "c"),), singles=("a",)), Thresholds())
     assert list(chain.from_iterable(TREE.path(name) for name in ("soaked", "bus"))) == [
         "wet",

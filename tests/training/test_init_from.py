@@ -259,7 +259,7 @@ def test_an_adapter_for_something_else_is_refused(run: Run, few: Path) -> None:
         assert init_run(kept.model_copy(update={"adapter": adapter})) == Run(run.path)
     assert init_run(recipe_from(run.path, ["train.lr=0.5", "seed=0"])) == Run(run.path)
     assert init_run(asked(few, "lora")) is None
-    with pytest.raises(RunError, match="the run does not exist"):
+    with pytest.raises(RunError, match="the run does not contain this folder"):
         recipe_from(run.path / "none")
 
 

@@ -62,7 +62,8 @@ class Run:
         around = next((parent for parent in folder.parents if (parent / MANIFEST_FILE).is_file()), None)
         if around is not None and not folder.is_dir():
             models = ", ".join(str(artifact) for artifact in cls(around).artifacts())
-            raise RunError("the run has no such model", where=folder, fix=f"name one that it has: {models}")
+            fix = f"name the run, {around}, or a model in it: {models}"
+            raise RunError("the run does not contain this folder", where=folder, fix=fix)
         if not folder.is_dir():
             raise RunError(
                 "the run does not exist",
