@@ -59,13 +59,13 @@ def test_settings_of_some_models_do_not_choose_between_them_and_others(run: Path
     assert best_ir(Run.open(run))[0] == IR_INT8
     keep_tuned(run / "openvino/fp16", tuned(0.25))
     chosen, why = best_ir(Run.open(run))
-    assert (chosen, "(5.0 ms per image; openvino/fp32: 9.0 ms; openvino/fp16: 7.0 ms)" in why) == (IR_INT8, True)
+    assert (chosen, "(5.0 ms per image)" in why) == (IR_INT8, True)
     keep_tuned(run / "openvino/int8", tuned(3.0))
     assert best_ir(Run.open(run))[0] == IR_INT8
     keep_tuned(run / "openvino/fp32", tuned(2.0))
     chosen, why = best_ir(Run.open(run))
     assert chosen == IR_FP16
-    assert why.endswith("(0.2 ms per image; openvino/fp32: 2.0 ms; openvino/int8: 3.0 ms)")
+    assert why.endswith("(0.2 ms per image)")
 
 
 def test_what_is_not_proved_needs_no_setting(run: Path) -> None:

@@ -96,9 +96,8 @@ def best_of(folder: Path) -> tuple[Path, str]:
 
 def _fastest(latency_ms: Mapping[Artifact, float], of_what: str) -> tuple[Artifact, str]:
     fastest = min(latency_ms, key=lambda artifact: latency_ms[artifact])
-    others = [f"{other}: {ms:.1f} ms" for other, ms in latency_ms.items() if other != fastest]
-    compared = "".join(f"; {other}" for other in others) or "; the only one"
-    return fastest, f"the fastest {of_what} ({latency_ms[fastest]:.1f} ms per image{compared})"
+    only = "; the only one" if len(latency_ms) == 1 else ""
+    return fastest, f"the fastest {of_what} ({latency_ms[fastest]:.1f} ms per image{only})"
 
 
 def _tuned_ms(latency_ms: Mapping[Artifact, float], run: Run) -> Mapping[Artifact, float]:
