@@ -27,14 +27,19 @@ from ftx.training import OnEpoch, TrainReport, train
 
 
 class PipelineReport(CommandReport):
-    """The reports of the commands; ``ok`` if no artifact failed (with ``require_proof``, if each is proved)."""
+    """The reports of all steps of ``ftx run`` and ``ftx quickstart``."""
 
     verb: str = "run"
     seconds: float
+    """The time of all steps in seconds."""
     train: TrainReport
+    """The report of the training."""
     merge: MergeReport
+    """The report of the merge."""
     export: ExportReport
+    """The report of the export."""
     parity: ParityReport
+    """The report of the validation, whose ``ok`` is also that of the whole."""
 
 
 def run_all(

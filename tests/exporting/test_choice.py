@@ -50,13 +50,13 @@ def judged(run: Run, **latency_ms: float) -> None:
 
 def test_the_fastest_proved_ir_is_taken_by_its_deployed_latency(run: Run) -> None:
     judged(run, fp32=3, fp16=2)
-    why = "the fastest verified model on this machine (2.0 ms per image)"
+    why = "the fastest verified model here (2.0 ms per image)"
     assert best_ir(run) == (IR_FP16, why)
     judged(run, fp32=2, fp16=3)
     assert best_ir(run)[0] == IR_FP32
     # An IR that was exported again since is not what was proved.
     edit_report(run.path, REPORT, lambda report: report["digests"].update({"openvino/fp32": "another"}))
-    why = "the fastest verified model on this machine (3.0 ms per image; the only one)"
+    why = "the fastest verified model here (3.0 ms per image; the only one)"
     assert best_ir(run) == (IR_FP16, why)
 
 

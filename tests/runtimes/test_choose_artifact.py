@@ -189,7 +189,7 @@ def test_a_set_that_was_asked_in_a_process_held_to_it_counts_too(device: Path) -
 def test_what_this_machine_found_comes_before_what_another_did(device: Path) -> None:
     found_here(device, IR_FP32, "proved")
     name, why = chosen_of(device)
-    assert (name, why) == ("fp32", "the fastest verified model on this machine (9.0 ms per image; the only one)")
+    assert (name, why) == ("fp32", "the fastest verified model here (9.0 ms per image; the only one)")
     found_here(device, IR_INT8, "proved")
     assert chosen_of(device)[0] == "int8"
     # The one that is proved elsewhere failed here.

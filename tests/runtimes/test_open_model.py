@@ -113,7 +113,7 @@ def test_the_best_is_the_fastest_that_is_proved(
 def test_what_was_chosen_says_why(run: Path) -> None:
     report = run / "reports" / "parity.json"
     edit(report, rows_of(3, 4, 2))
-    assert best_ir(Run.open(run))[1] == ("the fastest verified model on this machine (2.0 ms per image)")
+    assert best_ir(Run.open(run))[1] == ("the fastest verified model here (2.0 ms per image)")
     edit(report, lambda document: say(document, "unproved", *IRS))
     # In bf16 labels judge, in f32 logits.
     said = "logits within " if default_compute().dtype == "f32" else "at most "

@@ -16,31 +16,37 @@ from ftx.recipe.method_defaults import ADAPTERS
 
 
 class Architecture(ClosedModel):
-    """One architecture of timm.
-
-    ``parameters`` are those without a head, ``input_size`` is that of its default weights: channels, height, width.
-    ``layers`` counts the linear layers that serve each target; ``adapted`` counts a fused one once. ``any_size``: it
-    takes other image sizes. ``classifier``: it takes a head, so linear probing and full fine-tuning work.
-    ``pretrained`` has the licence of each tag's weights, the default first; None if timm does not state it.
-    """
+    """What ftx supports of one architecture of timm."""
 
     architecture: str
+    """The name of the architecture in timm."""
     family: str
+    """The module of timm that defines it, for example ``vision_transformer``."""
     parameters: int
+    """The number of parameters without a head."""
     input_size: tuple[int, int, int]
+    """The channels, height and width in pixels that the default weights are made for."""
     any_size: bool
+    """Whether other image sizes are possible."""
     blocks: int
+    """The number of blocks; 0 if no layer can have an adapter."""
     adapted: int
+    """The number of layers that can have an adapter; a fused layer counts once."""
     layers: dict[Target, int]
+    """The number of layers for each target of an adapter; a fused layer counts for each of its targets."""
     classifier: bool
+    """Whether it can have a classification head, which all methods need."""
     pretrained: dict[str, str | None]
+    """The licence of each tag of pretrained weights, the default tag first; null if timm does not state it."""
 
 
 class SupportedModel(Architecture):
-    """What ``--model`` takes: an architecture by its own name, or a bundled model."""
+    """A model that you can train: an architecture of timm, or a bundled model."""
 
     name: str
+    """The name for ``--model``."""
     embedded: bool = False
+    """Whether its weights are bundled with ftx."""
 
     @property
     def methods(self) -> tuple[str, ...]:

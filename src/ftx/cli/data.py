@@ -68,10 +68,11 @@ _LAYOUTS = {
 
 
 class SampleReport(CommandReport):
-    """The ``--json`` object of ``ftx data sample``; ``path`` is what ``ftx train --data`` takes."""
+    """The sample images that were unpacked; ``ftx train --data`` takes their ``path``."""
 
     verb: str = "data sample"
     task: TaskName
+    """The task that the labels of the sample are for."""
     path: str = Field(description="A folder or a table of images.")
 
 

@@ -65,7 +65,7 @@ def look(
 
     A page in your browser shows them one by one. You choose for each: keep it, change the label, or remove it. Your
     choices go into a table; your images do not change. Ctrl-C stops the page. `ftx train` does not read this table. The
-    documentation (data-look.md) shows how to convert it into a table for training.
+    page "Fix wrong labels" of the documentation shows how to convert it into a table for training.
 
     With --json, ftx writes the table but shows no page. The exit status is then 4 if images cannot be read.
     """

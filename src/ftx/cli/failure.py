@@ -30,12 +30,16 @@ _ENVIRONMENT = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.
 
 
 class ErrorParts(BaseModel):
-    """An error as the user reads it."""
+    """The parts of an error."""
 
     what: str
+    """What is wrong."""
     where: str | None = None
+    """The place of the error, for example a path; null if there is none."""
     found: str | None = None
+    """What ftx found there; null if there is nothing to show."""
     fix: str | None = None
+    """What to do, often a command; null if ftx does not know."""
 
     @computed_field
     @property
@@ -45,10 +49,11 @@ class ErrorParts(BaseModel):
 
 
 class FailureReport(CommandReport):
-    """The ``--json`` object of a command that failed."""
+    """The object that a failed command prints."""
 
     ok: bool = False
     error: ErrorParts
+    """What is wrong, and how to fix it."""
 
 
 def report_failure(

@@ -17,11 +17,13 @@ from ftx.recipe.adapter_targets import TARGETS
 
 
 class ModelsReport(CommandReport):
-    """The models that match, and the version of timm that they are of."""
+    """The models that match the pattern."""
 
     verb: str = "models"
     timm: str
+    """The version of timm that the list is made from."""
     models: list[SupportedModel]
+    """The models; without a pattern, all of them."""
 
 
 def command(

@@ -11,20 +11,26 @@ from ftx.recipe.schema import Recipe
 
 
 class RecipeLine(ClosedModel):
-    """A bundled recipe, and its first comment."""
+    """A bundled recipe."""
 
     name: str
+    """The name for ``--config``."""
     task: str
+    """The task that it trains for."""
     model: str
+    """The model that it trains."""
     method: str
+    """The training method, for example ``dora``."""
     about: str
+    """What it is for: its first comment."""
 
 
 class RecipesReport(CommandReport):
-    """The recipes by name."""
+    """The bundled recipes."""
 
     verb: str = "recipes"
     recipes: list[RecipeLine]
+    """The recipes, in the order of their names."""
 
 
 def command(json: JsonFlag = False) -> int:

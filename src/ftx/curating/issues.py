@@ -21,22 +21,31 @@ KEEP, DROP, RELABEL = "keep", "drop", "relabel:"
 
 
 class Issue(ClosedModel):
-    """One image and what may be wrong with it.
-
-    ``given`` are its labels, ``suggested`` those that it probably should have, or of a near-duplicate the image of
-    train that it is like. ``score`` is the probability of the given labels, or how alike two images are; None
-    if there is nothing to measure. ``other`` is the image that it is like, ``reason`` is an explanation.
-    ``choice`` is empty until somebody chooses.
-    """
+    """One image, and what may be wrong with it."""
 
     path: str
+    """The path of the image."""
     issue: IssueKind
+    """``label``: the label is probably wrong. ``label-unproved``: the same, but the probe is not reliable for it.
+    ``contradiction``: a near-duplicate has other labels. ``near-duplicate``: a validation or test image that is also
+    seen in training.
+    """
     given: str
+    """The labels of the image in the data set, separated by ``;``."""
     suggested: str = ""
+    """The labels that the image probably should have. For ``near-duplicate``, the path of the image seen in training;
+    empty if the image cannot be read.
+    """
     score: float | None = None
+    """For a label, the probability that it is correct, from 0 to 1. For similar images, their correlation; null if the
+    image cannot be read.
+    """
     choice: str = ""
+    """What you chose: ``keep``, ``drop``, ``relabel:LABELS``, or empty."""
     other: str | None = None
+    """The path of the similar image; null if there is none."""
     reason: str = ""
+    """Why the probe is not reliable, or why the image cannot be read; else empty."""
 
     @property
     def key(self) -> tuple[str, IssueKind, str]:

@@ -27,29 +27,37 @@ TABLE = Path("data-look.csv")
 
 
 class LookReport(CommandReport):
-    """What was found. ``ok`` is false if ``ftx train`` would reject the data, by its ``problems``.
-
-    ``model`` at ``image_size`` made the features, ``folds`` probes with the penalty ``strength`` judged them.
-    ``metrics`` are those of the task, of the probes on images that they were not trained on, by the given labels.
-    ``labels`` states which of them can be judged; ``notes`` states what the images cannot show, and what became of
-    earlier choices. ``table`` holds all ``issues`` and the choices.
-    """
+    """The problems that ``ftx data look`` found."""
 
     verb: str = "data look"
     path: str
+    """The folder, file or URL of the data set."""
     task: TaskName
+    """The task that you named, or else the narrowest one that the labels fit."""
     images: int
+    """The number of images that can be read."""
     model: str
+    """The model whose features the probes use."""
     image_size: int | str
+    """The image size in pixels: the side of a square, or ``HEIGHTxWIDTH``."""
     folds: int
+    """The number of parts of the data. A probe that is trained on the other parts judges each part."""
     strength: float
+    """The penalty on the weights of the probes."""
     metrics: dict[str, float]
+    """The metrics of the probes on images that they are not trained on, by name, from 0 to 1."""
     labels: list[LabelJudgement]
+    """How well a probe recognizes each label."""
     counts: dict[str, int]
+    """The number of issues of each kind."""
     notes: list[str]
+    """What the images cannot show, and what happened to earlier choices."""
     problems: list[str]
+    """Why ``ftx train`` rejects the data; ``ok`` is false if there are any."""
     table: str
+    """The path of the CSV file with all issues and your choices."""
     issues: list[Issue]
+    """All issues: labels first, then similar images, then images that cannot be read."""
 
 
 @dataclass(frozen=True)

@@ -23,20 +23,22 @@ from ftx.tasks.labels import Labels
 
 
 class LabelJudgement(ClosedModel):
-    """How well the probe recognizes a label.
-
-    ``images`` have it, ``subjects`` counts their different pictures. ``found`` is the fraction of them for which the
-    probe predicts it, ``mistaken`` that of the other images, ``suspected`` counts its images that are probably wrong.
-    ``unproved`` explains why its list cannot be trusted; empty if it can.
-    """
+    """How well the probe recognizes one label."""
 
     name: str
+    """The label."""
     images: int
+    """The number of images with this label."""
     subjects: int
+    """The number of different pictures among them: near-duplicates count once."""
     found: float
+    """The fraction of these images for which the probe predicts the label, from 0 to 1."""
     mistaken: float
+    """The fraction of the other images for which the probe predicts the label, from 0 to 1."""
     suspected: int
+    """The number of images on which this label is probably wrong."""
     unproved: str = ""
+    """Why the issues of this label are not reliable; empty if they are."""
 
 
 @dataclass(frozen=True)

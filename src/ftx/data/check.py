@@ -33,51 +33,72 @@ _SERIES = 20
 
 
 class LearningCurve(ClosedModel):
-    """The accuracy of linear probes trained on 40 % and on 80 % of the training images, on images of another fifth.
-
-    An image counts as correct if all its labels are. ``gain`` is the difference, with its 95 % interval, and
-    ``summary`` is what it means.
-    """
+    """How much linear probes gain from twice as many training images."""
 
     images: int
+    """The number of training images."""
     accuracy_40: float
+    """The fraction of images with all labels correct, by probes that are trained on 40 % of the training images. No
+    probe predicts an image that it is trained on.
+    """
     accuracy_80: float
+    """The same fraction for probes that are trained on 80 %."""
     gain: float
+    """``accuracy_80`` minus ``accuracy_40``."""
     gain_low: float
+    """The lower end of the 95 % confidence interval of ``gain``."""
     gain_high: float
+    """The upper end of that interval."""
     summary: str
+    """What the gain means, in a sentence."""
 
 
 class DataReport(CommandReport):
-    """What a training would make of a data set.
-
-    ``task`` is the narrowest that the labels suit unless one was named (``task_named``). ``counts`` holds images by
-    label and split, ancestors counted with their children. ``val_from_train``: the data has no validation images of
-    its own, so a training takes these from the others. ``imbalance`` is the largest ratio of training images
-    between two labels of one group, or between those that have a single label and those that have not. ``copies``
-    counts images that occur before under another name in the same split, ``ignored`` other files by ending. ``ok`` says
-    that ``ftx train`` would take it: no ``problems``. ``warnings`` are what is probably not meant. ``learning_curve``
-    is measured only if it was requested.
-    """
+    """How ftx understands a data set, and what is wrong with it."""
 
     verb: str = "data check"
     path: str
+    """The folder, file or URL of the data set."""
     layout: Layout
+    """How the images are organised: ``folders`` of classes, also inside ``splits``; annotations; ``foreign``, which the
+    package datumaro reads; or tar ``shards``.
+    """
     task: TaskName
+    """The task that you named, or else the narrowest one that the labels fit."""
     task_named: bool
+    """Whether you named the task with ``--task``."""
     images: dict[str, int]
+    """The number of images in each split: ``train``, ``val`` and ``test``."""
     val_from_train: bool = False
+    """Whether a training takes validation images from the others, because the data has none."""
     labels: Labels
+    """The label names in the order of the logits, groups of mutually exclusive classes, independent labels
+    (``singles``), and the parent of each label in a tree.
+    """
     counts: dict[str, dict[str, int]]
+    """The number of images by label and split. An image also counts for the parents of its labels."""
     unlabelled: int
+    """The number of images without a label."""
     imbalance: float
+    """The largest ratio of training images between two mutually exclusive classes, or between images with and without
+    an independent label.
+    """
     near_duplicates: list[NearDuplicate]
+    """Validation and test images that are almost equal to an image seen in training."""
     copies: int
+    """The number of images that repeat another image of the same split."""
     unreadable: list[str]
+    """The path of each image that cannot be read, with the reason."""
     ignored: dict[str, int]
+    """The number of other files, by file ending."""
     problems: list[str]
+    """Why ``ftx train`` rejects the data; ``ok`` is false if there are any."""
     warnings: list[str] = Field(default_factory=list[str])
+    """What is probably a mistake, but does not prevent a training."""
     learning_curve: LearningCurve | None = None
+    """How much more images would help; null without ``--more-images``, or if ``warnings`` explain why it cannot be
+    measured.
+    """
 
 
 @dataclass(frozen=True)

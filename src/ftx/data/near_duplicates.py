@@ -108,15 +108,15 @@ def likeness(images: Sequence[Fingerprint], kind_N: RowNumbers, progress: Progre
 
 
 class NearDuplicate(ClosedModel):
-    """A held-out image that is nearly one of training: another size or compression of it, or the next frame.
-
-    ``train`` is that one; of an image of test it may be one of val, by which the epoch is chosen. ``correlation`` is
-    that of their grey pixels, in [-1, 1]; 1 also where the files are the same.
-    """
+    """A validation or test image that is almost equal to an image seen in training."""
 
     held_out: str
+    """The path of the validation or test image."""
     train: str
+    """The path of the image seen in training. For a test image it may be a validation image, as these choose the epoch.
+    """
     correlation: float
+    """The correlation of their grey pixels, at most 1; also 1 if the files are equal."""
 
 
 def seen_in_training(

@@ -31,42 +31,54 @@ Counts = NDArray[np.int64]
 
 
 class ClassScore(ClosedModel):
-    """One label: fractions in [0, 1], 0 where nothing was predicted or nothing is there; ``support`` in images.
-
-    ``false_positive_rate`` is the fraction of images without the label for which it is predicted.
-
-    ``average_precision`` is that of its scores, null where no image has the label.
-    """
+    """How well one label is predicted."""
 
     name: str
+    """The label."""
     precision: float
+    """The fraction of its predictions that are correct; 0 if it is never predicted."""
     recall: float
+    """The fraction of its images for which it is predicted; 0 if it has no images."""
     f1: float
+    """The harmonic mean of precision and recall, from 0 to 1."""
     false_positive_rate: float
+    """The fraction of the other images for which it is predicted."""
     average_precision: float | None
+    """The average precision over all thresholds, from 0 to 1; null if no image has the label."""
     support: int
+    """The number of images with the label."""
 
 
 class EvalReport(CommandReport):
-    """Fraction of images with every label correct, its Wilson 95 % interval, and the metrics of the task and of labels.
-
-    ``confusion[i][j]`` counts images of label i with the prediction j, in the order of ``classes``; null where an image
-    may have several labels.
-    """
+    """How well a model predicts the held-out images."""
 
     verb: str = "eval"
     artifact: str
+    """The model of the run, for example ``openvino/int8``."""
     runtime: RuntimeName
+    """The library that ran the model."""
     compute: ComputeField
+    """The precision that it computed in: ``f32``, or for example ``auto:bf16`` if the runtime chose bf16."""
     split: str
+    """The split of the images: ``test``, or ``val`` if there are no test images."""
     images: int
+    """The number of images."""
     accuracy: float
+    """The fraction of images with all labels correct, from 0 to 1."""
     accuracy_low: float
+    """The lower end of the 95 % confidence interval of ``accuracy``."""
     accuracy_high: float
+    """The upper end of that interval."""
     metrics: dict[str, float]
+    """The metrics of the task by name, from 0 to 1."""
     macro_f1: float
+    """The mean F1 of the labels that occur or are predicted, from 0 to 1."""
     classes: list[ClassScore]
+    """The scores of each label."""
     confusion: list[list[int]] | None
+    """The number of images by true label (row) and predicted label (column), in the order of ``classes``. null unless
+    each image has exactly one true and one predicted label.
+    """
 
 
 def evaluate(

@@ -37,15 +37,16 @@ _ONE = (Path, Address, str, bytes, Image.Image, np.ndarray)
 
 
 class Prediction(ClosedModel):
-    """The labels of one image, or why there are none; ``scores`` contains every label if scores were requested.
-
-    ``path`` of images that were given as bytes is ``<bytes 1>`` for the first of them, ``<bytes 2>`` for the second.
-    """
+    """The predicted labels of one image, or an error."""
 
     path: str
+    """The path of the image; ``<bytes 1>`` for the first image that is given as bytes."""
     labels: list[ScoredLabel] = []  # noqa: RUF012  pydantic copies it
+    """The predicted labels, each with its score from 0 to 1."""
     scores: dict[str, float] | None = None
+    """The score of every label, from 0 to 1; null without ``--scores``."""
     error: str | None = None
+    """Why there is no prediction; null if there is one."""
 
     def to_line(self) -> str:
         """One line of JSON, without the parts that are not there."""

@@ -36,32 +36,39 @@ ROLLOUT = "rollout"
 
 
 class Picture(ClosedModel):
-    """A map as a picture; rollout's is of no label, but of the image.
-
-    ``score`` is the label's.
-    """
+    """The picture of a saliency map."""
 
     label: str | None
+    """The label that the map explains; null for ``rollout``, whose map is of the whole image."""
     score: float | None
+    """The score of the label, from 0 to 1; null without a label."""
     path: str
+    """The path of the picture."""
 
 
 class Explanation(ClosedModel):
-    """The prediction for one image and its pictures, or why there are none."""
+    """The prediction for one image with its maps, or an error."""
 
     path: str
+    """The path of the image."""
     labels: list[ScoredLabel] = Field(default_factory=list[ScoredLabel])
+    """The predicted labels, each with its score from 0 to 1."""
     pictures: list[Picture] = Field(default_factory=list[Picture])
+    """One picture for each explained label, or one for the whole image."""
     error: str | None = None
+    """Why the image is skipped; null if it is not."""
 
 
 class ExplainReport(CommandReport):
-    """What ``ftx explain`` drew; images that were skipped have an error."""
+    """The saliency maps that ``ftx explain`` drew."""
 
     verb: str = "explain"
     artifact: str
+    """The model of the run, or the path of an exported folder."""
     method: MapMethod
+    """How the maps are computed (``--map``)."""
     images: list[Explanation]
+    """One entry for each image; an image that is skipped has an error."""
 
 
 # Logits and maps of pixels of the network's size. Shape: [N, H, W, 3] to [N, C] and [N, C or 1, h, w].

@@ -56,28 +56,41 @@ HEAD_SEED = 0
 
 
 class BaseReport(CommandReport):
-    """What ``ftx export --base`` wrote."""
+    """The base that ``ftx export --base`` wrote."""
 
     verb: str = "export"
     path: str
+    """The folder of the base."""
     precision: BasePrecision
+    """The precision of its weights."""
     size_bytes: int
+    """The size of all its files in bytes."""
     base_digest: str
+    """The SHA-256 hash of the pretrained weights without a head."""
     base_ir_digest: str
+    """The SHA-256 hash of the ``card.json`` of the base."""
     constants: int
+    """The number of weights that an update can change."""
 
 
 class UpdateReport(CommandReport):
-    """What ``ftx export --as-update`` wrote."""
+    """The update that ``ftx export --as-update`` wrote."""
 
     verb: str = "export"
     path: str
+    """The path of the update."""
     base: str
+    """The folder of the base that the update is for."""
     size_bytes: int
+    """The size of the update in bytes."""
     sequence: int
+    """The number of the update: 1, or one more than the update before."""
     tensors: int
-    # Of the run's own IR in fp32, which a device repeats by its logits; null if it was not validated.
+    """The number of weights that the update changes, with those of the head."""
     verdict: Verdict | None
+    """The verdict on the fp32 model of the run, whose logits a device must repeat; null if the update contains no
+    proof.
+    """
 
 
 def export_base(

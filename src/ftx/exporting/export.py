@@ -34,33 +34,42 @@ if TYPE_CHECKING:
 
 
 class ExportedArtifact(ClosedModel):
-    """One model that was written. ``size_bytes`` counts the model's own files, not the reference next to them."""
+    """One exported model."""
 
     artifact: str
+    """The model of the run, for example ``openvino/int8``."""
     precision: IrVariant
+    """The precision of its weights, as in ``--precision``."""
     path: str
+    """The folder of the model."""
     size_bytes: int
+    """The size of the model files in bytes, without the reference images."""
     seconds: float
-    # Only INT8, chosen on training images that did not calibrate it. With attention: the strength of SmoothQuant, -1 if
-    # the model is better without it. Without attention: NNCF's preset.
+    """The time of the export in seconds."""
     smooth_quant_alpha: float | None = None
+    """Only for int8 with attention: the strength of SmoothQuant, or -1 without it. Otherwise null."""
     preset: Literal["performance", "mixed"] | None = None
-    # Only INT8: the fraction of linear layers and convolutions that this CPU computes in 8 bits.
+    """Only for int8 without attention: the preset of NNCF. Otherwise null."""
     int8_share: float | None = None
-    # From only the 64 reference images, which are bundled with an IR: ``ftx validate`` runs all held-out ones.
+    """Only for int8: the fraction of linear layers and convolutions that this CPU computes in 8 bits, from 0 to 1.
+    Otherwise null.
+    """
     verdict: Verdict
+    """The verdict from only the reference images, at most 64. ``ftx validate`` runs all held-out images."""
     summary: str
-    # Only INT8, and null without a search.
+    """The figures of the verdict, in a sentence."""
     searched: QuantizeReport | None = None
+    """The settings that were compared for int8; null if none were."""
 
 
 class ExportReport(CommandReport):
-    """What ``ftx export`` wrote, in order."""
+    """The models that ``ftx export`` wrote."""
 
     verb: str = "export"
-    # The run that was made for this export, by training through 8 bits; null without ``--recover``.
     recovered: RecoverReport | None = None
+    """The new run that ``--recover`` made, and that is exported; null without ``--recover``."""
     artifacts: list[ExportedArtifact]
+    """The exported models, in the order of the export."""
 
 
 def export(

@@ -36,21 +36,28 @@ VERSION = "1"
 
 
 class ServedModel(ClosedModel):
-    """A model by the name that clients use, the order of channels that it takes, and the IR that it was made of."""
+    """One model of the repository."""
 
     name: str
+    """The name that clients use."""
     channels: str
+    """The order of the channels of its input: ``rgb`` or ``bgr``."""
     artifact: str
+    """The model of the run that it is made from."""
 
 
 class OvmsReport(CommandReport):
-    """What ``ftx export --format ovms`` wrote."""
+    """The model repository that ``ftx export --format ovms`` wrote."""
 
     verb: str = "export"
     path: str
+    """The folder of the repository."""
     config: str
+    """The path of its ``config.json``."""
     size_bytes: int
+    """The size of all its files in bytes."""
     models: list[ServedModel]
+    """The models: each one for RGB, and for BGR."""
 
 
 def export_ovms(

@@ -49,30 +49,43 @@ DENSITY = 0.2
 
 
 class CombineReport(CommandReport):
-    """Which adapters were merged into which base, and how far the result lies from the unmerged forward.
-
-    ``max_relative_error`` is that of the layers in float64, ``max_logit_difference`` that of the folder, opened again.
-    TIES is no sum of outputs: its entries are compared with the rule, entry by entry, and the folder with the model
-    that was written.
-    """
+    """Adapters that were merged into a base model, and how exact the result is."""
 
     verb: str = "merge"
     adapters: list[str]
+    """The paths of the adapters."""
     shares: list[float]
+    """The weight of each adapter; they add up to 1."""
     how: How
+    """``linear`` adds the weighted changes; ``ties`` is TIES (arXiv:2306.01708)."""
     density: float | None
+    """The fraction of entries that TIES keeps of each adapter; null for ``linear``."""
     base: str
+    """The name or the folder of the base model."""
     architecture: str
+    """The name of the architecture in timm."""
     path: str
+    """The folder of the merged model."""
     size_bytes: int
+    """The size of the weights file in bytes."""
     image_size: int | str
+    """The image size in pixels: the side of a square, or ``HEIGHTxWIDTH``."""
     labels: int
+    """The number of labels; 0 without a head."""
     layers: list[LayerProof]
+    """How exact each merged layer is."""
     max_relative_error: float
+    """The largest ``relative_error`` of a layer."""
     layer_bound: float = LAYER_BOUND
+    """The bound of ``max_relative_error``."""
     images: int = PROOF_IMAGES
+    """The number of random images that the logits are compared on."""
     max_logit_difference: float
+    """The largest difference of a logit between the merged model, opened again, and the base with unmerged adapters
+    (for ``ties``, the merged model in memory).
+    """
     logit_bound: float
+    """The bound of ``max_logit_difference``."""
 
 
 class BaseOptions(TypedDict, total=False):

@@ -23,48 +23,68 @@ from ftx.merging.merge_and_prove import change
 
 
 class Adapter(ClosedModel):
-    """One adapter as a whole; ``change`` is ‖Δ‖ / ‖W‖ over the layers that it adapts (Frobenius)."""
+    """One adapter as a whole."""
 
     path: str
+    """The path of the adapter or its run."""
     kind: str
+    """The adapter method, for example ``dora``."""
     layers: int
+    """The number of layers that it changes."""
     ranks: list[int]
+    """The ranks that its layers have, each once."""
     parameters: int
+    """The number of its parameters."""
     size_bytes: int
+    """The size of the weights file in bytes."""
     change: float
+    """The Frobenius norm of its change, divided by that of the weights that it changes."""
 
 
 class Overlap(ClosedModel):
-    """How much of the smaller of two subspaces lies in the other, in [0, 1], and what chance would give.
-
-    ``inputs`` are the directions that are read (rows of B·A), ``outputs`` those that are written (columns).
-    """
+    """How far two adapters change the same directions."""
 
     first: int
+    """The position of one adapter in ``adapters``, counted from 0."""
     second: int
+    """The position of the other adapter."""
     inputs: float
+    """The overlap of the directions that they read from the input, from 0 (none) to 1 (those of one are among those of
+    the other).
+    """
     outputs: float
+    """The overlap of the directions that they write to the output, from 0 to 1."""
     inputs_by_chance: float
+    """``inputs`` for two random adapters of the same ranks."""
     outputs_by_chance: float
+    """``outputs`` for two random adapters of the same ranks."""
 
 
 class ComparedLayer(ClosedModel):
-    """A layer in each adapter, in their order: ‖Δ‖ and ‖Δ‖ / ‖W‖, None where one has no adapter there."""
+    """One layer, with the change that each adapter makes."""
 
     layer: str
+    """The name of the layer."""
     norms: list[float | None]
+    """The Frobenius norm of each adapter's change; null for an adapter that does not change the layer."""
     changes: list[float | None]
+    """The same norm, divided by that of the weight."""
     overlaps: list[Overlap]
+    """The overlap of each pair of adapters in this layer."""
 
 
 class AdaptersReport(CommandReport):
-    """Adapters of one base, each as a whole and layer by layer; ``overlaps`` are means over the layers both adapt."""
+    """Adapters of one base model, compared."""
 
     verb: str = "adapters"
     base: str
+    """The architecture of the base model in timm."""
     adapters: list[Adapter]
+    """Each adapter as a whole."""
     overlaps: list[Overlap]
+    """The overlap of each pair of adapters: the mean over the layers that both change."""
     layers: list[ComparedLayer]
+    """Each layer that an adapter changes."""
 
 
 def compare(

@@ -49,29 +49,42 @@ PROOF_IMAGES = 32
 
 
 class LayerProof(BaseModel):
-    """One merged layer against its unmerged forward: max |difference| / Σ |x|·|w'|."""
+    """How exact one merged layer is."""
 
     model_config = ConfigDict(frozen=True)
 
     layer: str
+    """The name of the layer."""
     relative_error: float
+    """The largest difference of an output from the unmerged layer, divided by the sum of its absolute products. For
+    TIES, the largest relative error of a weight.
+    """
 
 
 class MergeReport(CommandReport):
-    """The merged layers, and how far the dense model lies from the trained one."""
+    """The dense model that ``ftx merge`` wrote, and how exact it is."""
 
     verb: str = "merge"
     method: str
+    """The training method, for example ``dora``."""
     path: str
+    """The folder of the dense model."""
     size_bytes: int
+    """The size of the weights file in bytes."""
     layers: list[LayerProof]
+    """How exact each merged layer is; empty without an adapter."""
     max_relative_error: float
+    """The largest ``relative_error`` of a layer; 0 without an adapter."""
     layer_bound: float = LAYER_BOUND
+    """The bound of ``max_relative_error``."""
     images: int
-    # What the images were: held-out ones of the run, or noise if its data folder is gone.
+    """The number of images that the logits are compared on."""
     images_from: Literal["held-out images", "random images"]
+    """Which images: held-out images of the run, or random ones if its data is not found."""
     max_logit_difference: float
+    """The largest difference of a logit between the dense and the trained model."""
     logit_bound: float
+    """The bound of ``max_logit_difference``."""
 
 
 def merge(run: Run | Path | None = None, *, data: Path | None = None, progress: Progress = SILENT) -> MergeReport:

@@ -39,7 +39,9 @@ class Recipe(Section):
     model_config = ConfigDict(serialize_by_alias=True)
 
     task: TaskName = "multiclass"
+    """multiclass (one label per image), multilabel (several), or hierarchical (a label tree)."""
     seed: Seed = 0
+    """The seed of all random numbers."""
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()
     adapter: AdapterRecipe = AdapterRecipe()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, cast, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
@@ -53,48 +53,58 @@ _IN_EVERY_RUN = {
 
 
 class Section(ClosedModel):
-    """Keys that belong together; other keys are errors."""
+    """Keys that belong together; other keys are errors. The docstring below a key describes it in the JSON schema."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class DataRecipe(Section):
-    """The images to train on.
-
-    ``format`` auto recognises folders, tables, COCO, Datumaro's JSON and shards; name any other of Datumaro's formats
-    (voc, imagenet_txt, ...), which needs the extra ``datumaro``.
-    ``follow_links``: images and folders may be links that lead out of the data folder.
-    ``val_fraction`` is the fraction of training images used for validation, if the data has no val of its own.
-    ``classes`` is how many labels the recipe was written for; the data decides, and training prints a difference.
-    ``image_size`` is the side of a square, or HEIGHTxWIDTH as in ``224x160``; auto is the model's pretrained size, and
-    224 for dinov2, whose own 518 is too slow for this use.
-    """
+    """The images to train on."""
 
     path: FolderPath = Path("data")
+    """A folder, a table, an annotation file, or shards."""
     format: Text = "auto"
+    """auto recognises folders, tables, COCO, Datumaro's JSON, and shards. Any other name is a format of Datumaro (voc,
+    imagenet_txt, ...), and needs the extra `datumaro`.
+    """
     follow_links: Switch = False
+    """true reads images and folders through links that lead out of the data folder."""
     image_size: SizeOrAuto = "auto"
+    """The side of a square, or HEIGHTxWIDTH as in `224x160`. auto is the size that the model was pretrained with, and
+    224 for dinov2, because its own 518 is too slow.
+    """
     val_fraction: Annotated[FiniteFloat, Field(gt=0, le=0.5)] = 0.2
+    """The fraction of the training images used for validation, if the data has no `val` of its own."""
     classes: LabelsOrAuto = "auto"
+    """The number of labels that the recipe was written for. If the data has another number, training uses that of the
+    data and prints a line; with `--strict` it is an error.
+    """
 
 
 class ModelRecipe(Section):
-    """The model, and the method that trains it.
-
-    lora, dora and lokr train an adapter and the head; ``none`` trains everything, or with ``freeze_backbone`` only
-    the head (linear probing). ``weights`` is auto, none (seeded random) or a safetensors file; one made on grey
-    images computes the same in RGB as on the grey of an image, 0.299 R + 0.587 G + 0.114 B.
-    ``keep_tokens`` is all, or by block (counted from 0) the fraction of the patches present there, rounded up, that
-    this block computes: those that the class token attends to most in the block before. Fewer tokens are less work, in
-    training and on the device.
-    ``from_run`` is a finished run whose adapter and head training starts from, with rows of the head matched by label
-    name; model, adapter, task and image size must be that run's.
-    """
+    """The model, and the method that trains it."""
 
     name: Text = "dinov2-small"
+    """The name of a backbone; `ftx models` lists them."""
     weights: Text = "auto"
+    """auto are the pretrained weights of timm, none are random weights drawn from the seed. Otherwise a safetensors
+    file. Weights for grey images compute the same in RGB as on the grey of an image, 0.299 R + 0.587 G + 0.114 B.
+    """
     peft: PeftMethod = "dora"
+    """lora, dora and lokr train an adapter and the head. none trains all weights, or only the head with
+    `freeze_backbone`.
+    """
     freeze_backbone: Switch = False
+    """With `peft` none: true trains only the head (linear probing)."""
     keep_tokens: KeepTokens = "all"
+    """all, or by block (counted from 0) the fraction of the remaining patches that this block computes, rounded up:
+    `{4: 0.5, 8: 0.5}`. These are the patches with the highest attention of the class token in the block before. Fewer
+    patches are less work, in training and on the device.
+    """
     from_run: Text = "none"
+    """A finished run. Training starts with its adapter and its head, whose rows are matched by label name. Model,
+    adapter, task and image size must be those of that run.
+    """
 
     @property
     def token_fractions(self) -> dict[int, float]:
@@ -123,24 +133,30 @@ class ModelRecipe(Section):
 
 
 class AdapterRecipe(Section):
-    """The adapter: scaling is alpha / rank, alpha / sqrt(rank) with ``rslora``.
-
-    ``targets`` are q, k, v, proj, fc1, fc2, or attn, mlp, all; ``rank`` and ``alpha`` are one number, or one for each
-    target (``{attn: 4, mlp: 16}``). ``blocks`` is all, N for the last N, ``first:N``, or a list counted from 0;
-    auto is all. Blocks of a plain Vision Transformer that come before all adapters are computed only once. ``layers``
-    selects linear layers by a regular expression of their whole name, for families that ftx does not support; targets
-    and blocks then have no effect. ``init`` pissa starts from principal singular vectors of each weight
-    (arXiv:2404.02948), zero from B = 0, which changes nothing at first.
-    """
+    """The adapter."""
 
     rank: RankPerTarget = 8
+    """One number, or one for each target: `{attn: 4, mlp: 16}`."""
     alpha: AlphaPerTarget = 16.0
+    """One number, or one for each target. The scaling is alpha / rank, or alpha / sqrt(rank) with `rslora`."""
     targets: TargetNames = TARGETS
+    """The layers that get an adapter: some of q, k, v, proj, fc1 and fc2, or attn, mlp, all."""
     blocks: BlockChoice = "auto"
+    """The blocks that get an adapter: all, N for the last N, `first:N`, or a list counted from 0. auto is all. The
+    blocks before all adapters are computed only once.
+    """
     layers: LayerExpression = "auto"
+    """A regular expression that selects linear layers by their whole name, for model families that ftx does not
+    support. `targets` and `blocks` then have no effect.
+    """
     init: AdapterInit = "zero"
+    """zero starts with B = 0, which changes nothing at first. pissa starts from the principal singular vectors of each
+    weight (arXiv:2404.02948).
+    """
     dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.0
+    """The fraction of the inputs of an adapter that training drops."""
     rslora: Switch = False
+    """true scales by alpha / sqrt(rank) (arXiv:2312.03732)."""
 
     @field_validator("targets")
     @classmethod
@@ -178,61 +194,79 @@ class AdapterRecipe(Section):
 
 
 class TrainRecipe(Section):
-    """How the model is trained: AdamW, a linear warm-up and a cosine down to zero.
-
-    ``epochs`` auto is 16 for an adapter in all blocks (``adapter.blocks`` auto or all), otherwise 10.
-    ``lr`` auto is the default of the method: 1e-3 for lora and dora, 5e-3 for lokr and linear probing, 2e-5 for full
-    fine-tuning. ``lora_plus`` is the learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, which
-    recommends 16). ``warmup_share`` is the fraction of all steps that warm up.
-    ``batch_size`` is at most the number of training images; with several processes (torchrun) it is that of all
-    together. A step computes it in ``accumulation_steps`` parts, one after the other. With ``activation_checkpointing``
-    blocks compute their activations again in the backward: the same step, in less memory.
-    ``augment`` light augments the images, differently in each epoch. If leading blocks are frozen, each image has
-    ``cache_views`` views, which these blocks compute once; they are kept on disk for all epochs and for later
-    trainings. auto is none if such blocks are kept, because more views would multiply their work, and light otherwise.
-    ``cache_gb`` limits the features that are kept, and the decoded images as well; the rest is computed again. With 0
-    views no features are kept.
-    ``patch_dropout`` is the fraction of an image's patches that a step leaves out, drawn again each time (PatchDropout,
-    arXiv:2208.07220): behind blocks that are kept, else before the first one. It is less work, and no image is seen
-    twice in the same way; a trained model gets all patches. auto is 0.6 if such blocks are kept; 0.5 for an adapter in
-    all blocks of a plain Vision Transformer, for multiclass data; otherwise 0.
-    ``frozen_runtime`` computes these blocks; auto is OpenVINO if it is as close to f32 as torch, and faster by enough
-    to pay for the conversion. With ``compile`` blocks, torch compiles those that train: the same step but for rounding;
-    auto measures one block, and compiles if the whole training saves more time than compiling takes.
-    ``loss`` is that of independent labels, ``label_smoothing`` that of mutually exclusive classes. ``balance`` helps
-    rare labels: sampling draws their images more often, loss multiplies their loss by 1 / frequency.
-    ``patience`` is the number of epochs without a better metric after which training stops early; none is never. It
-    uses a mean over three epochs; the best epoch is chosen by the lower of its metric and that mean.
-    ``checkpoint_minutes`` is the most time that is lost if training is interrupted (``--resume``); the state is also
-    written at an epoch's end if that takes less than half a percent of the time.
-    ``head_init`` probe starts with a head fitted to the frozen features (LP-FT, arXiv:2202.10054). Linear probing is
-    then only this fit to unaugmented images, without epochs. random draws the head. auto is probe for linear probing,
-    and for an adapter in all blocks for multiclass data; with ``balance`` it is random.
-    ``tensorboard`` writes curves to reports/tensorboard (extra ``tensorboard``).
-    """
+    """How the model is trained: AdamW, a linear warm-up, and a cosine down to zero."""
 
     epochs: CountOrAuto = "auto"
+    """The number of epochs. auto is 16 for an adapter in all blocks, otherwise 10."""
     batch_size: Count = 16
+    """The images in one step, at most the number of training images. With several processes (torchrun) it is the number
+    of all together.
+    """
     accumulation_steps: Count = 1
+    """A step computes its images in this many parts, one after the other: the same step in less memory."""
     activation_checkpointing: Switch = False
+    """With true, blocks compute their activations again in the backward pass: the same step in less memory, and about a
+    third more time (arXiv:1604.06174).
+    """
     lr: PositiveOrAuto = "auto"
+    """The highest learning rate. auto is 1e-3 for lora and dora, 5e-3 for lokr and linear probing, 2e-5 for full
+    fine-tuning.
+    """
     lora_plus: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    """The learning rate of B divided by that of A (LoRA+, arXiv:2402.12354, which recommends 16)."""
     weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.05
+    """The weight decay of AdamW."""
     precision: TrainPrecision = "auto"
+    """fp32 or bf16. auto is bf16 if the CPU (AMX, AVX512-BF16) or the GPU computes in it."""
     warmup_share: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.1
+    """The fraction of all steps in which the learning rate rises. After that it falls to zero as a cosine."""
     loss: LossName = "asymmetric"
+    """The loss of independent labels (multi-label): asymmetric or bce."""
     label_smoothing: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.1
+    """The label smoothing of mutually exclusive classes."""
     balance: BalanceName = "none"
+    """Helps rare labels: sampling draws their images more often, loss multiplies their loss by 1 / frequency."""
     augment: Literal["auto", Augment] = "auto"
+    """light uses random resized crops and horizontal flips, different in each epoch. none uses the images as evaluation
+    does. auto is none if leading blocks are frozen and their features are kept, and light otherwise.
+    """
     patch_dropout: FractionOrAuto = "auto"
+    """The fraction of the patches of an image that a step leaves out, drawn again each time (PatchDropout,
+    arXiv:2208.07220). This is less work, and augments the images. A trained model gets all patches. auto is 0.6 if the
+    features of frozen blocks are kept, 0.5 for an adapter in all blocks of a plain Vision Transformer on multiclass
+    data, and otherwise 0.
+    """
     cache_views: Annotated[int, Field(ge=0)] = 4
+    """How many augmented views of each image the leading frozen blocks compute. They are kept on disk for all epochs
+    and for later trainings. With 0 no features are kept, and each epoch has new views.
+    """
     cache_gb: Annotated[FiniteFloat, Field(ge=0)] = 10.0
+    """The limit on disk, in GB, of the features that are kept, and also of the decoded images. The rest is computed
+    again.
+    """
     frozen_runtime: Literal["auto", FrozenRuntime] = "auto"
+    """What computes the leading frozen blocks: torch or openvino. auto is OpenVINO if it is as close to fp32 as torch,
+    and faster by more than the conversion takes.
+    """
     compile: Compile = "auto"
+    """With blocks, torch compiles the blocks that train: the same step except for rounding. auto measures one block,
+    and compiles if the whole training saves more time than compiling takes.
+    """
     patience: CountOrNone = "none"
+    """The number of epochs without a better metric after which training stops early; none is never. The metric is a
+    mean over three epochs. The best epoch is chosen by the lower of its metric and that mean.
+    """
     head_init: HeadInit = "auto"
+    """probe starts with a head that is fitted to the frozen features (LP-FT, arXiv:2202.10054). Linear probing is then
+    only this fit to unaugmented images, without epochs. random draws the head from the seed. auto is probe for linear
+    probing, and for an adapter in all blocks on multiclass data; with `balance` it is random.
+    """
     checkpoint_minutes: Annotated[FiniteFloat, Field(ge=0)] = 5.0
+    """The most time, in minutes, that an interrupted training repeats after `--resume`. The state is also written at
+    the end of an epoch, if that takes less than half a percent of the time.
+    """
     tensorboard: Switch = False
+    """true writes curves to reports/tensorboard, and needs the extra `tensorboard`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -249,12 +283,10 @@ class TrainRecipe(Section):
 
 
 class ValidateRecipe(Section):
-    """The bound of ``ftx validate`` for each artifact.
-
-    ``max_drop`` is the fraction of images that it may lose, minus those that it gains; ``--max-drop`` overrides it.
-    """
+    """The limit of ``ftx validate`` for each exported model."""
 
     max_drop: Annotated[FiniteFloat, Field(gt=0, lt=1)] = MAX_DROP
+    """The fraction of images that a model may lose, minus those that it gains; `--max-drop` overrides it."""
 
 
 PresetName = Literal["auto", "fast"]

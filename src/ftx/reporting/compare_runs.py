@@ -95,16 +95,17 @@ def comparison_headline(pairs: Sequence[RunPair]) -> str:
 
 
 class ComparisonReport(CommandReport):
-    """The path of the page, the verdict on each run, and a sentence on each pair with the first.
-
-    ``ok`` is false if the verdict on one of them is not to use it.
-    """
+    """A page that compares several runs."""
 
     verb: str = "report"
     path: str
+    """The path of the page."""
     size_bytes: int
+    """The size of the page in bytes."""
     verdicts: dict[str, str]
+    """The verdict on each run, by the name of its folder; ``ok`` is false if you must not use one of them yet."""
     pairs: list[str]
+    """For each other run, whether it is better than the first one, in a sentence."""
 
 
 def compare_runs(

@@ -23,18 +23,21 @@ MARK = b'<meta name="generator" content="ftx report">'
 
 
 class ReportReport(CommandReport):
-    """The path and size of the page, its verdict, what the run lacks, and which of its files are invalid.
-
-    ``notes`` are what the page does not show, and why. ``ok`` is false if the verdict is not to use the model.
-    """
+    """The page of a run."""
 
     verb: str = "report"
     path: str
+    """The path of the page."""
     size_bytes: int
+    """The size of the page in bytes."""
     verdict: str
+    """The verdict in sentences; ``ok`` is false if you must not use the model yet."""
     lacks: list[str]
+    """What the run could still have, for example a benchmark."""
     faults: list[str]
+    """The files of the run that are missing or changed, and its stale models."""
     notes: list[str]
+    """What the page does not show, and why."""
 
 
 def report(

@@ -29,50 +29,64 @@ CARD_SCHEMA = 1
 
 
 class BaseIr(ClosedModel):
-    """What makes an IR a base: ``ftx apply`` merges adapters into its constants.
-
-    ``constants`` has the name of the constant of each weight that an adapter may change, and of the head's tensors, by
-    the names of the network; ``head`` are those of the latter. The head itself is no trained one.
-    """
+    """What an update changes in a base."""
 
     base_digest: str
+    """The SHA-256 hash of the pretrained weights without a head."""
     constants: dict[str, str]
+    """For each weight that an update can change, its name in the network and that of its constant in the IR."""
     head: tuple[str, ...]
+    """The names of the weights of the head, which is not trained and which each update replaces."""
 
 
 class AppliedUpdate(ClosedModel):
-    """The update that an IR was made by on a device, and the base, each by its SHA-256.
-
-    ``sequence`` is null of an adapter that came without the trained model's logits.
-    """
+    """The update that a model on a device is made from."""
 
     sequence: int | None
+    """The number of the update; null for an adapter that is not an update."""
     update: str
+    """The SHA-256 hash of the update."""
     base_ir: str
+    """The SHA-256 hash of the ``card.json`` of the base."""
 
 
 class Card(LabelRecord):
-    """Labels, thresholds, preprocessing and hashes of one exported folder."""
+    """What a device needs to know of an exported model."""
 
     schema_version: int = CARD_SCHEMA
+    """The version of this file format."""
     ftx: str = __version__
+    """The version of ftx that wrote the file."""
     task: TaskName
+    """The task that the labels are for."""
     architecture: Annotated[str, Field(max_length=200)]
+    """The name of the architecture in timm."""
     precision: IrVariant
+    """The precision of the weights, as in ``--precision``."""
     labels: Labels
+    """The label names in the order of the logits, groups of mutually exclusive classes, independent labels
+    (``singles``), and the parent of each label in a tree.
+    """
     preprocess: Preprocess
-    # Per label, for tasks that decide label by label; empty where the best label wins.
+    """How images are resized, cropped and normalised."""
     thresholds: Thresholds = Thresholds()
-    # The digest of the dense weights that the model was made from.
+    """The score above which an independent label is predicted, by label. ``shared`` is the best single threshold. Empty
+    for mutually exclusive classes.
+    """
     dense_digest: str
-    # By block, the fraction of the patches that enter it; empty where all tokens do.
+    """The hash of the dense model that it is made from, or of an adapter that is not an update."""
     keep_tokens: dict[Annotated[int, Field(ge=1)], Annotated[float, Field(gt=0, lt=1)]] = Field(
         default_factory=dict[int, float]
     )
-    # Of every other file of the folder.
+    """By block (counted from 0), the fraction of the remaining patches that the block computes. Absent if no patches
+    are dropped.
+    """
     files: FileHashes
+    """The SHA-256 hash of each other file in the folder, without ``proof.json`` and ``tuning.json``."""
     base: BaseIr | None = None
+    """Only in a base: what an update changes."""
     update: AppliedUpdate | None = None
+    """Only in a model that ``ftx apply`` made: the update."""
 
     @property
     def artifact(self) -> Artifact:

@@ -41,41 +41,58 @@ LATENCY = "bench.p50_ms"
 
 
 class ListedRun(ClosedModel):
-    """One run. Null is what is not known of it, as of one whose training has not ended.
-
-    ``figures`` by name: the metrics of the epoch that was kept, on validation images; with ``eval.`` before them those
-    that ``ftx eval`` found on held-out images, and ``bench.p50_ms`` of the fastest model that ``ftx bench`` timed.
-    ``artifacts`` are those that are not stale, ``stale`` the others. ``begun_from`` is the run, of those listed, whose
-    adapter and head this one started with, or which ``ftx export --recover`` trained on. ``keys`` are the recipe's.
-    """
+    """One run; what is not known is null."""
 
     run: str
+    """The path of the run folder."""
     state: RunState
+    """``training`` if another process trains it now, ``unfinished`` if it can be resumed."""
     started: datetime | None = None
+    """When the training started."""
     task: str | None = None
+    """The task in its recipe."""
     model: str | None = None
+    """The model in its recipe."""
     method: str | None = None
+    """The training method, for example ``dora``."""
     epochs: int = 0
+    """The number of epochs that have ended."""
     of_epochs: int | None = None
+    """The number of epochs in its recipe."""
     best_epoch: int | None = None
+    """The best epoch so far, counted from 1."""
     metric: str | None = None
+    """The metric that chooses the epoch, or the figure of ``--metric``."""
     figures: dict[str, float] = Field(default_factory=dict[str, float])
+    """Figures by name: metrics of the best epoch on validation images; with ``eval.``, those of ``ftx eval``; and
+    ``bench.p50_ms``, the latency of the fastest model in milliseconds.
+    """
     seconds: float = 0.0
+    """The time of all epochs in seconds."""
     size_bytes: int = 0
+    """The size of the folder in bytes."""
     artifacts: list[str] = Field(default_factory=list[str])
+    """Its models that are not stale."""
     stale: list[str] = Field(default_factory=list[str])
+    """Its models that are made from files that have changed."""
     begun_from: str | None = None
+    """The listed run that it started from, by ``--from`` or ``--recover``; null if there is none."""
     keys: dict[str, object] = Field(default_factory=dict[str, object])
+    """The keys and values of its recipe."""
     problem: str | None = None
+    """Why the run is unreadable; null if it is not."""
 
 
 class RunsReport(CommandReport):
-    """The runs in the order of ``--sort``; those that were removed; and the one that runs/latest names now."""
+    """The runs below ``runs/``, or those that you named."""
 
     verb: str = "runs"
     runs: list[ListedRun]
+    """The runs, in the order of ``--sort``."""
     removed: list[str] = Field(default_factory=list[str])
+    """The paths of the runs that were removed."""
     latest: str | None = None
+    """The run that ``runs/latest`` names; null if there is none."""
 
 
 def list_runs(paths: Sequence[Path] | None = None, *, metric: str | None = None, sort: Sort = "started") -> RunsReport:

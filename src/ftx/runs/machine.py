@@ -99,11 +99,16 @@ _DECISIVE = ("amx_int8", "amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "a
 
 
 class Machine(ClosedModel):
-    """A CPU by its name, the instruction sets that matter here, and the version of OpenVINO."""
+    """The machine that figures are from."""
 
     cpu: str
+    """The name of the CPU."""
     instructions: tuple[str, ...]
+    """Its instruction sets that decide which kernels run, the newest first; then the environment variables that limit
+    the process.
+    """
     openvino: str
+    """The version of OpenVINO."""
 
     def __str__(self) -> str:
         return f"{self.cpu} ({', '.join(self.instructions) or 'unknown instructions'}), OpenVINO {self.openvino}"

@@ -37,11 +37,14 @@ Summary = Annotated[str, _SUMMARY]
 
 
 class RowBound(ClosedModel):
-    """The bound of a row's logits: null where there is none. ``max_abs`` in logits, ``cosine`` in [0, 1]."""
+    """The bound on the logits of a row."""
 
     max_abs: float | None
+    """The largest difference of a logit that is allowed; null without a bound."""
     cosine: float | None
+    """The smallest mean cosine similarity that is allowed; null without a bound."""
     reason: str
+    """Why the bound has this value."""
 
     def exceeded(self, max_abs: float | None, cosine: float | None) -> list[str]:
         """By what a measured row exceeds the bound, in words; None stands for what is no finite number."""
@@ -56,76 +59,113 @@ class RowBound(ClosedModel):
 
 
 class ClassDrop(ClosedModel):
-    """One label's drop: of the ``labelled`` units that carry it, how many the artifact no longer calls it.
-
-    ``drop_low`` and ``drop_high`` are one-sided 95 % ends, as shares of those units.
-    """
+    """How much accuracy one label loses."""
 
     name: str
+    """The label."""
     labelled: int
+    """The number of units (images or groups) with this label."""
     lost: float
+    """How many of these units only the trained model predicts as this label."""
     gained: float
+    """How many of these units only the compared model predicts as this label."""
     drop: float
+    """(``lost`` - ``gained``) / ``labelled``."""
     drop_low: float
+    """The lower end of its one-sided 95 % confidence interval."""
     drop_high: float
+    """The upper end of its one-sided 95 % confidence interval."""
 
 
 class ParityRow(ClosedModel):
-    """One artifact in one view under one precision, against the trained model in torch f32 before its merge.
-
-    Differences are null where a logit was not finite; accuracies where the truth is unknown.
-    ``accuracy_low`` and ``accuracy_high`` are the ends of Wilson's 95 % interval; ``cosine`` and ``agreement`` are
-    means over images, the latter of the share of labels that both give (Dice's; with one label each, the share of
-    images called the same).
-
-    ``lost`` of ``labelled`` units are right by the trained model and wrong by the artifact, ``gained`` the other way
-    round; with ``unit`` group each group counts as one and its images as shares of it. ``drop`` is (lost - gained) /
-    labelled, ``drop_low`` and ``drop_high`` the ends of its one-sided intervals at ``confidence``, by which it is
-    proved (a row fails at a stricter level, as all rows are tested for it); null without truth,
-    and the share of units whose labels ``changed`` (at most ``changed_high``) then stands for it. ``needed_images`` is
-    how many units would prove ``max_drop`` with no further loss; null where the row is not unproved for their number.
-    ``worst_class`` is the label that lost most, picked after looking, so its interval is too narrow where there are
-    many labels, ``worst`` the images furthest off, the worst first.
-    """
+    """One comparison of a model with the trained model, in fp32 and before its merge."""
 
     artifact: str
+    """The model of the run, for example ``openvino/int8``."""
     runtime: RuntimeName
+    """The library that ran the model."""
     view: View
+    """``graph``: both models get the same pixels. ``one_image``: the same, with OpenVINO's kernels for single images.
+    ``files``: each runtime reads and resizes the files itself.
+    """
     compute: ComputeField
+    """The precision that it computed in: ``f32``, or for example ``auto:bf16`` if the runtime chose bf16."""
     images: int
+    """The number of images with known labels; if there are none, of all images."""
     max_abs: float | None
+    """The largest difference of a logit; null if a logit is not finite."""
     mean_abs: float | None
+    """The mean absolute difference of a logit; null if a logit is not finite."""
     cosine: float | None
+    """The mean cosine similarity of the logits; null if a logit is not finite."""
     agreement: float
+    """The mean agreement of the predicted labels (Dice), from 0 to 1. With one label each, the fraction of images with
+    the same label.
+    """
     accuracy: float | None
+    """The fraction of images that the model predicts correctly; null if the true labels are unknown."""
     accuracy_low: float | None
+    """The lower end of the 95 % confidence interval of ``accuracy``."""
     accuracy_high: float | None
+    """The upper end of that interval."""
     latency_ms: float
+    """The median time of one image in milliseconds; 0 if it is not measured."""
     bound: RowBound
+    """The bound on the logits of this row."""
     ok: bool
+    """false if a bound is exceeded, or more than ``max_drop`` is certainly lost."""
     verdict: Verdict
+    """``proved``: at most ``max_drop`` is lost, with at least 95 % confidence, or in fp32 by the bound. ``failed``:
+    ``ok`` is false. ``unproved``: these images show neither.
+    """
     unit: Unit
+    """What counts as one: an image, or all images of a group in the table, for example a patient."""
     labelled: int
+    """The number of units with known labels."""
     lost: float
+    """How many units only the trained model predicts correctly. An image of a group counts as its fraction of the
+    group.
+    """
     gained: float
+    """How many units only the compared model predicts correctly."""
     drop: float | None
+    """The lost accuracy as a fraction: (``lost`` - ``gained``) / ``labelled``. null if the true labels are unknown."""
     drop_low: float | None
+    """The lower end of its one-sided interval at ``confidence``; null if ``drop`` is."""
     drop_high: float | None
+    """The upper end of its one-sided interval at ``confidence``; null if ``drop`` is."""
     changed: float
+    """The fraction of units with other predicted labels than those of the trained model. It counts instead of ``drop``
+    if the true labels are unknown.
+    """
     changed_high: float
+    """The upper end of its one-sided interval at ``confidence``."""
     confidence: float
+    """The confidence of the intervals: 0.95, or more if several models are tested together."""
     max_drop: float
+    """The fraction of units that may be lost at most, for example 0.02."""
     needed_images: int | None
+    """The number of units that would prove ``max_drop`` without any further loss; null if more images are not what is
+    missing.
+    """
     worst_class: ClassDrop | None
+    """The label that loses most; null if none loses any. It is chosen afterwards, so with many labels its interval is
+    too narrow.
+    """
     worst: list[str]
-    # Of a model that drops patches: images of which f32 may keep another patch than the trained model, by rounding.
-    # Their labels are compared, and their logits stand in no figure of this row.
+    """The images with the largest differences, at most 5, the worst first."""
     tied: int = 0
-    # Only of OpenVINO: the instruction set that decided, whether the process was limited to it on a younger CPU, and
-    # the kernels that ran the products, by oneDNN's name, with how many each.
+    """Only for a model that drops patches: the number of images for which rounding may change the kept patches. Their
+    logits are in no figure of this row.
+    """
     isa: InstructionSet | None = None
+    """Only for OpenVINO: the instruction set that decided which kernels ran. Otherwise null."""
     emulated: bool = False
+    """Whether the process was limited to ``isa`` on a CPU that has a newer instruction set."""
     primitives: dict[str, int] = {}  # noqa: RUF012  pydantic copies it
+    """OpenVINO's kernels for linear layers, convolutions and attention: how many of each, by their name in oneDNN.
+    Empty for other runtimes.
+    """
 
     @field_validator("artifact")
     @classmethod
@@ -154,81 +194,99 @@ def latency_rows(rows: Iterable[ParityRow]) -> list[ParityRow]:
 
 
 class Family(ClosedModel):
-    """How the error of several tests together is limited to ``alpha``.
-
-    ``artifacts`` are those whose proof rests on labels and among which ``ftx predict`` chooses; ``rows`` are tested for
-    failing.
-    """
+    """How the error of several tests together is limited."""
 
     method: Literal["holm"] = "holm"
+    """Holm's procedure."""
     alpha: float
+    """The largest probability that one of the tests is wrong, for example 0.05."""
     artifacts: list[str]
+    """The models that are proved by their labels, and among which ``ftx predict`` chooses."""
     rows: int
+    """The number of rows that are tested for a failure."""
 
 
 class Transfer(ClosedModel):
-    """Whether an exported folder has the logits here that it had where ``ftx validate`` judged it within its run.
-
-    ``same``: its logits for the reference images are its own from there, within ``bound`` (null without any from
-    there). ``changed`` is the share of reference images with other labels, ``changed_high`` its one-sided 95 % end.
-    """
+    """The verdict on an exported model on a machine, compared with the machine that validated its run."""
 
     verdict: Verdict
+    """The verdict on this machine."""
     summary: Summary
+    """The figures of the verdict, in a sentence."""
     max_drop: float
+    """The fraction of images that may be lost at most, for example 0.02."""
     machine: Machine
+    """The machine that ran the model."""
     same: bool
+    """Whether its logits for the reference images are those of the other machine, within ``bound``."""
     max_abs: float | None
+    """The largest difference of a logit between the machines; null if nothing can be compared."""
     bound: float | None
+    """The largest ``max_abs`` that counts as the same; null if no other machine judged the model."""
     changed: float
+    """The fraction of reference images with other labels than on the other machine, or if there is none, than the
+    trained model predicts.
+    """
     changed_high: float
+    """The upper end of its one-sided 95 % confidence interval."""
 
 
 class SetVerdict(ClosedModel):
-    """What was found of one OpenVINO model on one instruction set.
-
-    ``emulated``: in a process limited to the set on a CPU that has a younger one. The kernels are those of the set, so
-    their numbers are; their speed is a hint. ``not_run`` where this CPU lacks the set.
-    """
+    """The verdict on one OpenVINO model on one instruction set."""
 
     artifact: str
+    """The model of the run, for example ``openvino/int8``."""
     isa: InstructionSet
+    """The instruction set, as in ``--isa``."""
     emulated: bool
+    """Whether the process was limited to ``isa`` on a CPU that has a newer instruction set. The outputs are those of
+    ``isa``; the speed is only a hint.
+    """
     verdict: Verdict | Literal["not_run"]
+    """The verdict; ``not_run`` if this CPU does not have the instruction set."""
     summary: Summary
+    """The figures of the verdict, in a sentence."""
 
     def __str__(self) -> str:
         return f"{self.verdict} (emulated)" if self.emulated and self.verdict == "proved" else self.verdict
 
 
 class ParityReport(CommandReport):
-    """All rows, and a message for each fault.
-
-    ``verdicts`` has one for each artifact, and ``summary`` its figures in a sentence. ``ok`` is false where one failed,
-    or, with ``require_proof``, is not proved. ``problems`` says each bound that was exceeded and each label or image
-    path that differs; ``faulty`` names their artifacts. ``digests`` are those of the artifacts at the time, ``machine``
-    what they ran on. ``whole``: on every held-out image and with no bound changed; without it nothing is proved.
-    ``transfer`` is only of an exported folder. ``sets`` are the instruction sets that were chosen in addition to this
-    machine's own; their rows say ``emulated``, and ``verdicts`` are not about them.
-    """
+    """How much accuracy the exported models lose, compared with the trained model."""
 
     verb: str = "validate"
     folder: str | None = None
+    """The exported folder; null for a run."""
     reference: str
+    """What the models are compared with."""
     split: str
+    """The split of the images; ``reference`` for the images in an exported folder."""
     whole: bool
+    """Whether all images were run with the default bounds. Otherwise nothing is proved."""
     max_drop: float
+    """The fraction of images that may be lost at most, for example 0.02."""
     require_proof: bool = False
+    """Whether ``ok`` is also false if a model is not proved (``--require-proof``)."""
     machine: Machine
+    """The machine that ran the models."""
     family: Family
+    """How the error of all tests together is limited."""
     verdicts: dict[str, Verdict]
+    """The verdict on each model; ``ok`` is false if one failed."""
     summary: Annotated[dict[str, str], _SUMMARY]
+    """The figures of each verdict, in a sentence."""
     rows: list[ParityRow]
+    """All comparisons, also those in other instruction sets."""
     problems: list[str]
+    """One message for each exceeded bound or margin, wrong label and different preprocessing."""
     faulty: list[str]
+    """The models that failed."""
     digests: dict[str, str]
+    """The hash of each model when it was validated; empty for an exported folder."""
     transfer: Transfer | None = None
+    """Only for an exported folder: its verdict here, from the verdict of another machine. Otherwise null."""
     sets: list[SetVerdict] = []  # noqa: RUF012  pydantic copies it
+    """The verdicts on the instruction sets of ``--isa``."""
 
     @property
     def int8_saturates(self) -> bool:

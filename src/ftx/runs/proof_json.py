@@ -33,16 +33,18 @@ _READ = (1, 2, PROOF_SCHEMA)
 
 
 class ReferenceLogits(ClosedModel):
-    """A model's own logits for its reference images, under one precision: in the graph view, or as for one image.
-
-    Shape: [images, labels], f32, little-endian, row after row, as base64.
-    """
+    """The logits of a model for its reference images, in one precision."""
 
     compute: ComputeField
+    """The precision that it computed in: ``f32``, or for example ``auto:bf16`` if the runtime chose bf16."""
     images: Annotated[int, Field(ge=1)]
+    """The number of images."""
     labels: Annotated[int, Field(ge=1)]
+    """The number of labels."""
     logits: str
+    """The logits as base64: fp32, little-endian, image after image."""
     view: PixelView = "graph"
+    """``graph``: with the kernels for batches. ``one_image``: with those for single images."""
 
     @model_validator(mode="after")
     def _as_many_as_it_says(self) -> ReferenceLogits:
@@ -64,35 +66,47 @@ class ReferenceLogits(ClosedModel):
 
 
 class RunProof(ClosedModel):
-    """What ``ftx validate RUN`` found of this model on the run's held-out images."""
+    """What ``ftx validate RUN`` found of this model."""
 
     verdict: Verdict
+    """The verdict on the model."""
     summary: Summary
+    """The figures of the verdict, in a sentence."""
     max_drop: float
+    """The fraction of images that may be lost at most, for example 0.02."""
     split: str
+    """The split of the images."""
     whole: bool
+    """Whether all images were run with the default bounds."""
     machine: Machine
+    """The machine that ran the model."""
     family: Family
+    """How the error of all tests together is limited."""
     rows: Annotated[list[ParityRow], Field(min_length=1)]
+    """The comparisons of this model."""
     answers: Annotated[list[ReferenceLogits], Field(min_length=1)]
-    # The instruction set that decided there, and whether it was emulated by a younger CPU; not known of old files.
+    """Its logits for the reference images, with which a device compares its own."""
     isa: InstructionSet | None = None
+    """The instruction set that decided which kernels ran; null if it is unknown."""
     emulated: bool = False
+    """Whether the process was limited to ``isa`` on a CPU that has a newer instruction set."""
 
 
 class Proof(ClosedModel):
-    """``proof.json``; ``ir`` is the SHA-256 of the card, which holds the hash of each other file.
-
-    ``run`` was found on the machine that judged the run, ``sets`` in processes there that were limited to other
-    instruction sets, ``devices`` on other machines since.
-    """
+    """What is known of an exported model, and from which machines."""
 
     schema_version: int = PROOF_SCHEMA
+    """The version of this file format."""
     ftx: str = __version__
+    """The version of ftx that wrote the file."""
     ir: str
+    """The SHA-256 hash of its ``card.json``, which contains the hash of each other file."""
     run: RunProof | None = None
+    """The result of ``ftx validate RUN``; null if there is none."""
     sets: list[RunProof] = []  # noqa: RUF012  pydantic copies it
+    """The results of the same command in other instruction sets (``--isa``)."""
     devices: list[Transfer] = []  # noqa: RUF012  pydantic copies it
+    """The results of ``ftx validate`` for this folder, one for each machine."""
 
 
 def ir_digest(folder: Path) -> str:

@@ -18,46 +18,63 @@ QUANTIZE_FILES: Mapping[Artifact, Path] = {
 
 
 class CandidateRow(ClosedModel):
-    """One setting.
-
-    ``mean_abs`` is the mean absolute difference of a logit from the float model's on the images that judge (null where
-    one is no number), ``changed`` how many of the ``images`` have other labels. ``work`` is what is left of the float
-    model's multiplications, with one in 8 bits counted as a quarter: chosen is the least product of error and work,
-    which no clock has a part in. ``latency_ms`` is the median of one image on this machine.
-    """
+    """One setting for int8, and its result."""
 
     setting: str
+    """The setting in words."""
     smooth_quant_alpha: float | None
+    """Only with attention: the strength of SmoothQuant, or -1 without it. Otherwise null."""
     preset: Literal["performance", "mixed"] | None
+    """Only without attention: the preset of NNCF. Otherwise null."""
     ranges: Literal["mean", "widest", "histogram"]
+    """How the range of an activation is chosen: from the ``mean`` of its extremes, from its ``widest`` extremes, or
+    from a ``histogram``.
+    """
     bias_correction: bool
+    """Whether NNCF corrects biases."""
     in_float: list[str]
+    """The layers that are not quantized."""
     accuracy_control: bool
+    """Whether NNCF's accuracy control leaves more layers unquantized."""
     mean_abs: float | None
+    """The mean absolute difference of a logit from the float model; null if a logit is not finite."""
     changed: int
+    """The number of images with other labels than those of the float model."""
     images: int
+    """The number of images that settings are compared on: training images that are not used for calibration."""
     work: float
+    """The fraction of the float model's multiplications that remains; one in 8 bits counts as a quarter. The setting
+    with the smallest ``mean_abs`` times ``work`` is chosen.
+    """
     latency_ms: float
+    """The median time of one image on this machine in milliseconds; it decides nothing."""
     chosen: bool
+    """Whether this setting is used."""
 
 
 class LayerSensitivity(ClosedModel):
-    """A product that was rounded to 8 bits: ``gain`` is by how much the error falls if its activations are not.
-
-    ``multiplications`` are those of one image.
-    """
+    """How much the rounding of one layer contributes to the error."""
 
     layer: str
+    """The name of the layer."""
     kind: Literal["linear", "convolution", "attention"]
+    """The kind of the layer."""
     multiplications: int
+    """The number of multiplications for one image."""
     gain: float
+    """How much the mean logit error falls if the inputs of this layer are not quantized."""
 
 
 class QuantizeReport(ClosedModel):
-    """A search, in the order in which it went."""
+    """The settings that were compared for an int8 model."""
 
     artifact: str
+    """The model of the run, for example ``openvino/int8``."""
     machine: Machine
+    """The machine that compared them."""
     isa: InstructionSet | None
+    """The instruction set that decides which kernels run, for example ``amx``; null on a CPU older than AVX2."""
     candidates: list[CandidateRow]
+    """The settings, in the order in which they were tried."""
     sensitivities: list[LayerSensitivity]
+    """The most sensitive layers, the largest gain for each multiplication first."""

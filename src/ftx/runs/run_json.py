@@ -27,58 +27,80 @@ MODEL_CARD = "README.md"
 
 
 class Lineage(ClosedModel):
-    """What an artifact was made from, and the digest that had at the time."""
+    """What a model was made from."""
 
     made_from: str
+    """The model that it was made from, for example ``dense``."""
     digest: str
+    """The hash of that model at the time."""
 
 
 class RecoverRecord(ClosedModel):
-    """How a run's weights were trained further through 8 bits: from which ``trained/`` (its digest), with which result.
-
-    Errors are mean absolute differences of a logit from the model in f32 before.
-    """
+    """How ``ftx export --recover`` trained the weights of a run further."""
 
     trained: str
+    """The hash of the trained model that it started from."""
     steps: int
+    """The number of training steps."""
     lr: float
+    """The learning rate of the first step."""
     error_before: float
+    """The mean absolute difference of a logit between the simulated int8 model and the fp32 model, before these steps.
+    It is measured on training images that no step uses.
+    """
     error_after: float
+    """The same difference after these steps."""
 
 
 class InitialWeights(ClosedModel):
-    """The weights that training started with, of another run: the digest of its ``trained/``, and the head's rows.
-
-    ``labels_kept`` rows were that run's, those of ``labels_new`` are new.
-    """
+    """The weights of another run that a training started with."""
 
     trained: str
+    """The hash of the trained model of that run."""
     labels_kept: int
+    """The number of labels whose weights in the head are from that run."""
     labels_new: tuple[str, ...]
+    """The labels whose weights in the head are new."""
 
 
 class Manifest(LabelRecord):
-    """``run.json``."""
+    """The facts of a run, with the hash of each file."""
 
     schema_version: int = MANIFEST_SCHEMA
+    """The version of this file format."""
     ftx: str = __version__
+    """The version of ftx that wrote the file."""
     task: TaskName
+    """The task that the labels are for."""
     model: Annotated[str, Field(max_length=4096)]
+    """The model that was trained, as in ``--model``."""
     # It stands in the Python of a model card, and timm builds by it: a name, never hf-hub:, local-dir: or a path.
     architecture: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=200)]
+    """The name of the architecture in timm."""
     method: Method
+    """The training method, for example ``dora``."""
     base_digest: str
+    """The SHA-256 hash of the pretrained weights without a head."""
     labels: Labels
-    # Per label, for tasks that decide label by label.
+    """The label names in the order of the logits, groups of mutually exclusive classes, independent labels
+    (``singles``), and the parent of each label in a tree.
+    """
     thresholds: Thresholds = Thresholds()
+    """The score above which an independent label is predicted, by label. ``shared`` is the best single threshold. Empty
+    for mutually exclusive classes.
+    """
     preprocess: Preprocess
+    """How images are resized, cropped and normalised."""
     data_root: str
-    # Of a run that ``ftx export --recover`` made; training from its recipe makes the run before.
+    """The folder or URL of the images when the run was trained."""
     recovered: RecoverRecord | None = None
-    # Of a run that ``ftx train --from`` made.
+    """Only in a run of ``ftx export --recover``: how it was made. Its recipe makes the run before."""
     begun_from: InitialWeights | None = None
+    """Only in a run of ``ftx train --from``: the weights that it started with."""
     lineage: dict[str, Lineage] = Field(default_factory=dict[str, Lineage])
+    """For each model that is made from another one: from which, and its hash at the time."""
     files: FileHashes = Field(default_factory=dict[str, str])
+    """The SHA-256 hash of each file, without ``proof.json`` and ``tuning.json``."""
 
     @model_validator(mode="after")
     def _made_from_what_the_table_says(self) -> Self:

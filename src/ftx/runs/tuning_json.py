@@ -29,23 +29,33 @@ _Count = Annotated[int, Field(ge=1, le=4096)]
 
 
 class OpenvinoSetting(ClosedModel):
-    """How OpenVINO runs a model: images in a batch, threads of all streams together, and streams."""
+    """How OpenVINO runs a model."""
 
     compute: Compute = "auto"
+    """``f32``, or ``auto`` for the precision that OpenVINO chooses."""
     batch: _Count = 1
+    """The number of images in a request."""
     threads: _Count | None = None
+    """The number of CPU threads of all streams together; null if it is chosen automatically."""
     streams: _Count | None = None
+    """The number of requests at the same time; null if OpenVINO chooses it."""
 
 
 class TuningResult(ClosedModel):
-    """What one machine found with ``processors`` to itself: the settings, and what they were chosen by."""
+    """The fastest settings on one machine."""
 
     machine: Machine
+    """The machine that was measured."""
     processors: int
+    """The number of processors that ftx could use."""
     latency: OpenvinoSetting
+    """The fastest setting for one image at a time."""
     p50_ms: float
+    """The median latency of one image with that setting, in milliseconds."""
     throughput: OpenvinoSetting
+    """The fastest setting for many images."""
     images_per_s: float
+    """The throughput with that setting, in images per second."""
 
     def setting(self, goal: TuningGoal) -> OpenvinoSetting:
         """The one that serves a goal best."""
@@ -53,12 +63,16 @@ class TuningResult(ClosedModel):
 
 
 class Tuning(ClosedModel):
-    """``tuning.json``; ``ir`` is the SHA-256 of the card."""
+    """The fastest settings of a model, which ``ftx bench --save`` found."""
 
     schema_version: int = TUNING_SCHEMA
+    """The version of this file format."""
     ftx: str = __version__
+    """The version of ftx that wrote the file."""
     ir: str
+    """The SHA-256 hash of the ``card.json`` of the model."""
     tuned: list[TuningResult] = Field(default_factory=list[TuningResult])
+    """One entry for each machine and number of processors."""
 
 
 def read_tuning(folder: Path) -> Tuning:

@@ -43,28 +43,42 @@ PARTS = frozenset({REFERENCE_LOGITS, PROOF_FILE, CONFIG, WEIGHTS})
 
 
 class Update(BaseModel):
-    """``update.json``: the base of the update, its result, and the hashes of its other files.
-
-    ``tensors`` has the SHA-256 of each merged weight and of the head's, as f32, by the names of the network;
-    ``previous`` that of the update before. A device takes only a higher ``sequence`` than its last.
-    """
+    """The facts of an update: its base, its result, and the hash of each other file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     schema_version: int = Field(default=UPDATE_SCHEMA, alias="schema")
+    """The version of this file format."""
     ftx: str = __version__
+    """The version of ftx that wrote the file."""
     base_digest: str
+    """The SHA-256 hash of the pretrained weights without a head."""
     base_ir_digest: str
+    """The SHA-256 hash of the ``card.json`` of the base."""
     image_size: int | str
+    """The image size in pixels: the side of a square, or ``HEIGHTxWIDTH``."""
     sequence: Annotated[int, Field(ge=1)]
+    """The number of the update. A device accepts only a higher one than its last."""
     previous: str | None = None
+    """The SHA-256 hash of the update before; null for the first one."""
     tensors: dict[str, str]
+    """The SHA-256 hash of each merged weight and of the head's weights, as fp32."""
     dense_digest: str
+    """The hash of the dense model of the run."""
     max_drop: Annotated[float, Field(gt=0, lt=1)]
+    """The fraction of images that may be lost at most, for example 0.02."""
     task: TaskName
+    """The task that the labels are for."""
     labels: Labels
+    """The label names in the order of the logits, groups of mutually exclusive classes, independent labels
+    (``singles``), and the parent of each label in a tree.
+    """
     thresholds: Thresholds = Thresholds()
+    """The score above which an independent label is predicted, by label. ``shared`` is the best single threshold. Empty
+    for mutually exclusive classes.
+    """
     files: FileHashes
+    """The SHA-256 hash of each other file in the update."""
 
     @property
     def meaning(self) -> Meaning:

@@ -35,7 +35,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
     why = why_not_here(report, run) if report else "nothing was validated yet"
     latency_ms = _proved_ms(report, run) if report and why is None else {}
     if latency_ms:
-        return _fastest(_tuned_ms(latency_ms, run), "verified model on this machine")
+        return _fastest(_tuned_ms(latency_ms, run), "verified model here")
     if report and report.machine != this_machine():
         proved = _judged(report, "proved", run)
         in_set = _proved_for_set({one: run.folder(one) for one in present if one in proved})
@@ -118,7 +118,7 @@ def _proved_by_files(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] |
     if len(known) < len(timed):  # without all latencies: the fewest bits are the fastest here
         chosen = proved_here[-1]
         return chosen, f"proved on this machine; ftx bench --save {folders[chosen].parent} finds the fastest"
-    return _fastest(known, "verified model on this machine")
+    return _fastest(known, "verified model here")
 
 
 def _proved_for_set(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] | None:

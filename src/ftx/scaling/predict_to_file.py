@@ -29,22 +29,29 @@ OutFormat = Literal["jsonl", "parquet"]
 
 
 class PredictReport(CommandReport):
-    """Where the predictions are, of how many images, and how many of these were ``skipped`` as they cannot be read.
-
-    ``workers`` took ``seconds`` in this call. Of all ``parts``, earlier calls had done the ``kept`` ones.
-    """
+    """Predictions for many images in one file."""
 
     verb: str = "predict"
     path: str
+    """The path of the file."""
     format: OutFormat
+    """The format of the file."""
     engine: Engine
+    """``local`` for one process on this machine, ``ray`` for workers on Ray."""
     model: str
+    """The folder of the exported model."""
     images: int
+    """The number of images."""
     skipped: int
+    """The number of images that cannot be read."""
     parts: int
+    """The number of parts that the images are divided into."""
     kept: int
+    """The number of parts that earlier calls finished."""
     workers: int
+    """The number of processes that predicted."""
     seconds: float
+    """The time of this call in seconds."""
 
 
 @dataclass(frozen=True)

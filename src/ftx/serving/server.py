@@ -36,20 +36,26 @@ LEAST_TOKEN, LEAST_DIFFERENT = 16, 8
 
 
 class ServedVersion(BaseModel):
-    """A model that the server has at its start."""
+    """A model that the server offers at its start."""
 
     name: str
+    """The name of the model in addresses."""
     version: int
+    """The version of the model."""
     path: str
+    """The folder of the model."""
     digest: str
+    """The SHA-256 hash of its ``card.json``."""
 
 
 class ServeReport(CommandReport):
-    """Where a server listens, once it is ready, and what it serves."""
+    """The address of a server that is ready, and its models."""
 
     verb: str = "serve"
     address: str
+    """The URL of the server."""
     models: list[ServedVersion]
+    """The models, each version by itself."""
 
 
 LOOPBACK, DEFAULT_LIMITS = Endpoint(), Limits()

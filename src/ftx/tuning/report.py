@@ -14,36 +14,50 @@ _INCHES = (7.0, 4.0)
 
 
 class TriedTrial(BaseModel):
-    """One trial: its keys, its values (null if it has none), and its run folder, with the machine if it is another."""
+    """One trial of a search."""
 
     model_config = ConfigDict(extra="forbid")
 
     number: int
+    """The number of the trial, counted from 0."""
     state: str
+    """The state in Optuna: ``running``, ``complete``, ``pruned`` or ``fail``."""
     keys: dict[str, object]
+    """The value of each recipe key that is searched."""
     metric: float | None
+    """The best value of the metric, from 0 to 1; null if no epoch has ended."""
     latency_ms: float | None
+    """The median latency of one image in milliseconds; null if it is not measured."""
     epochs: int | None
+    """The number of epochs that ended; null if the trial has not ended."""
     run: str | None
+    """The run folder, after the name of its machine if that is another one; null if it does not exist."""
     reason: str | None = None
+    """Why the trial failed; null if it did not."""
 
 
 class TuneReport(CommandReport):
-    """The trials of the study so far, and the numbers of the best ones: of two objectives, the Pareto front.
-
-    ``metric`` is maximised. ``best_recipe`` is the file with the recipe of the trial with the best metric.
-    """
+    """The trials of a search so far, and the best of them."""
 
     verb: str = "tune"
     study: str
+    """The name of the study."""
     storage: str
+    """The file or database of the study, without a password."""
     metric: str
+    """The name of the metric that is maximised."""
     objectives: list[str]
+    """What is optimised: only the metric, or also the latency."""
     searched: dict[str, object]
+    """The range or the choices of each recipe key that is searched."""
     trials: list[TriedTrial]
+    """All trials."""
     best: list[int]
+    """The number of the best trial; with two objectives, those of the Pareto front."""
     best_recipe: str | None
+    """The file with the recipe of the best metric, which the run in ``run`` reached; null if no trial is complete."""
     seconds: float
+    """The time of this call in seconds."""
 
 
 def draw_trials(trials: Sequence[TriedTrial], best: Sequence[int], metric: str, to: Path) -> None:

@@ -44,28 +44,39 @@ PREVIOUS = ".previous"
 
 
 class ApplyReport(CommandReport):
-    """What came of an update.
-
-    ``exact``: every merged constant has the SHA-256 of the server's; null without an update, which has those. With a
-    base in float16 it is false, and ``weight_bound`` is the largest possible difference of a weight from the server's.
-    ``max_abs`` is the largest difference of a logit from the trained model's, of the reference images in f32; null
-    without the trained model's logits.
-    """
+    """The result of an update, or of a rollback."""
 
     verb: str = "apply"
     path: str
+    """The folder of the model."""
     base: str | None
+    """The folder of the base; null for a rollback."""
     exact: bool | None
+    """Whether each merged weight has the hash of the server's; false with an fp16 base. null if there are no hashes to
+    compare.
+    """
     weight_bound: float | None
+    """With an fp16 base, the largest possible difference of a weight from the server's. Otherwise null."""
     max_abs: float | None
+    """The largest difference of a logit from the trained model on the reference images in fp32; null if it is not
+    known.
+    """
     bytes_shipped: int
+    """The size of the update in bytes; 0 for a rollback."""
     seconds: float
+    """The time of the command in seconds."""
     verdict: Verdict
+    """The verdict on the model on this device."""
     summary: str
+    """The figures of the verdict, in a sentence."""
     sequence: int | None
+    """The number of the update; null for an adapter that is not an update."""
     layers: int
+    """The number of merged layers; 0 if nothing was merged."""
     labels: int
+    """The number of labels."""
     rolled_back: bool = False
+    """Whether the model before this one was restored."""
 
 
 def apply(

@@ -38,14 +38,19 @@ PER_SHARD = 1000
 
 
 class ShardReport(CommandReport):
-    """What ``ftx data shard`` wrote into the folder ``path``; ``skipped`` are images that cannot be read, and why."""
+    """The shards that ``ftx data shard`` wrote."""
 
     verb: str = "data shard"
     path: str
+    """The folder of the shards."""
     images: int
+    """The number of images in all shards."""
     shards: int
+    """The number of tar archives."""
     bytes: int
+    """The size of all archives in bytes."""
     skipped: list[str]
+    """The path of each image that cannot be read, with the reason."""
 
 
 def write_shards(
