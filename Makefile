@@ -93,11 +93,14 @@ families: $(VENV)/.installed ## Print the table of families: adapted, merged, re
 docs: $(VENV)/.docs ## Build the documentation into build/site
 	$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
-transcripts: $(VENV)/.installed ## Run the commands of README.md and the pages, and write their output and pictures (16 minutes)
+transcripts: $(VENV)/.installed ## Run the commands of README.md and the pages, and write their output and pictures (over an hour)
 	$(BIN)/python docs/make_transcripts.py
 	rm -rf build/transcripts build/page-pictures
 	$(BIN)/ftx quickstart --out build/transcripts/run
 	$(BIN)/python docs/make_diagram.py build/transcripts/run
+	$(BIN)/ftx export build/transcripts/run --precision fp16
+	$(BIN)/ftx validate build/transcripts/run
+	$(BIN)/python docs/make_figures.py build/transcripts/run
 	$(BIN)/python -m docs.make_page_pictures
 
 quickstart: $(VENV)/.installed ## Run the quickstart on the bundled data: train, merge, export, validate

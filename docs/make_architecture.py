@@ -1,4 +1,4 @@
-"""Write what the code knows into docs/pages/architecture.md: the packages, their number, layers and purposes.
+"""Write what the code knows into docs/pages/project/architecture.md: the packages, their number, layers and purposes.
 
 The layers come from the import-linter contract in pyproject.toml, the purposes from the docstring of each package.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ftx"
-PAGE = ROOT / "docs" / "pages" / "architecture.md"
+PAGE = ROOT / "docs" / "pages" / "project" / "architecture.md"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

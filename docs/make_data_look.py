@@ -1,4 +1,4 @@
-"""Draw docs/images/data-look.png: the sample with labels changed on purpose, and the page that shows them.
+"""Draw docs/images/data-look.png: photographs with labels changed on purpose, and the page that shows them.
 
 ``python -m docs.make_data_look`` computes features for some minutes, and needs Chromium (Debian: chromium).
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
-from docs.make_page_pictures import ROOT, save
+from docs.make_page_pictures import ROOT, photographs, save
 from tests.browsing import visit
 
 from ftx.curating.look import look
 from ftx.curating.server import LookServer
-from ftx.data.bundled_sample import place_sample
 from ftx.recipe.schema import Recipe
 
 WORK = ROOT / "build" / "data-look"
@@ -24,7 +24,7 @@ SHARE = 0.05
 def main() -> None:
     """Move a twentieth of the images into the folder of another class, look, and take the picture."""
     shutil.rmtree(WORK, ignore_errors=True)
-    data = place_sample("multiclass", WORK)
+    data = Path(shutil.copytree(photographs("photographs"), WORK / "photos"))
     rng = np.random.default_rng(0)
     files = sorted(data.rglob("*.png"))
     for index in rng.choice(len(files), round(SHARE * len(files)), replace=False).tolist():

@@ -1,40 +1,39 @@
-"""Draw docs/images/maps.png: sheets of the sample, and what speaks for each label of them.
+"""Draw docs/images/maps.png: collages of photographs, and a map for each label that is predicted.
 
-``python docs/make_maps.py`` trains for six minutes on two cores.
+``python -m docs.make_maps`` trains for six minutes on two cores.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
+from docs.make_page_pictures import ROOT, photographs
 from PIL import Image, ImageDraw
 
-from ftx.data.bundled_sample import place_sample
 from ftx.explaining.explain import explain
 
-ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "maps"
-SHEETS = ("000", "004")
+COLLAGES = 2
 SIDE, GAP = 200, 8
 
 
 def main() -> None:
-    """Train if nothing did yet, ask about the sheets, and lay the pictures beside each other."""
+    """Train if nothing did yet, explain the first test images with two labels or more, and draw a row for each."""
     WORK.mkdir(parents=True, exist_ok=True)
-    data, run = place_sample("multilabel", WORK), WORK / "sheets"
+    data, run = photographs("photographs-collages"), WORK / "collages"
     if not run.exists():
         train = f"train --data {data} --task multilabel --method dora --blocks 4 --epochs 8 --lr 1e-3 --image-size 168"
         subprocess.run([sys.executable, "-m", "ftx", *train.split(), "--out", str(run)], check=True)
-    report = explain([data / "test" / f"{name}.png" for name in SHEETS], run, out=WORK / "pictures")
-    rows = [[(one.path, ""), *((each.path, str(each.label)) for each in one.pictures)] for one in report.images]
+    report = explain(sorted((data / "test").glob("*.png"))[:20], run, out=WORK / "pictures")
+    several = [one for one in report.images if 2 <= len(one.pictures) <= 3][:COLLAGES]
+    rows = [[(one.path, ""), *((each.path, str(each.label)) for each in one.pictures)] for one in several]
     step = SIDE + GAP
     sheet = Image.new("RGBA", (step * max(map(len, rows)) - GAP, step * len(rows) - GAP))
     for top, row in enumerate(rows):
         for left, (path, label) in enumerate(row):
             picture = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-            ImageDraw.Draw(picture).text((6, 4), label, fill="white", font_size=16)
+            ImageDraw.Draw(picture).text((6, 4), label, fill="white", stroke_width=2, stroke_fill="black", font_size=16)
             sheet.paste(picture, (left * step, top * step))
     sheet.quantize(128).save(ROOT / "docs" / "images" / "maps.png", optimize=True)
 

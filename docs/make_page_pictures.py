@@ -1,11 +1,13 @@
 """Draw the pictures of ftx's pages from real runs: report-*.png, serve.png and tune.png in docs/images.
 
-``python -m docs.make_page_pictures`` takes about six minutes on two cores, and needs Chromium (Debian: chromium).
+``python -m docs.make_page_pictures`` takes about ten minutes on two cores. It needs Chromium (Debian: chromium), and
+``apt-get``, from which it gets the photographs: those of Debian's package tuxpaint-stamps-default (GPL-2).
 The runs stay in build/page-pictures and are used again: delete the folder to train again.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,13 +24,14 @@ from ftx.data.bundled_sample import place_sample
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "page-pictures"
 FTX = (sys.executable, "-m", "ftx")
-GARMENTS, SHEETS, TREE, SEARCH = "runs/garments", "runs/sheets", "runs/tree", "runs/search"
+PHOTOGRAPHS, COLLAGES, TREE, SEARCH = "runs/photographs", "runs/collages", "runs/tree", "runs/search"
+# The data sets of photographs, as tests.benchmarks.datasets names them, and their names here.
+DATA = {"photographs": "photos", "photographs-collages": "collages"}
 
-# The trainings are those of the tutorials.
 SMALL = "--blocks 4 --image-size 112"
 COMMANDS = {
-    GARMENTS: f"train --data sample-data --method dora {SMALL} --epochs 5 --lr 1e-3",
-    SHEETS: f"train --data sample-sheets --task multilabel --method dora {SMALL} --epochs 6 --lr 3e-3",
+    PHOTOGRAPHS: f"train --data photos --method dora {SMALL} --epochs 5 --lr 1e-3",
+    COLLAGES: f"train --data collages --task multilabel --method dora {SMALL} --epochs 6 --lr 3e-3",
     TREE: f"train --data sample-tree.csv --task hierarchical --method lora {SMALL} --epochs 5 --lr 1e-3",
     SEARCH: "tune quickstart-multiclass --data sample-data --space space.yaml --objective metric,latency --trials 8",
 }
@@ -43,6 +46,19 @@ WIDTH, PHONE, MARGIN = 1180, 390, 16
 EXACT, CHOSEN = 96, 96
 
 
+def photographs(name: str) -> Path:
+    """A data set of photographs, made if it does not exist yet."""
+    made = ROOT / "build" / "data-sets" / name
+    if not made.exists():
+        command = [sys.executable, "-m", "tests.benchmarks.datasets", name, str(made.parent)]
+        subprocess.run(command, cwd=ROOT, check=True)
+    link = WORK / DATA[name]
+    if not link.exists():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(made, link)
+    return link
+
+
 def ftx(*words: str) -> None:
     """Run a command in the folder of the runs, so that pages contain only relative paths."""
     subprocess.run([*FTX, *words], cwd=WORK, check=True)
@@ -52,7 +68,7 @@ def make(run: str) -> None:
     """A run or a study, made if it does not exist yet."""
     if not (WORK / run).exists():
         ftx(*COMMANDS[run].split(), "--out", run)
-    if run == GARMENTS and not (WORK / run / "reports" / "parity.json").exists():
+    if run == PHOTOGRAPHS and not (WORK / run / "reports" / "parity.json").exists():
         for command in ("merge", "export --explain", "validate"):
             ftx(*command.split(), run)
 
@@ -105,7 +121,7 @@ def draw(
 
 def draw_serve(run: str) -> None:
     """Draw the page of ``ftx serve`` after two test images were chosen."""
-    images = [WORK / "sample-data" / "test" / name for name in ("Ankle boot/00606.png", "Bag/00700.png")]
+    images = [sorted((WORK / "photos" / "test" / name).iterdir())[0] for name in ("plants", "vehicles")]
 
     def choose(page: Page) -> None:
         page.locator("#files").set_input_files(images)
@@ -134,15 +150,16 @@ def main() -> None:
     """Make the runs that do not exist yet, and draw each page."""
     WORK.mkdir(parents=True, exist_ok=True)
     (WORK / "space.yaml").write_text(SPACE, encoding="utf-8")
-    for task in ("multilabel", "hierarchical"):  # the tree is of the images of multiclass
-        place_sample(task, WORK)
-    garments = report(GARMENTS)
-    draw("report-light", garments, last=".samples figure:nth-child(6)")
-    draw("report-phone", garments, last="#verdict", width=PHONE)
-    draw("report-dark", garments, first="#errors", last="#errors .cases li:nth-child(9)", scheme="dark")
-    draw("report-curves", report(SHEETS), first="#classes h3", last="#classes")
+    place_sample("hierarchical", WORK)  # with the images of multiclass
+    for name in DATA:
+        photographs(name)
+    photos = report(PHOTOGRAPHS)
+    draw("report-light", photos, last=".samples figure:nth-child(6)")
+    draw("report-phone", photos, last="#verdict", width=PHONE)
+    draw("report-dark", photos, first="#errors", last="#errors .cases li:nth-child(9)", scheme="dark")
+    draw("report-curves", report(COLLAGES), first="#classes h3", last="#classes")
     draw("report-tree", report(TREE), first="#classes", last="#classes .tree")
-    draw_serve(GARMENTS)
+    draw_serve(PHOTOGRAPHS)
     draw_trials(SEARCH)
 
 

@@ -1,6 +1,6 @@
 """Words that only ftx would use, and the standard ones to write instead: ``python -m tests.words`` finds them.
 
-In the source, with its help, messages, pages and model cards; in README.md and the changelog.
+In the source, with its help, messages, pages and model cards; in README.md, the changelog and the pages.
 
 Names count too: ``RefusedBody`` and ``refused_body`` contain "refused". Keys and values of files, JSON, HTTP and flags
 are contracts and stay as they are: CONTRACTS has them.
@@ -14,7 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-READ = (ROOT / "README.md", ROOT / "CHANGELOG.md")
+PAGES = sorted(
+    path
+    for folder in ("pages", "decisions")
+    for path in (ROOT / "docs" / folder).rglob("*.md")
+    if path.resolve() == path and path.name not in ("commands.md", "errors.md", "json.md")  # made of the source
+)
+READ = (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *PAGES)
 SCANNED = (".py", ".html", ".js", ".css", ".yaml")
 # An expression for a word in lower case, spaces for the spaces or underscores between its parts: what to write instead.
 WORDS = {

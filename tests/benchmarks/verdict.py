@@ -1,4 +1,4 @@
-"""How often the verdict of ``ftx validate`` errs and how often it tells: the tables of docs/decisions/0008-verdict.md.
+"""How often the verdict of ``ftx validate`` errs and how often it tells: the table of docs/decisions/0008-verdict.md.
 
 One artifact by itself in exact sums over the trinomial distribution; several together by simulation from a fixed seed.
 """

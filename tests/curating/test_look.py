@@ -139,8 +139,10 @@ def test_a_table_of_images_may_have_the_choices_beside_it_but_not_among_its_imag
 
 def correct() -> None:
     """Run what the documentation says, in the working directory."""
-    page = Path(__file__).parents[2] / "docs" / "pages" / "data-look.md"
+    page = Path(__file__).parents[2] / "docs" / "pages" / "how-to" / "data" / "fix-wrong-labels.md"
     (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.M)
+    assert '"photos"' in block
+    block = block.replace('"photos"', '"data"')
     exec(compile(block, str(page), "exec"), {})
 
 
