@@ -31,7 +31,7 @@ from reference_errors import messages  # noqa: E402
 FILES = [path for path in files() if path != ROOT / "README.md"]
 # In place of the bundled model, which takes minutes; of a flag that is given twice the last one counts.
 TINY, EPOCH = "--model test_vit --weights none --image-size 32".split(), ("--epochs", "1")
-# Pages that run only as they stand there, which is slow: tests/test_transcripts.py (README.md has the quickstart too).
+# Pages that run only as they stand there, which `make transcripts` does: on the bundled model, or on a proof.
 ONLY_REAL = {
     *("get-started/quickstart", "explanation/adapters", "explanation/token-dropping", "how-to/deploy/ci"),
     *("how-to/deploy/update-devices", "how-to/train/peft", "reference/python-api", "tutorials/from-python"),
