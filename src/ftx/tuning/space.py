@@ -24,7 +24,7 @@ from ftx.training.optimizer import peak_lr
 
 # Learning rates from a fifth of the method's own to five times it.
 _AROUND = 5.0
-# Fraction of tokens that three blocks keep: at most half of the work is left after the last (docs/pages/numbers.md).
+# Fraction of tokens that three blocks keep: at most half of the work is left after the last (benchmarks/inference.md).
 _FEWER = {3: 0.7, 6: 0.7, 9: 0.7}
 # Keys that determine the images which trials are compared on.
 _SAME_FOR_ALL = ("task", "data.path", "data.format", "data.val_fraction", "data.classes", "model.from_run")
