@@ -35,7 +35,7 @@ LIKELY: dict[str, dict[str, tuple[str, str]]] = {
             "Rename the folder, or add training images",
         ),
         "each folder next to train/ must be a split": (
-            "a folder such as `valid` or `testing`",
+            "a folder that is not named as a split, for example `new`",
             "Rename it to `val` or `test`, or move it out",
         ),
         "the data must have a folder train/": ("only `test` or `val` exists", "Move the training images into `train`"),

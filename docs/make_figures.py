@@ -25,7 +25,6 @@ text { font: 15px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
 .dim { font-size: 13px; fill: #59636e; }
 .code { font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; fill: #0550ae; }
 .middle { text-anchor: middle; }
-.end { text-anchor: end; }
 .paper { fill: #ffffff; stroke: #d0d7de; }
 .box { fill: #f6f8fa; stroke: #8c959f; }
 .blue { fill: #ddf4ff; stroke: #0969da; }
