@@ -67,7 +67,7 @@ PICTURES = """\
 
 CAPTION = (
     "ftx quickstart: DINOv2 ViT-S/14 with DoRA on Fashion-MNIST. Logits are compared with those of the trained model "
-    "before its merge, same pixels, f32."
+    "before its merge, same pixels, fp32."
 )
 
 
@@ -109,7 +109,7 @@ def cards(run: Path) -> list[Card]:
             [("accuracy", accuracy["trained"]), ("adapter", f"{adapter_mb:.1f} MB")],
         ),
         Card(
-            "merge", "one dense model", "largest difference", [("logits", difference["dense"]), ("layers, f64", layers)]
+            "merge", "one dense model", "largest difference", [("logits", difference["dense"]), ("layers, fp64", layers)]
         ),
         Card("export", "ONNX, OpenVINO IR", "largest logit difference", of_each(difference)),
         Card("validate", "a verdict for each", images, of_each(verdict)),

@@ -117,9 +117,11 @@ def screen(written: str) -> list[str]:
             lines += [[]] * (row == len(lines))
         elif token["text"]:
             for letter in token["text"]:
-                if column == COLUMNS:  # a terminal goes on in the next line
-                    row, column = row + 1, 0
+                if column == COLUMNS:
+                    lines[row], rest = _broken(lines[row])
+                    row, column = row + 1, len(rest)
                     lines += [[]] * (row == len(lines))
+                    lines[row] = rest
                 lines[row] = [*lines[row][:column], (letter, style), *lines[row][column + 1 :]]
                 column += 1
         elif final == "m":
@@ -131,6 +133,12 @@ def screen(written: str) -> list[str]:
         elif final not in "hl":  # the cursor shown and hidden
             raise ValueError(f"unknown control sequence {token.group()!r}")
     return ["".join(_styled(style, run) for style, run in groupby(line, itemgetter(1))) for line in lines]
+
+
+def _broken(line: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """A full line, broken after its last space if it has one: a terminal breaks words, which are then hard to read."""
+    end = max((at + 1 for at, (letter, _) in enumerate(line) if letter == " "), default=len(line))
+    return line[:end], line[end:]
 
 
 def _styled(style: str, run: Iterable[tuple[str, str]]) -> str:

@@ -87,6 +87,13 @@ def test_lines_of_a_terminal_appear_one_after_the_other() -> None:
     assert "prefers-reduced-motion" in drawn
 
 
+def test_a_long_line_breaks_between_words() -> None:
+    first, second = "a" * 50 + " " + "b" * 48, "c" * 3
+    assert screen(f"{first} {second}\r\nd") == [f"\x1b[m{line}\x1b[0m" for line in (f"{first} ", second, "d")]
+    assert [plain(line) for line in screen(f"{first}bc {second}")] == ["a" * 50, "b" * 48 + "bc ccc"]
+    assert [len(plain(line)) for line in screen("a" * 103)] == [100, 3]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_of_a_transcript_are_valid_and_have_output(path: Path) -> None:
     program: Any = typer.main.get_command(app)

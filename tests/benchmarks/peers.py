@@ -65,6 +65,13 @@ MODEL = "dinov2-small"
 LAYERS = {"q, v": r"blocks\.\d+\.attn\.qkv", "all": r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"}
 OURS = (1, 2, 3, 4, 5, 7, 10, 16)
 MINUTES = 60
+# In the picture; others have their own names.
+TITLES = {
+    "ftx dora, auto": "ftx, default",
+    "peft lora": "peft, LoRA",
+    "trainer lora": "baseline trainer, LoRA",
+    "full": "full fine-tuning",
+}
 
 
 @dataclass(frozen=True)
@@ -320,14 +327,12 @@ def summary(found: Sequence[Point]) -> list[dict[str, object]]:
 
 def draw(found: Sequence[Point], to: Path) -> None:
     """Of the seeds the mean accuracy after each epoch, or number of epochs, and the median of the seconds."""
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    axes.set_prop_cycle(color=colormaps["tab20"]([*range(0, 20, 2), 1, 3]))
-    for name in dict.fromkeys(one.contestant for one in found):
+    for color, name in enumerate(dict.fromkeys(one.contestant for one in found)):
         by_epoch: dict[int, list[Point]] = {}
         for one in found:
             if one.contestant == name:
@@ -337,15 +342,17 @@ def draw(found: Sequence[Point], to: Path) -> None:
             for ones in by_epoch.values()
         )
         style = "o-" if name.startswith("ftx") else "x--"
-        axes.plot([x for x, _ in each], [y for _, y in each], style, label=name, linewidth=1.2, markersize=4)
+        (line,) = axes.plot([x for x, _ in each], [y for _, y in each], style, color=f"C{color}", markersize=4)
+        label = TITLES.get(name, name)
+        axes.annotate(label, each[-1], (6, 0), textcoords="offset points", va="center", color=line.get_color())
     axes.set_xscale("log")
+    axes.margins(x=0.25)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("seconds of training, the start included")
+    axes.set_xlabel("seconds of training, including the start")
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
     figure.savefig(to)
 
 

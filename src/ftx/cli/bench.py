@@ -139,4 +139,4 @@ def _cells(row: BenchRow, *, wide: bool) -> tuple[str, ...]:
 
 def _setting(setting: OpenvinoSetting) -> str:
     compute = precision_title(setting.compute)
-    return f"{compute}, batch {setting.batch}, {setting.threads} threads, {setting.streams} streams"
+    return f"{compute}, batch {setting.batch}, threads {setting.threads}, streams {setting.streams}"
