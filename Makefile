@@ -48,10 +48,10 @@ lint: $(VENV)/.installed type ## Check style, formatting, imports between packag
 type: $(VENV)/.installed ## Check types in strict mode
 	$(BIN)/basedpyright
 
-test: $(VENV)/.installed ## Run all tests that are not marked slow: 8 minutes on two cores
+test: $(VENV)/.installed ## Run all tests that are not marked slow: 8 to 15 minutes on two cores
 	$(PYTEST) -m 'not slow' --durations-to=build/durations/test.json
 
-test-slow: $(VENV)/.installed ## Run the tests that `make test` leaves out: 20 minutes on two cores
+test-slow: $(VENV)/.installed ## Run the tests that `make test` leaves out: 20 to 40 minutes on two cores
 	$(PYTEST) -m slow --durations-to=build/durations/slow.json
 
 test-changed: $(VENV)/.installed ## Run the tests of `make test` that your changes since BASE=HEAD affect: 3 minutes

@@ -109,7 +109,10 @@ def cards(run: Path) -> list[Card]:
             [("accuracy", accuracy["trained"]), ("adapter", f"{adapter_mb:.1f} MB")],
         ),
         Card(
-            "merge", "one dense model", "largest difference", [("logits", difference["dense"]), ("layers, fp64", layers)]
+            "merge",
+            "one dense model",
+            "largest difference",
+            [("logits", difference["dense"]), ("layers, fp64", layers)],
         ),
         Card("export", "ONNX, OpenVINO IR", "largest logit difference", of_each(difference)),
         Card("validate", "a verdict for each", images, of_each(verdict)),

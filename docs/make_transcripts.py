@@ -230,7 +230,7 @@ def main() -> None:
     given = parser.parse_args().files or files()
     with tempfile.TemporaryDirectory() as kept:
         for path in (one.resolve() for one in given):
-            print(path.relative_to(ROOT), flush=True)
+            sys.stderr.write(f"{path.relative_to(ROOT)}\n")
             text = path.read_text(encoding="utf-8")
             with tempfile.TemporaryDirectory() as folder:
                 screens = printed_by(text, Path(folder), Folders(Path(kept)))

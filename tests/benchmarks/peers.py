@@ -343,10 +343,11 @@ def draw(found: Sequence[Point], to: Path) -> None:
         )
         style = "o-" if name.startswith("ftx") else "x--"
         (line,) = axes.plot([x for x, _ in each], [y for _, y in each], style, color=f"C{color}", markersize=4)
-        label = TITLES.get(name, name)
-        axes.annotate(label, each[-1], (6, 0), textcoords="offset points", va="center", color=line.get_color())
+        # Lines lie apart where they begin, and close together where they end.
+        place = {"textcoords": "offset points", "ha": "right", "va": "center"}
+        axes.annotate(TITLES.get(name, name), each[0], (-8, 0), color=line.get_color(), **place)
     axes.set_xscale("log")
-    axes.margins(x=0.25)
+    axes.set_xlim(min(one.seconds for one in found) / 3)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -619,8 +619,8 @@ def test_a_bench_says_what_it_kept_for_one_image_and_for_many(capsys: Capture) -
     assert said.err == (
         "another program was at work\n"
         "fastest for one image: openvino/fp32, 1.2 ms; for many images: openvino/fp32, 123 images/s\n"
-        "openvino/fp32: on this machine ftx predict now uses fp32, batch 1, 4 threads, 2 streams for one image "
-        "(1.5 ms), and auto, batch 16, 8 threads, 6 streams for many (250.1 images/s)\n"
+        "openvino/fp32: on this machine ftx predict now uses fp32, batch 1, threads 4, streams 2 for one image "
+        "(1.5 ms), and auto, batch 16, threads 8, streams 6 for many (250.1 images/s)\n"
     )
 
 
