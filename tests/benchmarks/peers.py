@@ -65,7 +65,7 @@ MODEL = "dinov2-small"
 LAYERS = {"q, v": r"blocks\.\d+\.attn\.qkv", "all": r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"}
 OURS = (1, 2, 3, 4, 5, 7, 10, 16)
 MINUTES = 60
-# In the picture; others have their own names.
+# Who is in the picture, and the name there.
 TITLES = {
     "ftx dora, auto": "ftx, default",
     "peft lora": "peft, LoRA",
@@ -332,7 +332,7 @@ def draw(found: Sequence[Point], to: Path) -> None:
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    for color, name in enumerate(dict.fromkeys(one.contestant for one in found)):
+    for name, title in TITLES.items():
         by_epoch: dict[int, list[Point]] = {}
         for one in found:
             if one.contestant == name:
@@ -341,13 +341,16 @@ def draw(found: Sequence[Point], to: Path) -> None:
             (median(one.seconds for one in ones), 100 * mean(one.right / one.test for one in ones))
             for ones in by_epoch.values()
         )
+        if not each:
+            continue
         style = "o-" if name.startswith("ftx") else "x--"
-        (line,) = axes.plot([x for x, _ in each], [y for _, y in each], style, color=f"C{color}", markersize=4)
+        (line,) = axes.plot([x for x, _ in each], [y for _, y in each], style, markersize=4)
         # Lines lie apart where they begin, and close together where they end.
-        place = {"textcoords": "offset points", "ha": "right", "va": "center"}
-        axes.annotate(TITLES.get(name, name), each[0], (-8, 0), color=line.get_color(), **place)
+        axes.annotate(
+            title, each[0], (-8, 0), textcoords="offset points", ha="right", va="center", color=line.get_color()
+        )
     axes.set_xscale("log")
-    axes.set_xlim(min(one.seconds for one in found) / 3)
+    axes.set_xlim(min((one.seconds for one in found if one.contestant in TITLES), default=1) / 3)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.xaxis.set_minor_formatter(NullFormatter())
