@@ -1,7 +1,7 @@
 """Durations of tests: record them, fail a run if a test exceeds its limit, and start the slowest files first.
 
 ``pytest --durations-to=FILE`` writes the duration of each test; `make test` and `make test-slow` use it. It fails if a
-test takes half as long again as it may, twice: 2 seconds without a mark, 10 seconds with the mark ``representative``.
+test takes three times as long as it may, twice: 2 seconds without a mark, 10 seconds with the mark ``representative``.
 On a slower machine the limits grow.
 
 ``python -m tests.durations [FILE ...]`` prints the 30 slowest test files. With ``--keep`` it also writes
@@ -31,7 +31,7 @@ KEPT = Path(__file__).with_suffix(".json")
 BUILD = Path(__file__).parents[1] / "build" / "durations"
 LIMITS_S = {"quick": 2.0, "representative": 10.0}  # of a test without a mark, and with that one
 LARGEST = 30
-TOLERANCE = 1.5  # what chance does on a machine that others share fails nobody
+TOLERANCE = 3  # what chance does on a machine that others share fails nobody
 # Fewer files say too little of how fast a machine is, and shorter ones are mostly noise.
 COMPARED_FILES, COMPARED_S = 10, 2.0
 

@@ -22,10 +22,10 @@ def lasting(seconds: float, kind: str, shared: float = 0.0) -> Duration:
 
 def test_each_kind_of_test_has_its_own_limit() -> None:
     tests = {
-        "a::quick": lasting(2.9, "quick", shared=9),
-        "a::slower": lasting(3.1, "quick"),
-        "a::typical": lasting(14.9, "representative"),
-        "a::longer": lasting(15.1, "representative"),
+        "a::quick": lasting(5.9, "quick", shared=9),
+        "a::slower": lasting(6.1, "quick"),
+        "a::typical": lasting(29.9, "representative"),
+        "a::longer": lasting(30.1, "representative"),
         "a::long": lasting(100, "slow"),
     }
     assert [line.split()[2] for line in over_limits(tests, 1.0)] == ["a::slower", "a::longer"]
@@ -53,14 +53,14 @@ def test_what_was_shared_counts_for_the_file() -> None:
 SUITE = """
 import time, pytest
 @pytest.fixture(scope="module")
-def shared(): time.sleep(3.2)
+def shared(): time.sleep(6.2)
 def test_that_is_first_to_share(shared): pass
-def test_that_takes_long(): time.sleep(3.1)
+def test_that_takes_long(): time.sleep(6.1)
 @pytest.mark.representative
-def test_that_may(): time.sleep(3.1)
+def test_that_may(): time.sleep(6.1)
 @pytest.mark.slow
-def test_that_may_too(): time.sleep(3.1)
-times = iter([3.1, 0])
+def test_that_may_too(): time.sleep(6.1)
+times = iter([6.1, 0])
 def test_that_takes_long_once(): time.sleep(next(times))
 """
 

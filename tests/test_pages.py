@@ -1,4 +1,4 @@
-"""The pages: their commands run, on a tiny network; generated pages are up to date; the others are short."""
+"""The pages: their commands run, most on a tiny network; generated pages are up to date; the others are short."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ PAGES = ROOT / "docs" / "pages"
 sys.path.insert(0, str(ROOT / "docs"))
 
 from likely_errors import LIKELY  # noqa: E402
-from make_transcripts import SETUP, blocks, files  # noqa: E402
+from make_transcripts import SETUP, Folders, blocks, files, printed_by  # noqa: E402
 from reference_errors import messages  # noqa: E402
 
 FILES = [path for path in files() if path != ROOT / "README.md"]
 # In place of the bundled model, which takes minutes; of a flag that is given twice the last one counts.
 TINY, EPOCH = "--model test_vit --weights none --image-size 32".split(), ("--epochs", "1")
-# Pages that run only as they stand there, which `make transcripts` does: on the bundled model, or on a proof.
+# Pages that run only as they stand there: on the bundled model, or on a proof.
 ONLY_REAL = {
     *("get-started/quickstart", "explanation/adapters", "explanation/token-dropping", "how-to/deploy/ci"),
     *("how-to/deploy/update-devices", "how-to/train/peft", "reference/python-api", "tutorials/from-python"),
 }
-# Longer than 10 seconds even so: int8, or several trainings.
-LONG = re.compile(r"int8|ftx (?:run|tune|quickstart)\b")
+# Longer than 10 seconds even so: int8, updates, or several trainings.
+LONG = re.compile(r"int8|ftx (?:apply|run|tune|quickstart)\b")
 
 
 def text(path: Path) -> str:
@@ -139,6 +139,20 @@ def test_the_commands_of_a_page_follow_each_other(path: Path, folders: Callable[
         else:
             with chdir(tmp_path):
                 exec(step, names)
+
+
+@pytest.fixture(scope="module")
+def real_folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return Folders(tmp_path_factory.mktemp("real"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted(ONLY_REAL))
+def test_the_commands_of_a_page_follow_each_other_as_they_stand(
+    page: str, real_folders: Folders, tmp_path: Path
+) -> None:
+    written = text(PAGES / f"{page}.md")
+    assert len(printed_by(written, tmp_path / "page", real_folders)) == len(blocks(written))
 
 
 def thin_out(data: Path) -> None:

@@ -136,6 +136,7 @@ def test_too_few_groups_have_no_curve_but_a_reason(per_label: int, measured: boo
     assert any("the data has 18" in warning for warning in report.warnings) != measured
 
 
+@pytest.mark.representative
 def test_data_check_measures_it_only_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write(tmp_path / "data", 15, 30.0)
     assert run(["data", "check", str(data)]) == 0
