@@ -22,6 +22,7 @@ _FILES = {
     "card.json": ("ftx.runs.card_json", "Card"),
     "proof.json": ("ftx.runs.proof_json", "Proof"),
     "tuning.json": ("ftx.runs.tuning_json", "Tuning"),
+    "certificate.json": ("ftx.runs.certificate_json", "Certificates"),
     "quantize.json": ("ftx.runs.quantize_json", "QuantizeReport"),
     "update.json": ("ftx.runs.update_zip", "Update"),
 }

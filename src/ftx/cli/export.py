@@ -292,6 +292,9 @@ def print_export(report: ExportReport) -> None:
     for item in report.artifacts:
         if item.searched is not None:
             print_search(item.searched, setting(item))
+        if item.certificates:
+            worst = max(item.certificates, key=lambda one: one.twice)
+            console.print_note(f"{item.artifact}: {worst.summary}; {worst.run_twice}", "dim")
         if console.shows_details() or item.verdict == "failed":
             sentence = f"{item.artifact}: {VERDICT_WORDS[item.verdict]} on its reference images, {item.summary}"
             console.print_note(sentence, "bad" if item.verdict == "failed" else "dim")

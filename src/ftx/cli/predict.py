@@ -242,6 +242,8 @@ def _predict_files(images: list[Path], artifact: Path | None, shown: _Lines) -> 
                 for one in labelled
             ],
         )
+    if (twice := sum(one.ran == "fp32" for one in labelled)) and not by_line:
+        console.print_note(f"{twice} of {len(labelled)} images also ran in fp32, because int8 was in doubt", "dim")
     return report_skipped(predictions)
 
 

@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -86,13 +87,13 @@ def measure(job: BenchJob) -> BenchMeasurement:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
         predictor = load_artifact(Run(job.run), artifact)
-    pixels_NHWC = _pixels(job.folder, predictor.preprocess, job.batch)
+    batches = cycle(batches_of(job.folder, predictor.preprocess, job.batch))
     started = time.perf_counter()
-    predictor.logits(pixels_NHWC)
+    predictor.logits(next(batches))
     first_ms = 1e3 * (time.perf_counter() - started)
     for _ in range(WARM_UP):
-        predictor.logits(pixels_NHWC)
-    latencies_ms, seconds = _timed(predictor, pixels_NHWC, job)
+        predictor.logits(next(batches))
+    latencies_ms, seconds = _timed(predictor, batches, job)
     peak_bytes = _peak_bytes()
     return BenchMeasurement(
         compute=predictor.compute,
@@ -123,33 +124,33 @@ def _opened(job: BenchJob, cache: Path | None = None) -> OpenVinoPredictor:
     )
 
 
-def _timed(predictor: Predictor, pixels_NHWC: Pixels, job: BenchJob) -> tuple[list[float], float]:
+def _timed(predictor: Predictor, batches: Iterator[Pixels], job: BenchJob) -> tuple[list[float], float]:
     """The milliseconds of each request, and the seconds of all."""
     began = time.perf_counter()
     until = began + job.seconds
     if isinstance(predictor, OpenVinoPredictor) and job.streams > 1:
-        framed = frame(pixels_NHWC, predictor.preprocess)
 
-        def batches() -> Iterator[Pixels]:
-            yield framed  # one at least, however little time there is
+        def in_time() -> Iterator[Pixels]:
+            yield frame(next(batches), predictor.preprocess)  # one at least, however little time there is
             for _ in range(MOST_REQUESTS):
                 if time.perf_counter() >= until:
                     return
-                yield framed
+                yield frame(next(batches), predictor.preprocess)
 
-        latencies = [latency_ms for _, latency_ms in predictor.in_flight(batches())]
+        latencies = [latency_ms for _, latency_ms in predictor.in_flight(in_time())]
     else:
         latencies = []
         while not latencies or (time.perf_counter() < until and len(latencies) < MOST_REQUESTS):
             started = time.perf_counter()
-            predictor.logits(pixels_NHWC)
+            predictor.logits(next(batches))
             latencies.append(1e3 * (time.perf_counter() - started))
     return latencies, time.perf_counter() - began
 
 
-def _pixels(folder: Path, preprocess: Preprocess, batch: int) -> Pixels:
-    """Images of the network's size: those next to the model, over and over, or noise if there are none.
+def batches_of(folder: Path, preprocess: Preprocess, batch: int) -> list[Pixels]:
+    """Images of the network's size: those next to the model, each in one batch at least, or noise if there are none.
 
+    Not the same image again and again: an int8-checked model takes longer for some than for others.
     Shape: [N, H, W, 3].
     """
     path = folder / REFERENCE_FILE
@@ -159,7 +160,7 @@ def _pixels(folder: Path, preprocess: Preprocess, batch: int) -> Pixels:
     else:
         shape = (min(batch, 8), preprocess.height, preprocess.width, 3)
         known = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return known[np.arange(batch) % len(known)]
+    return [known[np.arange(start, start + batch) % len(known)] for start in range(0, len(known), batch)]
 
 
 def _compile_cached_ms(job: BenchJob) -> float:

@@ -28,6 +28,7 @@ from ftx.data.sources.listing import IMAGE_ENDINGS
 from ftx.data.sources.shards import images_of, shard_names
 from ftx.runs.run import Run
 from ftx.runtimes import Predictor, load
+from ftx.runtimes.predictor import RanModel, with_ran
 from ftx.tasks.base import ScoredLabel, Task
 from ftx.tasks.thresholds import Floats
 
@@ -45,6 +46,8 @@ class Prediction(ClosedModel):
     """The predicted labels, each with its score from 0 to 1."""
     scores: dict[str, float] | None = None
     """The score of every label, from 0 to 1; null without ``--scores``."""
+    ran: RanModel | None = None
+    """Only for int8-checked: the model whose prediction this is. ``fp32`` runs if the int8 labels are doubtful."""
     error: str | None = None
     """Why there is no prediction; null if there is one."""
 
@@ -229,14 +232,16 @@ def predictions_of(
     items: Sequence[Item], predictor: Predictor, scores: bool, progress: Progress
 ) -> Iterator[Prediction]:
     """The prediction for each item, in order."""
-    outcomes = predictor.logits_from_files(item.image for item in items)
+    outcomes = with_ran(predictor, (item.image for item in items))
     with progress.track("Predicting", len(items)) as bar:
-        for item, outcome in zip(items, outcomes, strict=True):
-            yield to_prediction(item.name, outcome, predictor.task, scores=scores)
+        for item, (outcome, ran) in zip(items, outcomes, strict=True):
+            yield to_prediction(item.name, outcome, predictor.task, scores=scores, ran=ran)
             bar.advance()
 
 
-def to_prediction(name: str, outcome: Floats | ImageError, task: Task, *, scores: bool = False) -> Prediction:
+def to_prediction(
+    name: str, outcome: Floats | ImageError, task: Task, *, scores: bool = False, ran: RanModel | None = None
+) -> Prediction:
     """The labels that logits [C] give an image, or why it has none."""
     if isinstance(outcome, ImageError):
         return failed_prediction(name, outcome)
@@ -244,7 +249,7 @@ def to_prediction(name: str, outcome: Floats | ImageError, task: Task, *, scores
         return failed_prediction(name, ImageError("the model computed NaN or infinity"))
     scores_C = task.scores(outcome[None])[0]
     every = dict(zip(task.labels.names, scores_C.tolist(), strict=True)) if scores else None
-    return Prediction(path=path_text(name), labels=task.decode(scores_C), scores=every)
+    return Prediction(path=path_text(name), labels=task.decode(scores_C), scores=every, ran=ran)
 
 
 def failed_prediction(name: str, error: ImageError) -> Prediction:

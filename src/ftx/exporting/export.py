@@ -18,12 +18,14 @@ from ftx.runs.artifacts import (
     EXPORTED,
     FORMATS,
     IR_INT8,
+    IR_INT8_CHECKED,
     IR_INT8_SAFE,
     IRS,
     Artifact,
     Format,
     IrVariant,
 )
+from ftx.runs.certificate_json import Certificate, read_certificates
 from ftx.runs.parity_json import Verdict
 from ftx.runs.quantize_json import QUANTIZE_FILES, QuantizeReport
 from ftx.runs.run import Run
@@ -60,6 +62,8 @@ class ExportedArtifact(ClosedModel):
     """The figures of the verdict, in a sentence."""
     searched: QuantizeReport | None = None
     """The settings that were compared for int8; null if none were."""
+    certificates: list[Certificate] = []  # noqa: RUF012  pydantic copies it
+    """Only for int8-checked: the bounds that decide which images also run in fp32."""
 
 
 class ExportReport(CommandReport):
@@ -116,9 +120,10 @@ def _recovered(
     run: Run | Path | str | None, chosen: Sequence[Artifact], data: Path | None, progress: Progress
 ) -> RecoverReport:
     """Make the new run, and merge it."""
-    if not {IR_INT8, IR_INT8_SAFE} & set(chosen):
+    if not {IR_INT8, IR_INT8_CHECKED, IR_INT8_SAFE} & set(chosen):
         raise InputError(
-            "--recover needs --precision int8 or int8-overflow-safe", fix="add one of them: --precision int8 --recover"
+            "--recover needs --precision int8, int8-checked or int8-overflow-safe",
+            fix="add one of them: --precision int8 --recover",
         )
     from ftx.exporting.int8.recover import recover
     from ftx.merging.merge_and_prove import merge
@@ -162,7 +167,8 @@ def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
         quantized = WRITERS[artifact].write(source, artifact, staged)
         searched = _keep_search(source, artifact, quantized) if quantized and quantized.candidates else None
         verdict, summary = check_accuracy(source, artifact, staged)
-        size_bytes = sum(path.stat().st_size for path in staged.iterdir() if path.name.startswith("model."))
+        certificates = read_certificates(staged).certificates if artifact == IR_INT8_CHECKED else []
+        size_bytes = sum(path.stat().st_size for path in staged.iterdir() if path.name.startswith(("model.", "float.")))
     return ExportedArtifact(
         artifact=artifact.name,
         precision=artifact.variant or artifact.precision,
@@ -175,6 +181,7 @@ def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
         verdict=verdict,
         summary=summary,
         searched=searched,
+        certificates=certificates,
     )
 
 

@@ -19,11 +19,12 @@ import numpy as np
 from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.core.disk import settle
+from ftx.core.errors import InputError
 from ftx.core.files import check_space, place_at, staging
 from ftx.core.progress import SILENT, Progress
 from ftx.core.third_parties import no_telemetry
 from ftx.exporting.export import artifacts_of, check_free
-from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS, Artifact
+from ftx.runs.artifacts import IR_FILE, IR_INT8_CHECKED, IR_WEIGHTS, Artifact
 from ftx.runs.run import Run
 
 with no_telemetry():
@@ -73,6 +74,12 @@ def export_ovms(
     or if ``out`` exists.
     """
     opened = run if isinstance(run, Run) else Run.open(run)
+    if IR_INT8_CHECKED.variant in precisions:
+        raise InputError(
+            "OpenVINO Model Server cannot run int8-checked, which has two models",
+            found=f"--precision {','.join(precisions)}",
+            fix="export another precision for it, or serve this one with ftx serve",
+        )
     folders = {artifact: opened.require(artifact) for artifact in artifacts_of(["openvino"], precisions)}
     check_free(out)
     sizes = [path.stat().st_size for folder in folders.values() for path in folder.glob("model.*")]

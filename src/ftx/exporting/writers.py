@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ftx.core.errors import GateFailed
 from ftx.core.third_parties import no_telemetry
+from ftx.evaluating.certify import certify
 from ftx.evaluating.comparison import Reference, Subject, compare
 from ftx.evaluating.judge import ParityJudgement, judge
 from ftx.evaluating.logit_bounds import Bounds
@@ -18,16 +19,22 @@ from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import compress_to_fp16, write_ir
 from ftx.runs.artifacts import (
     DENSE,
+    FLOAT_IR_FILE,
+    FLOAT_IR_WEIGHTS,
+    IR_FILE,
     IR_FP16,
     IR_FP32,
     IR_INT8,
+    IR_INT8_CHECKED,
     IR_INT8_SAFE,
     IR_INT8_WEIGHTS,
+    IR_WEIGHTS,
     ONNX,
     Artifact,
     finer_variants,
 )
 from ftx.runs.card_json import write_card
+from ftx.runs.certificate_json import keep_certificates
 from ftx.runs.parity_json import Verdict
 from ftx.runs.reference_safetensors import write_reference
 from ftx.runtimes.model_api import model_info
@@ -79,7 +86,7 @@ BODIES: Mapping[Artifact, Callable[[Source, Path], ov.Model | QuantizedBody]] = 
     IR_FP32: lambda source, _: source.body,
     IR_FP16: lambda source, folder: compress_to_fp16(source.body, folder),
     IR_INT8_WEIGHTS: _compressed,
-    IR_INT8: lambda source, _: source.quantized(overflow_safe=False),
+    IR_INT8: lambda source, _: source.int8,
     IR_INT8_SAFE: lambda source, _: source.quantized(overflow_safe=True),
 }
 
@@ -93,6 +100,21 @@ def _write_ir(source: Source, artifact: Artifact, folder: Path) -> QuantizedBody
     write_reference(source.reference, folder)
     write_card(folder, card)
     return quantized
+
+
+def _write_checked(source: Source, artifact: Artifact, folder: Path) -> QuantizedBody:
+    """The int8 IR and the float one, and the bound between them for this machine."""
+    card = card_of(source.run, artifact.variant, source.manifest.digest(DENSE))
+    write_ir(source.body, card, folder)
+    for made, name in ((IR_FILE, FLOAT_IR_FILE), (IR_WEIGHTS, FLOAT_IR_WEIGHTS)):
+        (folder / made).rename(folder / name)
+    write_ir(source.int8.model, card, folder)
+    write_reference(source.reference, folder)
+    write_card(folder, card)
+    images, what = source.certifying()
+    if images:
+        keep_certificates(folder, certify(folder, images, what, source.progress))
+    return source.int8
 
 
 def _judge_ir(source: Source, artifact: Artifact, folder: Path, max_drop: float) -> ParityJudgement:
@@ -118,4 +140,5 @@ def _judge_onnx(source: Source, artifact: Artifact, folder: Path, max_drop: floa
 WRITERS: Mapping[Artifact, Writer] = {
     ONNX: Writer(_write_onnx, _judge_onnx),
     **dict.fromkeys(BODIES, Writer(_write_ir, _judge_ir)),
+    IR_INT8_CHECKED: Writer(_write_checked, _judge_ir),
 }

@@ -220,8 +220,9 @@ def _time(facts: RunFacts, artifact: Artifact) -> Tile:
 
 
 def _size(facts: RunFacts, artifact: Artifact) -> Tile:
-    files = [facts.run.folder(artifact) / name for name in (IR_FILE, IR_WEIGHTS)]
-    if not all(file.is_file() for file in files):
+    folder = facts.run.folder(artifact)
+    files = [*folder.glob("*.xml"), *folder.glob(artifact.weights)]
+    if not all((folder / name).is_file() for name in (IR_FILE, IR_WEIGHTS)):
         return Tile(f"size of the {artifact.variant} model: its files are incomplete")
     return Tile(f"size of the {artifact.variant} model", f"{sum(file.stat().st_size for file in files) / 1e6:,.1f} MB")
 

@@ -22,6 +22,9 @@ EXPORT_IR = "ftx export"
 # The files of an IR.
 IR_FILE = "model.xml"
 IR_WEIGHTS = "model.bin"
+# The float model next to the int8 one, only in int8-checked.
+FLOAT_IR_FILE = "float.xml"
+FLOAT_IR_WEIGHTS = "float.bin"
 # The graph of an ONNX folder; weights are in a file of their own if the graph and they are too large for one file.
 ONNX_FILE = "model.onnx"
 
@@ -65,14 +68,14 @@ class Artifact:
         return shell_command(self.made_by, None if self.made_from is None else run)
 
 
-def _ir(variant: str, precision: StoredPrecision) -> Artifact:
+def _ir(variant: str, precision: StoredPrecision, weights: str = IR_WEIGHTS) -> Artifact:
     return Artifact(
         name=f"openvino/{variant}",
         made_by=f"{EXPORT_IR} --precision {variant}",
         made_from=DENSE,
         runtime="openvino",
         package="openvino",
-        weights=IR_WEIGHTS,
+        weights=weights,
         precision=precision,
         variant=variant,
         metadata_file=IR_FILE,
@@ -97,13 +100,18 @@ IR_FP16 = _ir("fp16", "fp16")
 # Only weights in 8 bits: a quarter of the size, and computed in floats.
 IR_INT8_WEIGHTS = _ir("int8-weights", "int8")
 IR_INT8 = _ir("int8", "int8")
+# The same and the fp32 one, which also runs the images whose int8 labels are doubtful.
+IR_INT8_CHECKED = _ir("int8-checked", "int8", "*.bin")
 # Weights in 7 bits, so that sums of two products fit into the 16 that CPUs without VNNI have for them.
 IR_INT8_SAFE = _ir("int8-overflow-safe", "int8")
 
 # By name, in the order of the pipeline; the IRs by exactness, the most exact first.
 ARTIFACTS: Mapping[str, Artifact] = {
     artifact.name: artifact
-    for artifact in (TRAINED, DENSE, ONNX, IR_FP32, IR_FP16, IR_INT8_WEIGHTS, IR_INT8, IR_INT8_SAFE)
+    for artifact in (
+        *(TRAINED, DENSE, ONNX, IR_FP32, IR_FP16, IR_INT8_WEIGHTS),
+        *(IR_INT8_CHECKED, IR_INT8, IR_INT8_SAFE),
+    )
 }
 EXPORTED = tuple(artifact for artifact in ARTIFACTS.values() if artifact.made_from == DENSE)
 FORMATS: tuple[Format, ...] = get_args(Format)

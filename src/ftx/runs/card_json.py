@@ -21,9 +21,12 @@ from ftx.tasks.thresholds import Thresholds
 # The files of an IR folder.
 CARD_FILE = "card.json"
 REFERENCE_FILE = "reference.safetensors"
-# What machines found out about the model (ftx.runs.proof_json, tuning_json): written later, so outside of the hashes.
+# What machines found out about the model (ftx.runs.proof_json, tuning_json, certificate_json): written later, so not
+# in the hashes.
 PROOF_FILE = "proof.json"
 TUNING_FILE = "tuning.json"
+CERTIFICATE_FILE = "certificate.json"
+FOUND_OUT = frozenset({PROOF_FILE, TUNING_FILE, CERTIFICATE_FILE})
 
 CARD_SCHEMA = 1
 
@@ -82,7 +85,8 @@ class Card(LabelRecord):
     are dropped.
     """
     files: FileHashes
-    """The SHA-256 hash of each other file in the folder, without ``proof.json`` and ``tuning.json``."""
+    """The SHA-256 hash of each other file in the folder, without ``proof.json``, ``tuning.json`` and
+    ``certificate.json``."""
     base: BaseIr | None = None
     """Only in a base: what an update changes."""
     update: AppliedUpdate | None = None
@@ -96,7 +100,7 @@ class Card(LabelRecord):
 
 def write_card(folder: Path, card: Card) -> None:
     """Write ``card.json`` with the hash of every file now in the folder, but for what is found out later."""
-    files = [path for path in sorted(folder.iterdir()) if path.name not in (CARD_FILE, PROOF_FILE, TUNING_FILE)]
+    files = [path for path in sorted(folder.iterdir()) if path.name not in FOUND_OUT | {CARD_FILE}]
     whole = card.model_copy(update={"files": {path.name: sha256_file(path) for path in files}})
     unset = {name for name in ("base", "update", "keep_tokens") if not getattr(card, name)}
     write_atomic(folder / CARD_FILE, f"{whole.model_dump_json(indent=2, exclude=unset)}\n".encode())

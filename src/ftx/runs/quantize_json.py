@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from ftx.core.closed_model import ClosedModel
-from ftx.runs.artifacts import IR_INT8, IR_INT8_SAFE, Artifact
+from ftx.runs.artifacts import IR_INT8, IR_INT8_CHECKED, IR_INT8_SAFE, Artifact
 from ftx.runs.machine import InstructionSet, Machine
 
 # Within a run, by the artifact that was made.
 QUANTIZE_FILES: Mapping[Artifact, Path] = {
     IR_INT8: Path("reports", "quantize.json"),
+    IR_INT8_CHECKED: Path("reports", "quantize-checked.json"),
     IR_INT8_SAFE: Path("reports", "quantize-overflow-safe.json"),
 }
 

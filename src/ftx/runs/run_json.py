@@ -15,6 +15,7 @@ from ftx.core.version import __version__
 from ftx.data.preprocess import Preprocess
 from ftx.recipe.method_defaults import Method
 from ftx.runs.artifacts import ARTIFACTS, Artifact
+from ftx.runs.card_json import FOUND_OUT
 from ftx.runs.label_record import FileHashes, LabelRecord, read_record
 from ftx.tasks.labels import Labels
 from ftx.tasks.task_names import TaskName
@@ -173,6 +174,7 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def file_hashes(folder: Path, prefix: str) -> dict[str, str]:
-    """SHA-256 of every file in a folder, by its path behind the prefix; links are left out."""
+    """SHA-256 of every file in a folder, by its path behind the prefix; without links and what is found out later."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    paths = [path for path in paths if path.name not in FOUND_OUT]
     return {str(Path(prefix, path.relative_to(folder)).as_posix()): sha256_file(path) for path in paths}

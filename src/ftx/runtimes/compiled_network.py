@@ -35,6 +35,8 @@ with no_telemetry():
 # All outputs of a network for a batch, logits first. Shape: [N, ...] each.
 EXPORT_AGAIN = f"export it again: {EXPORT_IR}"
 NetworkOutputs = list[Floats]
+# A request for one thread. Shape: [N, H, W, 3], of any one size, to [N, ...] each.
+NetworkRequest = Callable[[Pixels], NetworkOutputs]
 
 
 @cache
@@ -120,36 +122,47 @@ class CompiledNetwork:
 
         return run
 
-    def in_flight(self, batches: Iterable[Pixels]) -> Iterator[tuple[Floats, float]]:
+    def in_flight(
+        self, batches: Iterable[Pixels], requests: Callable[[], NetworkRequest] | None = None
+    ) -> Iterator[tuple[Floats, float]]:
         """The first output for each batch and the milliseconds that it took, in order; as many at a time as streams.
 
-        Shape: [N, H, W, 3] each, of any one size -> [N, C].
+        ``requests`` makes a request of another kind. Shape: [N, H, W, 3] each, of any one size -> [N, C].
         """
-        return self.in_streams(self.timed(), batches)
+
+        def timed() -> Callable[[Pixels], tuple[Floats, float]]:
+            request = requests() if requests else self.request(outputs=1)
+
+            def run(pixels_NHWC: Pixels) -> tuple[Floats, float]:
+                started = time.perf_counter()
+                outputs = request(pixels_NHWC)
+                return outputs[0], 1e3 * (time.perf_counter() - started)
+
+            return run
+
+        return self.in_streams(self.any_idle(timed), batches)
 
     def in_streams(self, function: Callable[[_Given], _Computed], given: Iterable[_Given]) -> Iterator[_Computed]:
         """As ``map``, with as many calls at a time as streams."""
         # One more than there are streams, so that no stream waits until the oldest result is read.
         return in_threads(function, given, workers=self.streams, prefetch=self.streams + 1)
 
-    def timed(self) -> Callable[[Pixels], tuple[Floats, float]]:
-        """The first output for a batch, and the milliseconds that it took; for as many threads as streams."""
+    def any_idle(self, requests: Callable[[], Callable[[Pixels], _Computed]]) -> Callable[[Pixels], _Computed]:
+        """A function for as many threads as streams: each call runs a request that is idle, of those that were made."""
         # A thread for each and no callback: a Python callback ends in OpenVINO's thread after the output is there. If
         # the process ends in between, while that thread waits for the interpreter, it aborts the process.
-        idle: SimpleQueue[Callable[[Pixels], NetworkOutputs]] = SimpleQueue()
+        idle: SimpleQueue[Callable[[Pixels], _Computed]] = SimpleQueue()
         for _ in range(self.streams):
-            idle.put(self.request(outputs=1))
+            idle.put(requests())
 
-        def timed(pixels_NHWC: Pixels) -> tuple[Floats, float]:
+        def run(pixels_NHWC: Pixels) -> _Computed:
             request = idle.get()
             try:
-                started = time.perf_counter()
-                outputs = request(pixels_NHWC)
-                return outputs[0], 1e3 * (time.perf_counter() - started)
+                return request(pixels_NHWC)
             finally:
                 idle.put(request)
 
-        return timed
+        return run
 
     def _inputs(self) -> Callable[[Pixels], Iterable[NDArray[Any]]]:
         """The inputs of the network for a batch: the batch itself, or its images one by one, normalised."""

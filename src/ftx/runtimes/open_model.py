@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -63,7 +64,18 @@ def load(
     inside = folder.parent if folder.is_file() else folder
     if (inside / CARD_FILE).is_file():
         note_missing_proof(inside, progress)
+        _note_missing_certificate(predictor, progress)
     return predictor
+
+
+def _note_missing_certificate(predictor: Predictor, progress: Progress) -> None:
+    """Note that the bound of int8-checked was not measured for how it runs here."""
+    from ftx.runtimes.openvino import OpenVinoPredictor
+
+    if isinstance(predictor, OpenVinoPredictor) and predictor.checked and predictor.certificate is None:
+        known = predictor.checked.bound < math.inf
+        instead = "it uses the largest bound of others" if known else "each image also runs in fp32"
+        progress.note(f"int8-checked is not certified on this CPU and version of OpenVINO: {instead}")
 
 
 def load_folder(folder: Path, *, compute: Compute = "auto", goal: TuningGoal | None = None) -> Predictor:

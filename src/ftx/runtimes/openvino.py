@@ -12,20 +12,31 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ftx.core.errors import ExportError, ImageError, listed
+from ftx.core.errors import ExportError, ImageError
 from ftx.core.processors import processors
 from ftx.core.third_parties import no_telemetry
 from ftx.data.image_store import ImageLike, OpenImageFile
 from ftx.data.preprocess import Pixels, Preprocess, resize_crop
-from ftx.runs.artifacts import IR_FILE, IR_WEIGHTS, RuntimeName
-from ftx.runs.card_json import REFERENCE_FILE, Card, read_card
+from ftx.runs.artifacts import FLOAT_IR_FILE, IR_FILE, IR_INT8_CHECKED, RuntimeName
+from ftx.runs.card_json import Card, read_card
+from ftx.runs.certificate_json import Certificate, read_certificates
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
-from ftx.runs.machine import Kernels, cpu_flags, is_held, this_set
+from ftx.runs.machine import Kernels, cpu_flags, is_held, this_machine, this_set
 from ftx.runs.parity_json import KernelPath
-from ftx.runtimes.compiled_network import EXPORT_AGAIN, CompiledNetwork, core, first_output, has_single_kernels
-from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, feed_files
+from ftx.runtimes.check_ir import check_complete, check_ports, check_width, model_info_of, output_shapes
+from ftx.runtimes.checked_network import CheckedNetwork
+from ftx.runtimes.compiled_network import (
+    EXPORT_AGAIN,
+    CompiledNetwork,
+    NetworkOutputs,
+    NetworkRequest,
+    core,
+    first_output,
+    has_single_kernels,
+)
+from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, RanModel, feed_files
 from ftx.runtimes.single_kernels import preprocessing
-from ftx.tasks.thresholds import Floats
+from ftx.tasks.thresholds import Flags, Floats
 
 with no_telemetry():
     import openvino
@@ -33,6 +44,9 @@ with no_telemetry():
 # A larger image is resized by Pillow, as in training. A graph takes 72 bytes a pixel for it, and more time: 20 ms for 1
 # megapixel (Pillow 15), 282 for 50 (Pillow 246).
 MOST_GRAPH_PIXELS = 1_000_000
+IN_F32 = {"INFERENCE_PRECISION_HINT": "f32"}
+# The name of what a request adds to the outputs of int8-checked: 1 for an image that also ran in float. Shape: [N].
+TWICE = "twice"
 
 
 def read_into_memory() -> None:
@@ -49,6 +63,8 @@ class OpenVinoPredictor:
     ``outputs`` has the shape of each output by its name, logits first; -1 is a dimension that is not known before.
     ``threads`` is how many compute, those of all ``streams`` together, and ``streams`` how many requests are computed
     at a time. With the ``kernel_path`` single, a batch is computed image by image.
+    Of int8-checked, ``checked`` runs both models, and ``certificate`` has its bound; it is None if none was measured
+    for how this process runs int8.
     """
 
     name: RuntimeName = "openvino"
@@ -63,50 +79,61 @@ class OpenVinoPredictor:
         batch: int = BATCH_IMAGES,
         cache: Path | None = None,
         kernels: KernelPath = "batch",
+        part: RanModel | None = None,
     ) -> None:
         """Check the card and the hashes, then open and compile the model.
 
         OpenVINO chooses what is None, except ``threads`` in a container whose CPU quota is less than the processors
         that it sees. ``batch`` is the most images of one size that share a request if files are predicted, ``cache``
         the folder of what OpenVINO compiled. With ``kernels`` single, int8 is compiled for one image at a time if that
-        is faster for one.
+        is faster for one. ``part`` opens only one of the two models of int8-checked.
         Raises: ExportError if the folder is incomplete or OpenVINO cannot read the model.
         """
         self.card: Card = read_card(folder)
-        _check_complete(folder, self.card)
+        check_complete(folder, self.card)
         if self.card.base is not None:
             raise ExportError(
                 "a base cannot be used as a model: its head is untrained",
                 where=folder,
                 fix=f"merge an update into it: ftx apply UPDATE {folder} OUT",
             )
-        path = folder / IR_FILE
+        path = folder / (FLOAT_IR_FILE if part == "fp32" else IR_FILE)
         self.folder, self.preprocess = folder, self.card.preprocess
         self.batch = batch
         started = time.perf_counter()
         try:
             model = core().read_model(path)
-            _check_ports(model, path)
+            check_ports(model, path)
             properties = _properties(compute, threads, streams, cache)
+            if part == "fp32":
+                properties |= IN_F32
             self._network = CompiledNetwork(model, self.preprocess, properties, path, this_set(), kernels=kernels)
+            both = part is None and self.card.artifact == IR_INT8_CHECKED
+            exact = _float_network(folder, self.card, properties) if both else None
         except RuntimeError as error:
             raise ExportError(
                 "OpenVINO cannot open this model", where=path, found=str(error), fix=EXPORT_AGAIN
             ) from error
         self.compile_ms = 1e3 * (time.perf_counter() - started)
-        _check_width(model, path, len(self.card.labels))
-        self.model_info = _model_info(model)
-        self.outputs = _outputs(model)
+        check_width(model, path, len(self.card.labels))
+        self.model_info = model_info_of(model)
+        self.outputs = output_shapes(model)
         self.task = self.card.meaning.open()
         dtype: Dtype = self._network.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.compute = ComputePrecision(dtype, chosen_by_runtime=compute == "auto")
         self.threads = int(self._network.compiled.get_property("INFERENCE_NUM_THREADS"))
         self.streams = self._network.streams
         self.kernel_path: KernelPath = self._network.kernel_path
-        # Logits of each batch and the milliseconds that it took, in order; as many batches at a time as streams.
-        self.in_flight = self._network.in_flight
         # Whether the model was exported with a map for each label.
         self.has_maps = MAPS in self.outputs
+        self.checked: CheckedNetwork | None = None
+        self.certificate: Certificate | None = None
+        if exact is not None:
+            known = read_certificates(folder)
+            way = (this_set(), self.compute, self.kernel_path, this_machine().openvino)
+            self.certificate = next((one for one in known.certificates if one.covers(*way)), None)
+            bound = known.largest_bound if self.certificate is None else self.certificate.bound
+            self.checked = CheckedNetwork(self._network, exact, self.task, bound)
 
     def kernels(self) -> Kernels:
         """What computes the products: convolutions, linear layers, attention; in a network for one image, its body."""
@@ -120,10 +147,35 @@ class OpenVinoPredictor:
     def request(self) -> Callable[[Pixels], Mapping[str, Floats]]:
         """A request for one thread, which may run it many times: all outputs of the model.
 
-        Shape: [N, H, W, 3], of any one size, to N of each of ``outputs``.
+        Of int8-checked, ``TWICE`` has whether an image also ran in float. Shape: [N, H, W, 3], of any one size, to N of
+        each of ``outputs``.
         """
-        run = self._network.request()
-        return lambda pixels_NHWC: dict(zip(self.outputs, run(pixels_NHWC), strict=True))
+        run = self._request()
+
+        def named(pixels_NHWC: Pixels) -> Mapping[str, Floats]:
+            outputs, twice_N = run(pixels_NHWC)
+            found = dict(zip(self.outputs, outputs, strict=True))
+            return found if twice_N is None else {**found, TWICE: twice_N.astype(np.float32)}
+
+        return named
+
+    def _request(self, outputs: int | None = None) -> Callable[[Pixels], tuple[NetworkOutputs, Flags | None]]:
+        """The first few outputs, or all; and which images also ran in float, None if no float model checks them."""
+        if self.checked is not None:
+            return self.checked.request(outputs)
+        run = self._network.request(outputs)
+        return lambda pixels_NHWC: (run(pixels_NHWC), None)
+
+    def in_flight(self, batches: Iterable[Pixels]) -> Iterator[tuple[Floats, float]]:
+        """The logits of each batch and the milliseconds that it took, in order; as many at a time as streams.
+
+        Shape: [N, H, W, 3] each, of any one size -> [N, C].
+        """
+        return self._network.in_flight(batches, lambda: self._plain_request(outputs=1))
+
+    def _plain_request(self, outputs: int) -> NetworkRequest:
+        run = self._request(outputs)
+        return lambda pixels_NHWC: run(pixels_NHWC)[0]
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         """As in ``Predictor``; there is only one request, so only one thread at a time may call it."""
@@ -131,8 +183,8 @@ class OpenVinoPredictor:
         return logits_NC
 
     @cached_property
-    def _logits_request(self) -> Callable[[Pixels], list[Floats]]:
-        return self._network.request(outputs=1)
+    def _logits_request(self) -> NetworkRequest:
+        return self._plain_request(outputs=1)
 
     @cached_property
     def _full_request(self) -> Callable[[Pixels], Mapping[str, Floats]]:
@@ -161,15 +213,28 @@ class OpenVinoPredictor:
 
     def logits_from_files(self, images: Iterable[ImageLike | ImageError]) -> Iterator[Floats | ImageError]:
         """The graph resizes, crops and normalises; images that are too large for it are resized and cropped before."""
+        return (one if isinstance(one, ImageError) else one[0] for one in self.ran_from_files(images))
+
+    def ran_from_files(
+        self, images: Iterable[ImageLike | ImageError]
+    ) -> Iterator[tuple[Floats, RanModel | None] | ImageError]:
+        """As ``logits_from_files``; of int8-checked with the model that ran last. Shape: [C] each."""
+        run = self._network.any_idle(lambda: self._request(outputs=1))
 
         def decode(image: OpenImageFile) -> Pixels:
             return graph_input(image.decode(), self.preprocess)
 
-        timed = self._network.timed()
+        def rows(pixels_NHWC: Pixels) -> list[tuple[Floats, RanModel | None]]:
+            (logits_NC,), twice_N = run(pixels_NHWC)
+            ran: list[RanModel | None] = (
+                [None] * len(logits_NC) if twice_N is None else ["fp32" if twice else "int8" for twice in twice_N]
+            )
+            return list(zip(logits_NC, ran, strict=True))
+
         return feed_files(
             (one if isinstance(one, ImageError) else OpenImageFile(one) for one in images),
             decode,
-            lambda pixels_NHWC: timed(pixels_NHWC)[0],
+            rows,
             mapped=self._network.in_streams,
             batch=self.batch,
             at_a_time=self.streams,
@@ -247,58 +312,10 @@ def graph_input(image: Image.Image, preprocess: Preprocess, most_pixels: int = M
     return frame(resize_crop(image, preprocess)[None], preprocess)[0]
 
 
-def _check_complete(folder: Path, card: Card) -> None:
-    unlisted = [name for name in (IR_FILE, IR_WEIGHTS, REFERENCE_FILE) if name not in card.files]
-    if unlisted:
-        raise ExportError(
-            "card.json must contain a hash of each file",
-            where=folder,
-            found=f"no hash of {', '.join(unlisted)}",
-            fix=EXPORT_AGAIN,
-        )
-
-
-def _check_ports(model: openvino.Model, path: Path) -> None:
-    """Raise ExportError unless the input is images of uint8 and the first output is rows of logits."""
-    inputs = [
-        (str(port.get_element_type().to_string()), len(port.get_partial_shape()))
-        for port in model.inputs
-        if port.get_partial_shape().rank.is_static
-    ]
-    outputs = [len(port.get_partial_shape()) for port in model.outputs[:1] if port.get_partial_shape().rank.is_static]
-    if inputs != [("u8", 4)] or len(model.inputs) != 1 or outputs != [2]:
-        raise ExportError(
-            "the model must take images in uint8, and its first output must be their logits",
-            where=path,
-            found=f"inputs {listed([str(port) for port in model.inputs])[:200] or 'none'}; "
-            f"outputs {listed([str(port) for port in model.outputs])[:200] or 'none'}",
-            fix=EXPORT_AGAIN,
-        )
-
-
-def _check_width(model: openvino.Model, path: Path, labels: int) -> None:
-    width = model.output(0).get_partial_shape()[1]
-    if not width.is_static or width.get_length() != labels:
-        raise ExportError(
-            "the model must have a logit for each label of its card",
-            where=path,
-            found=f"{width} logits, {labels} labels",
-            fix=EXPORT_AGAIN,
-        )
-
-
-def _outputs(model: openvino.Model) -> Mapping[str, tuple[int, ...]]:
-    """The shapes of the outputs, logits first; -1 is a dimension that is not known before."""
-    shapes = [
-        tuple(side.get_length() if side.is_static else -1 for side in port.get_partial_shape())
-        for port in model.outputs
-    ]
-    names = [LOGITS, *(port.get_any_name() for port in model.outputs[1:])]
-    return dict(zip(names, shapes, strict=True))
-
-
-def _model_info(model: Any) -> dict[str, str]:
-    """The model's own metadata of its labels and preprocessing (Model API's)."""
-    entries: Any = model.get_rt_info(["model_info"]).value if model.has_rt_info(["model_info"]) else None
-    items = entries.items() if isinstance(entries, dict) else ()
-    return {name: str(getattr(value, "value", value)) for name, value in items}
+def _float_network(folder: Path, card: Card, properties: Mapping[str, Any]) -> CompiledNetwork:
+    """The float model of int8-checked. Raises: RuntimeError if OpenVINO cannot compile it; ExportError."""
+    path = folder / FLOAT_IR_FILE
+    model = core().read_model(path)
+    check_ports(model, path)
+    check_width(model, path, len(card.labels))
+    return CompiledNetwork(model, card.preprocess, {**properties, **IN_F32}, path, this_set(), kernels="batch")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from traceback import clear_frames
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -38,8 +38,10 @@ BATCH_BYTES = 15_000_000
 PREFETCH_BYTES = 500_000_000
 
 _Given = TypeVar("_Given")
+_Row = TypeVar("_Row")
 _Items = Sequence[Pixels | ImageError]
-_Outcomes = list[Floats | ImageError]
+# Which of its two models predicted an image, in an int8-checked model; None in any other.
+RanModel = Literal["int8", "fp32"]
 
 
 class Predictor(Protocol):
@@ -71,16 +73,41 @@ class Predictor(Protocol):
         ...
 
 
+@runtime_checkable
+class RanPredictor(Protocol):
+    """A predictor that reports which model ran last for each image."""
+
+    def ran_from_files(
+        self, images: Iterable[ImageLike | ImageError]
+    ) -> Iterator[tuple[Floats, RanModel | None] | ImageError]:
+        """As ``logits_from_files``, with the model that ran. Shape: [C] each."""
+        ...
+
+
+def with_ran(
+    predictor: Predictor, images: Iterable[ImageLike | ImageError]
+) -> Iterator[tuple[Floats | ImageError, RanModel | None]]:
+    """The logits of images, or why there are none; and which model of an int8-checked one computed them."""
+    if isinstance(predictor, RanPredictor):
+        for one in predictor.ran_from_files(images):
+            yield (one, None) if isinstance(one, ImageError) else one
+    else:
+        for outcome in predictor.logits_from_files(images):
+            yield outcome, None
+
+
 def feed_files(
     images: Iterable[_Given | ImageError],
     decode: Callable[[_Given], Pixels],
-    logits: Callable[[Pixels], Floats],
+    logits: Callable[[Pixels], Iterable[_Row]],
     *,
-    mapped: Callable[[Callable[[_Items], _Outcomes], Iterable[_Items]], Iterable[_Outcomes]] = map,
+    mapped: Callable[
+        [Callable[[_Items], list[_Row | ImageError]], Iterable[_Items]], Iterable[list[_Row | ImageError]]
+    ] = map,
     batch: int = BATCH_IMAGES,
     at_a_time: int = 1,
     size_of: Callable[[_Given | ImageError], int] | None = None,
-) -> Iterator[Floats | ImageError]:
+) -> Iterator[_Row | ImageError]:
     """The logits of images, in order; neighbours of one size share a batch. An error takes the place of its image.
 
     ``mapped`` runs the model on the batches as they are decoded, and yields in order, as ``map`` does; it may run
@@ -93,7 +120,7 @@ def feed_files(
         except ImageError as error:
             return _without_locals(error)
 
-    def outcomes(items: _Items) -> _Outcomes:
+    def outcomes(items: _Items) -> list[_Row | ImageError]:
         pixels = [item for item in items if not isinstance(item, ImageError)]
         rows = iter(logits(np.stack(pixels)) if pixels else ())
         return [item if isinstance(item, ImageError) else next(rows) for item in items]

@@ -26,8 +26,8 @@ from ftx.data.image_store import open_image
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.evaluating.predict import Prediction, to_prediction
 from ftx.explaining.overlay import overlay
-from ftx.runtimes.openvino import graph_input
-from ftx.runtimes.predictor import LOGITS, MAPS, PREFETCH_BYTES
+from ftx.runtimes.openvino import TWICE, graph_input
+from ftx.runtimes.predictor import LOGITS, MAPS, PREFETCH_BYTES, RanModel
 from ftx.serving.batching import ImageOutputs
 from ftx.serving.registry import Version
 
@@ -89,7 +89,7 @@ class Images:
         try:
             async with self._decoded(image) as decoded:
                 outputs = await self._run(version, decoded)
-                plain = to_prediction(name, outputs[LOGITS], task, scores=scores)
+                plain = to_prediction(name, outputs[LOGITS], task, scores=scores, ran=_ran(outputs))
                 if saliency and plain.error is None and MAPS in outputs:
                     maps = await self.in_thread(_draw, version, plain, decoded, outputs)
         except ImageError as error:
@@ -122,6 +122,11 @@ class Images:
             raise ImageError("the image is too large", found=found, fix="scale it down")
         if max(width, height) > MAX_ASPECT * min(width, height):
             raise too_narrow(width, height)
+
+
+def _ran(outputs: ImageOutputs) -> RanModel | None:
+    """The model of int8-checked that predicted an image; None for any other model."""
+    return ("fp32" if outputs[TWICE] else "int8") if TWICE in outputs else None
 
 
 def _size(content: bytes) -> tuple[int, int, int]:

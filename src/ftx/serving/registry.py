@@ -17,12 +17,13 @@ from pathlib import Path
 from ftx.core.errors import EnvironmentFault, ExportError, FtxError, InputError
 from ftx.core.memory import is_out_of_memory
 from ftx.core.progress import Progress
-from ftx.runs.artifacts import EXPORT_IR, IR_FILE, IR_WEIGHTS
-from ftx.runs.card_json import CARD_FILE, PROOF_FILE, REFERENCE_FILE, TUNING_FILE
+from ftx.runs.artifacts import EXPORT_IR, FLOAT_IR_FILE, FLOAT_IR_WEIGHTS, IR_FILE, IR_WEIGHTS
+from ftx.runs.card_json import CARD_FILE, CERTIFICATE_FILE, PROOF_FILE, REFERENCE_FILE, TUNING_FILE
 from ftx.runs.parity_json import PARITY_FILE
 from ftx.runs.proof_json import ir_digest
 from ftx.runs.run_json import MANIFEST_FILE
 from ftx.runtimes import load
+from ftx.runtimes.checked_network import CheckedNetwork
 from ftx.runtimes.openvino import MOST_GRAPH_PIXELS, OpenVinoPredictor
 from ftx.serving.batching import Batcher, CountBatch
 from ftx.serving.http_error import HttpError, sentence_of, suggestion
@@ -35,7 +36,10 @@ MOST_SIZES = 32
 # For a folder that has no numbered subfolders.
 ONLY_VERSION = 1
 _VERSION = re.compile(r"[1-9]\d{0,8}")
-_FILES = (CARD_FILE, IR_FILE, IR_WEIGHTS, REFERENCE_FILE, PROOF_FILE, TUNING_FILE, MANIFEST_FILE)
+_FILES = (
+    *(CARD_FILE, IR_FILE, IR_WEIGHTS, FLOAT_IR_FILE, FLOAT_IR_WEIGHTS, REFERENCE_FILE),
+    *(PROOF_FILE, TUNING_FILE, CERTIFICATE_FILE, MANIFEST_FILE),
+)
 # The state of a model's files: path, inode, size in bytes, time of change.
 Signature = frozenset[tuple[str, int, int, int]]
 # Called for each update: which model, and whether the new one could be opened.
@@ -137,6 +141,12 @@ class Registry:
     def waiting(self) -> int:
         """How many images wait for a model."""
         return sum(len(version.batcher) for model in self.models.values() for version in list(model.versions.values()))
+
+    @property
+    def checked(self) -> list[CheckedNetwork]:
+        """What counts the images of the open int8-checked models."""
+        versions = (version for model in self.models.values() for version in list(model.versions.values()))
+        return [one for version in versions if (one := version.predictor.checked) is not None]
 
     def find(self, name: str, number: int | None = None) -> Version:
         """A model by its name, in its newest version unless one is given.

@@ -136,6 +136,8 @@ def serving(
     images = Images(limits.max_pixels)
     try:
         metrics.waiting.set_function(lambda: registry.waiting)
+        metrics.checked.set_function(lambda: sum(one.images for one in registry.checked))
+        metrics.twice.set_function(lambda: sum(one.twice for one in registry.checked))
         # If only this machine reaches the server, a browser on it could be used by any website.
         only_here = token is None and is_loopback(endpoint.host)
         rules = AccessRules(token, local_names(endpoint.host) if only_here else None)

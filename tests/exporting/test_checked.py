@@ -1,0 +1,76 @@
+"""``ftx export --precision int8-checked``: both models, and a bound from images that nothing else has used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import one_int8_setting
+
+from ftx.core.errors import InputError
+from ftx.data.dataset import Entry, Split
+from ftx.evaluating import validate
+from ftx.exporting import export
+from ftx.exporting.chosen_images import certifying_images
+from ftx.exporting.ovms import export_ovms
+from ftx.runs.artifacts import IR_INT8_CHECKED
+from ftx.runs.certificate_json import read_certificates
+from ftx.runs.run import Run
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.tasks.decisions import movements
+
+
+@pytest.mark.slow
+def test_it_is_exported_certified_and_validated(fresh_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with one_int8_setting():
+        report = export(fresh_run, formats=["openvino"], precisions=["fp32", "int8", "int8-checked"])
+    fp32, checked, int8 = (fresh_run.path / one.path for one in report.artifacts)
+    assert checked == fresh_run.require(IR_INT8_CHECKED)
+    # The same int8 and the same float model as alone.
+    assert (checked / "model.bin").read_bytes() == (int8 / "model.bin").read_bytes()
+    assert (checked / "float.bin").read_bytes() == (fp32 / "model.bin").read_bytes()
+    assert not any(path.is_symlink() for path in checked.iterdir())
+    exported = report.artifacts[1]
+    assert exported.size_bytes == sum(path.stat().st_size for path in checked.glob("*.[xb]*") if path.suffix != ".json")
+    assert [one.source for one in exported.certificates] == ["val"]
+    (certificate,) = read_certificates(checked).certificates
+    assert (certificate.images, [certificate]) == (12, exported.certificates)
+    # By the logits of both for the same images, in numpy.
+    store = [Path(fresh_run.manifest.data_root) / entry.path for entry in fresh_run.entries("val")]
+    quick, exact = (OpenVinoPredictor(checked, part=part) for part in ("int8", "fp32"))
+    quick_NC, exact_NC = (np.stack([np.asarray(row) for row in one.logits_from_files(store)]) for one in (quick, exact))
+    assert certificate.bound == pytest.approx(max(0, movements(quick.task, quick_NC, exact_NC).max()), abs=1e-5)
+    # On the test images: the bound may be exceeded, in at most 22 % of cases with 12 images.
+    found = validate(fresh_run)
+    assert found.verdicts["openvino/int8-checked"] != "failed"
+    assert [row.subject for row in found.rows if row.subject == IR_INT8_CHECKED]
+    with pytest.raises(InputError) as caught:
+        export_ovms(fresh_run, fresh_run.path / "ovms", precisions=["int8-checked"])
+    assert "ftx serve" in str(caught.value.fix)
+
+
+def test_images_that_bound_it_are_neither_trained_on_nor_reported(
+    fresh_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = fresh_run.entries()
+    val = [entry for entry in entries if entry.split == "val"]
+    assert certifying_images(fresh_run) == (tuple(sorted(val, key=lambda entry: entry.sha256)), "val")
+
+    def given(*changed: Entry) -> None:
+        def found(run: Run, split: Split | None = None) -> tuple[Entry, ...]:
+            return tuple(one for one in changed if split in (None, one.split))
+
+        monkeypatch.setattr(Run, "entries", found)
+
+    # Without test images half of them are left for reports.
+    given(*(one for one in entries if one.split != "test"))
+    some, source = certifying_images(fresh_run)
+    assert (len(some), source) == (6, "half of val")
+    # An image that was trained on counts for nothing, and a group as one.
+    train = next(one for one in entries if one.split == "train")
+    given(*entries, replace(train, split="val"))
+    assert len(certifying_images(fresh_run)[0]) == 12
+    given(*(replace(one, group="a" if index % 2 else f"{index}") for index, one in enumerate(val)), train, entries[-1])
+    assert len(certifying_images(fresh_run)[0]) == 7

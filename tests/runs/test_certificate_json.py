@@ -1,0 +1,105 @@
+"""What a certificate states for n images, and how certificates are kept next to a model."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from ftx.runs.card_json import CERTIFICATE_FILE
+from ftx.runs.certificate_json import Certificate, keep_certificates, read_certificates
+from ftx.runs.compute_precision import ComputePrecision
+from ftx.runs.machine import Machine
+
+BF16 = ComputePrecision("bf16", chosen_by_runtime=True)
+
+
+def certificate(**changed: object) -> Certificate:
+    known = Certificate(
+        machine=Machine(cpu="x", instructions=(), openvino="2026.4.1"),
+        isa="avx512_vnni",
+        compute=BF16,
+        kernels="batch",
+        source="val",
+        images=299,
+        bound=0.5,
+        changed=6,
+        twice=30,
+    )
+    return known.model_copy(update=changed)
+
+
+@pytest.mark.parametrize(("images", "fraction"), [(59, 0.05), (299, 0.01), (2995, 0.001)])
+def test_so_many_images_bound_how_many_labels_can_differ(images: int, fraction: float) -> None:
+    differ = certificate(images=images).differ_at_most
+    assert differ == pytest.approx(1 - 0.05 ** (1 / images))
+    assert differ <= fraction
+    assert certificate(images=images - 1).differ_at_most > fraction
+
+
+def test_a_certificate_that_bounds_less_than_int8_changed_is_proved() -> None:
+    assert certificate().verdict == "proved"  # 1 % of 299, and int8 changed 2 %
+    assert certificate().summary == "at most 1 % of labels differ from fp32's (95 % confidence, 299 images)"
+    assert certificate().run_twice == "10.0 % of images also run in fp32"
+
+
+def test_one_that_bounds_no_less_names_the_images_that_would() -> None:
+    two = certificate(images=200, changed=2)
+    assert two.verdict == "unproved"
+    assert two.needed_images == 299
+    assert two.summary == "not certified: needs 299 images, has 200"
+    assert certificate(images=299, changed=2.99).verdict == "proved"
+    assert certificate(images=298, changed=2.98).verdict == "unproved"
+    assert certificate(images=1, changed=1).needed_images == 1
+
+
+def test_where_int8_changed_no_label_it_needs_no_second_model() -> None:
+    none = certificate(changed=0)
+    assert (none.verdict, none.needed_images) == ("unproved", None)
+    assert none.summary.startswith("int8 has the same bound without the second model: at most 1 % of labels differ")
+
+
+def test_it_covers_only_how_it_was_measured() -> None:
+    known = certificate()
+    assert known.covers("avx512_vnni", BF16, "batch", "2026.4.1")
+    assert known.covers("avx512_vnni", ComputePrecision("bf16"), "batch", "2026.4.1")
+    assert not known.covers("avx2", BF16, "batch", "2026.4.1")
+    assert not known.covers("avx512_vnni", ComputePrecision("f32"), "batch", "2026.4.1")
+    assert not known.covers("avx512_vnni", BF16, "single", "2026.4.1")
+    assert not known.covers("avx512_vnni", BF16, "batch", "2025.4.0")
+
+
+def test_each_way_to_run_keeps_its_newest_certificate(tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text("{}")
+    assert read_certificates(tmp_path).largest_bound == math.inf
+    keep_certificates(tmp_path, [certificate(), certificate(kernels="single", bound=0.75)])
+    keep_certificates(tmp_path, [certificate(bound=0.25), certificate(isa="avx2", bound=0.5)])
+    known = read_certificates(tmp_path)
+    assert sorted((one.isa, one.kernels, one.bound) for one in known.certificates) == [
+        ("avx2", "batch", 0.5),
+        ("avx512_vnni", "batch", 0.25),
+        ("avx512_vnni", "single", 0.75),
+    ]
+    assert known.largest_bound == 0.75
+
+
+@pytest.mark.parametrize("spoil", ["other model", "newer", "infinite", "negative", "no JSON", "missing"])
+def test_what_is_no_certificate_of_this_model_counts_as_none(tmp_path: Path, spoil: str) -> None:
+    (tmp_path / "card.json").write_text("{}")
+    keep_certificates(tmp_path, [certificate()])
+    path = tmp_path / CERTIFICATE_FILE
+    known = json.loads(path.read_text())
+    if spoil == "other model":
+        (tmp_path / "card.json").write_text("[]")
+    elif spoil == "newer":
+        path.write_text(json.dumps(known | {"schema_version": 2}))
+    elif spoil in ("infinite", "negative"):
+        known["certificates"][0]["bound"] = math.inf if spoil == "infinite" else -1
+        path.write_text(json.dumps(known))
+    elif spoil == "no JSON":
+        path.write_text("{")
+    else:
+        path.unlink()
+    assert read_certificates(tmp_path).certificates == []

@@ -1,0 +1,244 @@
+"""int8-checked: doubtful images get the float model's outputs, all others int8's, in their order."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+from openvino import opset13 as op
+from PIL import Image
+from tests.conftest import Listener, colour_logits, colour_pixels, write_colour_ir
+from tests.effects.lab import call
+from tests.serving.conftest import running
+
+from ftx.core.errors import ExportError
+from ftx.data.image_store import EncodedImage
+from ftx.evaluating.bench_process import batches_of
+from ftx.evaluating.certify import certify
+from ftx.runs.card_json import CERTIFICATE_FILE, Card, read_card, write_card
+from ftx.runs.certificate_json import Certificate, keep_certificates, read_certificates
+from ftx.runs.machine import this_machine, this_set
+from ftx.runtimes import load
+from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.serving.registry import ModelSource
+
+SIZES = [(16, 16), (16, 16), (24, 40), (16, 16)]
+
+
+def coarse(logits_NC: np.ndarray) -> np.ndarray:
+    """What stands for int8: logits rounded to halves, so that the best label is often another."""
+    return np.round(logits_NC * 2) / 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The model of colours as the float model, and next to it the same with coarse logits; not certified."""
+    made = tmp_path / "int8-checked"
+    made.mkdir()
+    write_colour_ir(made)
+    model = openvino.Core().read_model(made / "model.xml", config={"ENABLE_MMAP": False})
+    for ending in ("xml", "bin"):
+        (made / f"model.{ending}").rename(made / f"float.{ending}")
+    result = model.get_results()[0]
+    exact = result.input(0).get_source_output()
+    rounded = op.divide(op.round(op.multiply(exact, np.float32(2))), np.float32(2))
+    result.input(0).replace_source_output(rounded.output(0))
+    rounded.output(0).set_names({"logits"})
+    model.validate_nodes_and_infer_types()
+    openvino.save_model(model, made / "model.xml", compress_to_fp16=False)
+    card = json.loads((made / "card.json").read_text())
+    write_card(made, Card.model_validate(card | {"precision": "int8-checked"}))
+    return made
+
+
+def shades(count: int) -> list[np.ndarray]:
+    """Images of several sizes in which two colours are nearly as strong."""
+    rng = np.random.default_rng(3)
+    found: list[np.ndarray] = []
+    for number in range(count):
+        pixels = colour_pixels(number % 3, *SIZES[number % 4], number).astype(int)
+        pixels[..., (number + 1) % 3] += int(rng.integers(40, 100))
+        found.append(np.clip(pixels, 0, 255).astype(np.uint8))
+    return found
+
+
+def certified(folder: Path, bound: float, **changed: object) -> OpenVinoPredictor:
+    """The model opened with a certificate of this bound for how it runs here."""
+    plain = OpenVinoPredictor(folder, part="int8")
+    known = Certificate(
+        machine=this_machine(),
+        isa=this_set(),
+        compute=plain.compute,
+        kernels="batch",
+        source="val",
+        images=299,
+        bound=bound,
+        changed=6,
+        twice=30,
+    )
+    keep_certificates(folder, [known.model_copy(update=changed)])
+    return OpenVinoPredictor(folder)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, format="PNG")
+    return written.getvalue()
+
+
+def encoded(pixels: np.ndarray) -> EncodedImage:
+    return EncodedImage.of(png(pixels))
+
+
+def logits_of(predictor: OpenVinoPredictor, images: list[np.ndarray]) -> np.ndarray:
+    return np.stack([row for row in predictor.logits_from_files(map(encoded, images)) if isinstance(row, np.ndarray)])
+
+
+def margin(logits_C: np.ndarray) -> float:
+    second, first = np.sort(logits_C)[-2:]
+    return float(first - second)
+
+
+def test_images_within_the_bound_get_the_logits_of_the_float_model(folder: Path) -> None:
+    images = shades(40)
+    predictor = certified(folder, 0.5)
+    found = list(predictor.ran_from_files(map(encoded, images)))
+    ran: list[str | None] = []
+    for pixels, one in zip(images, found, strict=True):
+        assert not isinstance(one, Exception)
+        exact_C = colour_logits(pixels[None])[0]
+        doubtful = margin(coarse(exact_C)) <= 0.5
+        np.testing.assert_allclose(one[0], exact_C if doubtful else coarse(exact_C), atol=1e-4)
+        assert one[1] == ("fp32" if doubtful else "int8")
+        ran.append(one[1])
+    assert 10 < ran.count("fp32") < 30
+    assert predictor.checked is not None
+    assert (predictor.checked.images, predictor.checked.twice) == (40, ran.count("fp32"))
+    np.testing.assert_array_equal(
+        logits_of(predictor, images), np.stack([one[0] for one in found if not isinstance(one, Exception)])
+    )
+
+
+def test_each_way_to_run_a_batch_checks_it(folder: Path) -> None:
+    pixels_NHWC = np.stack([one for one in shades(40) if one.shape == (16, 16, 3)])
+    predictor = certified(folder, 0.5)
+    exact_NC = colour_logits(pixels_NHWC)
+    doubtful_N = np.array([margin(row) <= 0.5 for row in coarse(exact_NC)])
+    expected_NC = np.where(doubtful_N[:, None], exact_NC, coarse(exact_NC))
+    outputs = predictor.request()(pixels_NHWC)
+    np.testing.assert_array_equal(outputs["twice"], doubtful_N)
+    np.testing.assert_allclose(outputs["logits"], expected_NC, atol=1e-4)
+    np.testing.assert_allclose(predictor.logits(pixels_NHWC), expected_NC, atol=1e-4)
+    ((logits_NC, took_ms),) = predictor.in_flight([pixels_NHWC])
+    np.testing.assert_allclose(logits_NC, expected_NC, atol=1e-4)
+    assert took_ms > 0
+    assert predictor.logits(pixels_NHWC[:0]).shape == (0, 3)
+
+
+def test_a_smaller_bound_is_less_work_and_none_is_all_of_it(folder: Path) -> None:
+    images = [encoded(one) for one in shades(20)]
+
+    def twice(predictor: OpenVinoPredictor) -> int:
+        assert predictor.checked is not None
+        assert len(list(predictor.logits_from_files(images))) == 20
+        return predictor.checked.twice
+
+    assert twice(OpenVinoPredictor(folder)) == 20  # no certificate
+    ties = twice(certified(folder, 0.0))
+    assert 0 < ties < twice(certified(folder, 0.5)) < twice(certified(folder, 1.0)) < 20
+
+
+def test_for_another_way_to_run_the_largest_bound_counts_and_is_noted(folder: Path) -> None:
+    certified(folder, 1.0, isa="avx2_vnni" if this_set() != "avx2_vnni" else "avx2")
+    listener = Listener()
+    predictor = load(folder, progress=listener)
+    assert isinstance(predictor, OpenVinoPredictor)
+    assert predictor.checked is not None
+    assert (predictor.certificate, predictor.checked.bound) == (None, 1.0)
+    note = "int8-checked is not certified on this CPU and version of OpenVINO: "
+    assert f"{note}it uses the largest bound of others" in listener.said
+    (folder / CERTIFICATE_FILE).unlink()
+    load(folder, progress=listener)
+    assert f"{note}each image also runs in fp32" in listener.said
+
+
+def test_each_of_its_two_models_opens_by_itself(folder: Path) -> None:
+    pixels_NHWC = np.stack(shades(1))
+    exact_NC = colour_logits(pixels_NHWC)
+    for part, expected_NC in (("int8", coarse(exact_NC)), ("fp32", exact_NC)):
+        predictor = OpenVinoPredictor(folder, part=part)  # pyright: ignore[reportArgumentType]
+        assert predictor.checked is None
+        np.testing.assert_allclose(predictor.logits(pixels_NHWC), expected_NC, atol=1e-4)
+
+
+@pytest.mark.parametrize("spoil", ["altered", "missing", "unlisted"])
+def test_the_float_model_is_checked_like_the_other_files(folder: Path, spoil: str) -> None:
+    if spoil == "altered":
+        (folder / "float.bin").write_bytes(b"1")
+    elif spoil == "missing":
+        (folder / "float.xml").unlink()
+    else:
+        card = json.loads((folder / "card.json").read_text())
+        del card["files"]["float.bin"]
+        (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ExportError) as caught:
+        OpenVinoPredictor(folder)
+    assert "float." in str(caught.value.where) + str(caught.value.found)
+
+
+def test_the_bound_is_the_largest_movement_of_the_images(folder: Path) -> None:
+    images = shades(30)
+    (found,) = certify(folder, [encoded(one) for one in images], "val")
+    exact_NC = np.concatenate([colour_logits(one[None]) for one in images])
+    quick_NC = coarse(exact_NC)
+    best_N1 = quick_NC.argmax(axis=1)[:, None]
+    moved_NC = (quick_NC - exact_NC)[np.arange(30), best_N1[:, 0]][:, None] - (quick_NC - exact_NC)
+    assert found.bound == pytest.approx(moved_NC.max(), abs=1e-4)
+    assert 0.2 < found.bound < 0.5
+    assert found.changed == (best_N1[:, 0] != exact_NC.argmax(axis=1)).sum() > 0
+    assert found.twice == sum(margin(row) <= found.bound for row in quick_NC)
+    assert (found.images, found.source, found.kernels) == (30, "val", "batch")
+    assert found.machine == this_machine()
+    # With it no label of these images differs.
+    keep_certificates(folder, [found])
+    logits_NC = logits_of(OpenVinoPredictor(folder), images)
+    np.testing.assert_array_equal(logits_NC.argmax(axis=1), exact_NC.argmax(axis=1))
+    assert read_certificates(folder).certificates == [found]
+
+
+def test_predictions_name_the_model_that_ran(folder: Path, tmp_path: Path) -> None:
+    certified(folder, 0.5)
+    for number, pixels in enumerate(shades(6)):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    copied = shutil.copytree(folder, tmp_path / "device" / "model")
+    shutil.rmtree(folder)
+    done = call("predict", *map(str, sorted(tmp_path.glob("*.png"))), "--artifact", str(copied), "--json")
+    ran = [json.loads(line)["ran"] for line in done.out.splitlines()]
+    expected = ["fp32" if margin(coarse(colour_logits(one[None])[0])) <= 0.5 else "int8" for one in shades(6)]
+    assert ran == expected
+    assert len(set(ran)) == 2
+    done = call("predict", *map(str, sorted(tmp_path.glob("*.png"))), "--artifact", str(copied))
+    assert f"{ran.count('fp32')} of 6 images also ran in fp32" in done.err + done.out
+
+
+def test_a_server_names_it_too_and_counts_both(folder: Path) -> None:
+    certified(folder, 0.5)
+    images = shades(6)
+    expected = ["fp32" if margin(coarse(colour_logits(one[None])[0])) <= 0.5 else "int8" for one in images]
+    with running(ModelSource("colour", folder)) as server:
+        found = [server.ask("POST", "/predict", png(one), content_type="image/png").json for one in images]
+        assert [one["images"][0]["ran"] for one in found] == expected
+        metrics = server.ask("GET", "/metrics").body.decode()
+    assert "ftx_images_checked 6.0" in metrics
+    assert f"ftx_images_run_twice {expected.count('fp32')}.0" in metrics
+
+
+def test_a_benchmark_runs_all_reference_images_and_not_one_again_and_again(folder: Path) -> None:
+    batches = batches_of(folder, read_card(folder).preprocess, 5)
+    assert [len(one) for one in batches] == [5, 5, 5]
+    assert len(np.unique(np.concatenate(batches), axis=0)) == 12
