@@ -33,7 +33,7 @@ from ftx.evaluating.bench import (
     bench,
 )
 from ftx.evaluating.bench_plot import draw
-from ftx.evaluating.bench_process import BenchJob, BenchMeasurement, _pixels, measure
+from ftx.evaluating.bench_process import BenchJob, BenchMeasurement, batches_of, measure
 from ftx.runs.artifacts import IRS
 from ftx.runs.bench_json import BENCH_FILE, BENCH_PLOT, BenchReport, BenchRow
 from ftx.runs.card_json import TUNING_FILE, read_card
@@ -382,10 +382,10 @@ def test_what_is_kept_is_the_best_of_each_kind_beside_its_own_model(tmp_path: Pa
 def test_images_are_those_beside_the_model_over_and_over_and_noise_of_its_size_where_none_are(folder: Path) -> None:
     pre = replace(read_card(folder).preprocess, height=16, width=20, resize=(16, 20))
     known = load_file(folder / "reference.safetensors")["images"]
-    found = _pixels(folder, pre, 30)
+    (found,) = batches_of(folder, pre, 30)
     assert [one.tobytes() for one in found] == [known[number % 12].tobytes() for number in range(30)]
     (folder / "reference.safetensors").unlink()
-    noise = _pixels(folder, pre, 9)
+    (noise,) = batches_of(folder, pre, 9)
     assert (noise.shape, noise.dtype) == ((9, 16, 20, 3), np.uint8)
     assert len({one.tobytes() for one in noise}) == 8
 

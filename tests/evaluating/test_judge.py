@@ -13,7 +13,7 @@ from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import BOUNDS, Bound
 from ftx.runs.artifacts import ARTIFACTS, IR_FP32, IR_INT8
 from ftx.runs.compute_precision import F32, ComputePrecision, read_compute
-from ftx.runs.parity_json import View
+from ftx.runs.views import View
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 from ftx.tasks.multilabel import Multilabel

@@ -12,8 +12,8 @@ from tests.conftest import one_int8_setting
 from ftx.core.errors import InputError
 from ftx.data.dataset import Entry, Split
 from ftx.evaluating import validate
+from ftx.evaluating.certify import certifying_images
 from ftx.exporting import export
-from ftx.exporting.chosen_images import certifying_images
 from ftx.exporting.ovms import export_ovms
 from ftx.runs.artifacts import IR_INT8_CHECKED
 from ftx.runs.certificate_json import read_certificates

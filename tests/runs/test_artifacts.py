@@ -46,7 +46,8 @@ def test_irs_come_by_exactness() -> None:
         ["fp32"],
         ["fp32", "fp16"],
         ["fp32", "fp16", "int8-weights"],
-        ["fp32", "fp16", "int8-weights", "int8"],
+        ["fp32", "fp16", "int8-weights", "int8-checked"],
+        ["fp32", "fp16", "int8-weights", "int8-checked", "int8"],
     ]
     assert finer_variants(DENSE) == []
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ftx.runs.card_json import CERTIFICATE_FILE
-from ftx.runs.certificate_json import Certificate, keep_certificates, read_certificates
+from ftx.runs.certificate import Certificate
+from ftx.runs.certificate_json import keep_certificates, read_certificates
 from ftx.runs.compute_precision import ComputePrecision
 from ftx.runs.machine import Machine
 

@@ -12,17 +12,18 @@ import openvino
 import pytest
 from openvino import opset13 as op
 from PIL import Image
-from tests.conftest import Listener, colour_logits, colour_pixels, write_colour_ir
+from tests.conftest import ColourModel, Listener, colour_logits, colour_pixels, write_colour_ir
 from tests.effects.lab import call
 from tests.serving.conftest import running
 
 from ftx.core.errors import ExportError
 from ftx.data.image_store import EncodedImage
 from ftx.evaluating.bench_process import batches_of
-from ftx.evaluating.certify import certify
+from ftx.evaluating.certify import certify, is_certified
 from ftx.runs.card_json import CERTIFICATE_FILE, Card, read_card, write_card
-from ftx.runs.certificate_json import Certificate, keep_certificates, read_certificates
-from ftx.runs.machine import this_machine, this_set
+from ftx.runs.certificate import Certificate
+from ftx.runs.certificate_json import keep_certificates, read_certificates
+from ftx.runs.machine import cpu_flags, sets_of, this_machine, this_set
 from ftx.runtimes import load
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.serving.registry import ModelSource
@@ -160,6 +161,12 @@ def test_for_another_way_to_run_the_largest_bound_counts_and_is_noted(folder: Pa
     assert isinstance(predictor, OpenVinoPredictor)
     assert predictor.checked is not None
     assert (predictor.certificate, predictor.checked.bound) == (None, 1.0)
+    own = certified(folder, 0.5)
+    assert own.certificate is not None
+    assert own.checked is not None
+    assert own.checked.bound == own.certificate.bound == 0.5
+    (folder / CERTIFICATE_FILE).unlink()
+    certified(folder, 1.0, kernels="single")
     note = "int8-checked is not certified on this CPU and version of OpenVINO: "
     assert f"{note}it uses the largest bound of others" in listener.said
     (folder / CERTIFICATE_FILE).unlink()
@@ -209,6 +216,47 @@ def test_the_bound_is_the_largest_movement_of_the_images(folder: Path) -> None:
     logits_NC = logits_of(OpenVinoPredictor(folder), images)
     np.testing.assert_array_equal(logits_NC.argmax(axis=1), exact_NC.argmax(axis=1))
     assert read_certificates(folder).certificates == [found]
+
+
+def test_a_device_certifies_itself_on_unlabelled_images(folder: Path, tmp_path: Path) -> None:
+    images = tmp_path / "photos"
+    images.mkdir()
+    for number, pixels in enumerate(shades(12)):
+        Image.fromarray(pixels).save(images / f"{number}.png")
+    shutil.copyfile(images / "0.png", images / "again.png")
+    (images / "broken.png").write_bytes(b"")
+    done = call("validate", str(folder), "--data", str(images))
+    assert (done.status, "the image is empty" in done.err) == (2, True)
+    (images / "broken.png").unlink()
+    assert not is_certified(folder)
+    done = call("validate", str(folder), "--data", str(images), "--json")
+    assert done.status == 0, done.err
+    (found,) = json.loads(done.out)["certificates"]
+    assert (found["images"], found["source"]) == (12, f"images in {images}")
+    assert found["bound"] == certify(folder, [encoded(one) for one in shades(12)], "same")[0].bound
+    assert is_certified(folder)
+    printed = " ".join(call("validate", str(folder)).err.split())
+    assert f"openvino/int8-checked on {this_set()}, batch: " in printed
+    done = call("validate", str(folder), "--data", str(tmp_path / "none"))
+    assert done.status == 2
+
+
+def test_only_int8_checked_takes_images_of_a_device(colour_model: ColourModel) -> None:
+    done = call("validate", str(colour_model.folder), "--data", str(colour_model.images))
+    assert done.status == 2
+    assert "only int8-checked is certified" in done.err
+
+
+@pytest.mark.representative
+def test_a_limited_process_certifies_its_own_instruction_set(folder: Path, tmp_path: Path) -> None:
+    images = tmp_path / "photos"
+    images.mkdir()
+    for number, pixels in enumerate(shades(8)):
+        Image.fromarray(pixels).save(images / f"{number}.png")
+    other = next(one for one in sets_of(cpu_flags()) if one != this_set())
+    done = call("validate", str(folder), "--data", str(images), "--isa", other)
+    assert done.status == 0, done.err
+    assert {one.isa for one in read_certificates(folder).certificates} == {this_set(), other}
 
 
 def test_predictions_name_the_model_that_ran(folder: Path, tmp_path: Path) -> None:

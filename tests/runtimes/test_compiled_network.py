@@ -24,7 +24,7 @@ from ftx.exporting.openvino import name_canonically
 from ftx.exporting.preprocess_graph import embed_preprocessing
 from ftx.runs.card_json import Card, write_card
 from ftx.runs.machine import InstructionSet, this_set
-from ftx.runs.parity_json import KernelPath
+from ftx.runs.views import KernelPath
 from ftx.runtimes import load_folder
 from ftx.runtimes.compiled_network import CompiledNetwork, core
 from ftx.runtimes.openvino import OpenVinoPredictor

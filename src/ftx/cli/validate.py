@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import DataOption, JsonFlag, RequireProofFlag, TargetArgument, split_commas
+from ftx.cli.shared_options import JsonFlag, RequireProofFlag, TargetArgument, split_commas
 from ftx.core.errors import InputError, check_known, shell_command
-from ftx.runs.artifacts import EXPORT_IR, IR_INT8_SAFE, TRAINED
+from ftx.runs.artifacts import EXPORT_IR, IR_INT8_CHECKED, IR_INT8_SAFE, TRAINED
 from ftx.runs.machine import INSTRUCTION_SETS, InstructionSet, this_set
 
 if TYPE_CHECKING:
@@ -29,7 +29,15 @@ _SET_STYLES: dict[str, console.Style] = {**_VERDICT_STYLES, "not_run": "dim"}
 
 def command(
     target: TargetArgument = None,
-    data: DataOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="The folder of the images, if you have moved it since training. For the folder of an int8-checked "
+            "model: images of this device, which need no labels.",
+        ),
+    ] = None,
     bound: Annotated[
         list[str] | None,
         typer.Option(
@@ -131,6 +139,8 @@ def print_parity(report: ParityReport) -> None:
     for artifact, verdict in report.verdicts.items():
         figures = report.summary[artifact] if console.shows_details() else without_details(report.summary[artifact])
         console.print_note(f"{artifact}: {VERDICT_WORDS[verdict]}, {figures}", _VERDICT_STYLES[verdict])
+    for one in report.certificates:
+        console.print_note(f"{IR_INT8_CHECKED} on {one.isa}, {one.kernels}: {one.summary}; {one.run_twice}", "dim")
     for problem in report.problems:
         console.print_note(problem, "bad")
     if console.shows_details():

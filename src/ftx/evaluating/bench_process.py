@@ -23,8 +23,8 @@ from ftx.runs.artifacts import ARTIFACTS
 from ftx.runs.card_json import REFERENCE_FILE
 from ftx.runs.compute_precision import Compute, ComputeField
 from ftx.runs.machine import InstructionSet, this_set
-from ftx.runs.parity_json import KernelPath
 from ftx.runs.run import Run
+from ftx.runs.views import KernelPath
 from ftx.runtimes import load_artifact
 from ftx.runtimes.openvino import OpenVinoPredictor, frame
 from ftx.runtimes.predictor import Predictor

@@ -6,19 +6,72 @@ Shapes: N images, C labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from ftx.core.errors import ExportError
+from ftx.core.errors import ExportError, ImageError
 from ftx.core.progress import SILENT, Progress
-from ftx.data.image_store import ImageLike
+from ftx.data.dataset import Entry
+from ftx.data.image_store import EncodedImage, ImageLike, ImageStore
 from ftx.evaluating.measure import file_logits
-from ftx.runs.certificate_json import Certificate
+from ftx.evaluating.predict import look_up, no_images
+from ftx.runs.certificate import Certificate
+from ftx.runs.certificate_json import keep_certificates, read_certificates
 from ftx.runs.machine import this_machine, this_set
-from ftx.runtimes.openvino import OpenVinoPredictor, kernel_paths
+from ftx.runs.run import Run
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute, kernel_paths
 from ftx.tasks.decisions import margins, movements
 from ftx.tasks.thresholds import Floats
+
+
+def certify_run(run: Run, folder: Path, data: Path | None, progress: Progress = SILENT) -> None:
+    """Certify the int8-checked model of a run in this process, on images that nothing else has used.
+
+    A run without such images gets no certificate. Raises: as ``certify``.
+    """
+    entries, source = certifying_images(run)
+    if entries:
+        store = ImageStore(run.data_root(data))
+        keep_certificates(folder, certify(folder, [store[entry] for entry in entries], source, progress), progress)
+
+
+def certify_device(folder: Path, data: Path, progress: Progress = SILENT) -> None:
+    """Certify an int8-checked folder in this process, on unlabelled images; copies of an image count once.
+
+    Raises: InputError if there are none; ImageError for one that cannot be read.
+    """
+    distinct: dict[str, EncodedImage] = {}
+    items = look_up([data])
+    for item in items:
+        if not isinstance(item.image, ImageError):
+            with item.image.open() as file:
+                distinct[sha256(file.read()).hexdigest()] = item.image
+    if not distinct:
+        raise no_images([data], items)
+    keep_certificates(folder, certify(folder, list(distinct.values()), f"images in {data}", progress), progress)
+
+
+def is_certified(folder: Path) -> bool:
+    """Whether each way in which this process may run an int8-checked folder has a certificate."""
+    here, openvino = (this_set(), default_compute().dtype), this_machine().openvino
+    known = read_certificates(folder).certificates
+    found = [one for one in known if (one.isa, one.compute.dtype) == here and one.machine.openvino == openvino]
+    return len(found) >= len(kernel_paths(folder, "auto"))
+
+
+def certifying_images(run: Run) -> tuple[tuple[Entry, ...], str]:
+    """Validation images that bound an int8-checked model, and what they are: half of them if no test images exist.
+
+    Reports use the other half then. Of each group (a patient, a part) one image is taken, because its others are no
+    new evidence; and none that training has seen.
+    """
+    seen = {entry.sha256 for entry in run.entries("train")}
+    every = sorted(run.entries("val"), key=lambda entry: (entry.sha256, entry.path))
+    distinct = {entry.group or entry.sha256: entry for entry in every if entry.sha256 not in seen}
+    some = tuple(distinct.values())
+    return (some, "val") if run.entries("test") else (some[::2], "half of val")
 
 
 def certify(folder: Path, images: Sequence[ImageLike], source: str, progress: Progress = SILENT) -> list[Certificate]:

@@ -16,7 +16,8 @@ from ftx.evaluating.logit_bounds import Bound, coarsest_rounding
 from ftx.runs.artifacts import Artifact
 from ftx.runs.compute_precision import ComputePrecision
 from ftx.runs.machine import Kernels
-from ftx.runs.parity_json import RowBound, Unit, View
+from ftx.runs.parity_json import RowBound, Unit
+from ftx.runs.views import View
 from ftx.tasks.base import Targets, Task
 from ftx.tasks.thresholds import Flags, Floats
 

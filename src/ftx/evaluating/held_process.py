@@ -13,15 +13,17 @@ from pathlib import Path
 from ftx.core.child_process import reply_on_stdout, run_in_child
 from ftx.core.closed_model import ClosedModel
 from ftx.core.progress import SILENT, Progress
+from ftx.evaluating.certify import certify_device, certify_run, is_certified
 from ftx.evaluating.comparison import Subject
 from ftx.evaluating.measure import Measurement, Measurements, measure, reference_logits
 from ftx.evaluating.parity_images import folder_images, run_images
-from ftx.runs.artifacts import Artifact
+from ftx.runs.artifacts import IR_INT8_CHECKED, Artifact
+from ftx.runs.card_json import read_card
 from ftx.runs.compute_precision import Compute
 from ftx.runs.machine import InstructionSet, Kernels, cpu_flags, environment, sets_of, this_set
-from ftx.runs.parity_json import VIEW_OF
 from ftx.runs.proof_json import ReferenceLogits
 from ftx.runs.run import Run
+from ftx.runs.views import VIEW_OF
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute, kernel_paths
 
 MODULE = "ftx.evaluating.held_process"
@@ -37,6 +39,8 @@ class HeldModel(ClosedModel):
     run: Path | None = None
     data: Path | None = None
     images: int | None = None
+    # Only of an int8-checked folder without a run: the images that certify it.
+    certify_on: Path | None = None
 
 
 class HeldRow(ClosedModel):
@@ -62,6 +66,7 @@ def measure_here(model: HeldModel) -> HeldRows:
 
     Raises: RunError, DataError, ExportError as the validation of a run does.
     """
+    _certify(model)
     if model.run is None:
         _, images = folder_images(OpenVinoPredictor(model.folder))
     else:
@@ -91,6 +96,15 @@ def measure_here(model: HeldModel) -> HeldRows:
             )
             rows.append(row)
     return HeldRows(rows=rows)
+
+
+def _certify(model: HeldModel) -> None:
+    if read_card(model.folder).artifact != IR_INT8_CHECKED:
+        return
+    if model.certify_on is not None:
+        certify_device(model.folder, model.certify_on)
+    elif model.run is not None and not is_certified(model.folder):
+        certify_run(Run(model.run), model.folder, model.data)
 
 
 def measure_in_sets(

@@ -14,7 +14,7 @@ from typing import Literal
 from ftx.core.errors import InputError, nearest
 from ftx.runs.artifacts import Artifact
 from ftx.runs.compute_precision import ComputePrecision
-from ftx.runs.parity_json import VIEW_OF, View
+from ftx.runs.views import VIEW_OF, View
 
 Rounding = Literal["fp32", "fp16", "bf16", "int8"]
 

@@ -28,9 +28,9 @@ from ftx.evaluating.parity_images import ParityImages, folder_images, read_refer
 from ftx.evaluating.stated_labels import identity_faults, metadata_faults, preprocessing_faults
 from ftx.runs.artifacts import DENSE, TRAINED, Artifact
 from ftx.runs.compute_precision import F32, Compute, ComputePrecision
-from ftx.runs.parity_json import VIEW_OF, KernelPath, View
 from ftx.runs.proof_json import ReferenceLogits
 from ftx.runs.run import Run
+from ftx.runs.views import VIEW_OF, KernelPath, View
 from ftx.runtimes import load_artifact, load_with_all_tokens
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute, kernel_paths
 from ftx.runtimes.predictor import BATCH_IMAGES, Predictor, feed_files

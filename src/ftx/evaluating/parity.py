@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ftx.core.errors import ExportError, InputError, RunError, shell_command
 from ftx.core.progress import SILENT, Progress
+from ftx.evaluating.certify import certify_device, certify_run, is_certified
 from ftx.evaluating.held_process import HeldModel, measure_in_sets
 from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import Bounds
@@ -29,8 +30,9 @@ from ftx.evaluating.parity_report import (
 )
 from ftx.evaluating.transfer import transfer
 from ftx.recipe.sections import MAX_DROP
-from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IR_FILE, IRS, TRAINED, Artifact
-from ftx.runs.card_json import CARD_FILE, REFERENCE_FILE
+from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IR_FILE, IR_INT8_CHECKED, IRS, TRAINED, Artifact
+from ftx.runs.card_json import CARD_FILE, REFERENCE_FILE, read_card
+from ftx.runs.certificate_json import read_certificates
 from ftx.runs.machine import InstructionSet
 from ftx.runs.parity_json import ParityReport
 from ftx.runs.proof_json import RunProof, ir_digest, keep_transfer, read_proof
@@ -75,29 +77,38 @@ def validate(
             "this exported folder is not whole", where=folder, found=found, fix="copy the whole folder again"
         )
     if (folder / CARD_FILE).is_file():
-        if data is not None or images is not None:
+        checked = read_card(folder).artifact == IR_INT8_CHECKED
+        if images is not None or (data is not None and not checked):
             raise InputError(
                 "--data and --images must not be given for an exported folder, which has its own reference images",
                 where=folder,
+                found=None if checked else "only int8-checked is certified on the --data of a device",
                 fix="run the command without them, or name the run",
             )
         if isa and table != Bounds.of(None):
             raise InputError(
                 "--bound cannot be combined with --isa", where=folder, fix="run the command with one of them"
             )
-        return finish(_validate_folder(folder, table, max_drop, isa, progress), require_proof=require_proof)
+        return finish(_validate_folder(folder, table, max_drop, isa, data, progress), require_proof=require_proof)
     run = target if isinstance(target, Run) else Run.open(path)
     return _validate_run(run, data, images, table, max_drop, isa, require_proof, progress)
 
 
 def _validate_folder(
-    folder: Path, table: Bounds, max_drop: float | None, sets: Sequence[InstructionSet], progress: Progress
+    folder: Path,
+    table: Bounds,
+    max_drop: float | None,
+    sets: Sequence[InstructionSet],
+    data: Path | None,
+    progress: Progress,
 ) -> ParityReport:
-    """``proof.json`` keeps what was found, by machine.
+    """``proof.json`` keeps what was found, by machine. ``data`` certifies int8-checked.
 
     Raises: ExportError if the folder is incomplete, altered, or its reference or proof is malformed.
     """
     Run.check_folder(folder)
+    if data is not None:
+        certify_device(folder, data, progress)
     proof = read_proof(folder, progress)
     measured = measure_folder(folder, table, progress)
     margin = max_drop if max_drop is not None else proof.run.max_drop if proof.run else MAX_DROP
@@ -112,7 +123,9 @@ def _validate_folder(
         keep_transfer(folder, proof, found, progress)
     add_own_set(report, sets)
     (artifact,) = measured.on_reference
-    for _, isa, held in measure_in_sets({artifact: HeldModel(folder=folder)}, sets, measured, progress):
+    for _, isa, held in measure_in_sets(
+        {artifact: HeldModel(folder=folder, certify_on=data)}, sets, measured, progress
+    ):
         if held is None:
             add_set(report, artifact, isa, None)
             continue
@@ -121,6 +134,7 @@ def _validate_folder(
         found = transfer(held, judged, proof, margin, machine=held_machine(isa), isa=isa)
         keep_transfer(folder, proof, found)
         add_set(report, artifact, isa, judged, found)
+    report.certificates = read_certificates(folder).certificates if artifact == IR_INT8_CHECKED else []
     return report
 
 
@@ -144,6 +158,9 @@ def _validate_run(
     partial = None if table == Bounds.of(None) else OWN_BOUNDS
     if len(entries) < held_out:
         partial = f"only {len(entries)} of {held_out} held-out images were run, and a proof takes all"
+    checked = run.folder(IR_INT8_CHECKED) if IR_INT8_CHECKED in exported else None
+    if checked is not None and not is_certified(checked):
+        certify_run(run, checked, data, progress)
     measured = measure_run(run, exported, entries, images, table, progress)
     judged = measured.judged(margin, partial)
     for artifact, note in measured.notes.items():
@@ -162,6 +179,7 @@ def _validate_run(
         add_set(report, artifact, isa, judged)
         if held is not None and judged is not None:
             proofs.setdefault(artifact, []).append(set_proof(report, artifact, isa, judged, held))
+    report.certificates = [] if checked is None else read_certificates(checked).certificates
     finish(report, require_proof=require_proof)
     keep(run, report, measured, irs, proofs, progress)
     return report

@@ -18,8 +18,9 @@ from ftx.evaluating.judge import CONFIDENCE, Evidence, ParityJudgement, verdict_
 from ftx.evaluating.logit_bounds import FREE, rests_on_labels
 from ftx.evaluating.measure import Measurements
 from ftx.runs.machine import InstructionSet, Machine, this_machine, this_set
-from ftx.runs.parity_json import PixelView, Transfer, Verdict
+from ftx.runs.parity_json import Transfer, Verdict
 from ftx.runs.proof_json import Proof, ReferenceLogits, RunProof
+from ftx.runs.views import PixelView
 from ftx.tasks.thresholds import Floats
 
 # In units of max(1, max|logit|), as fp32.graph: the same kernels on another machine of the kind differ by the order of

@@ -50,19 +50,6 @@ def calibration_images(entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], tup
     return some[:-choosing], some[-choosing:]
 
 
-def certifying_images(run: Run) -> tuple[tuple[Entry, ...], str]:
-    """Validation images that bound an int8-checked model, and what they are: half of them if no test images exist.
-
-    Reports use the other half then. Of each group (a patient, a part) one image is taken, because its others are no
-    new evidence; and none that training has seen.
-    """
-    seen = {entry.sha256 for entry in run.entries("train")}
-    every = sorted(run.entries("val"), key=lambda entry: (entry.sha256, entry.path))
-    distinct = {entry.group or entry.sha256: entry for entry in every if entry.sha256 not in seen}
-    some = tuple(distinct.values())
-    return (some, "val") if run.entries("test") else (some[::2], "half of val")
-
-
 def make_reference(
     run: Run, trained: nn.Module, data: Path | None = None, progress: Progress = SILENT
 ) -> ReferenceFile:

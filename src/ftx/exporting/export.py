@@ -25,7 +25,8 @@ from ftx.runs.artifacts import (
     Format,
     IrVariant,
 )
-from ftx.runs.certificate_json import Certificate, read_certificates
+from ftx.runs.certificate import Certificate
+from ftx.runs.certificate_json import read_certificates
 from ftx.runs.parity_json import Verdict
 from ftx.runs.quantize_json import QUANTIZE_FILES, QuantizeReport
 from ftx.runs.run import Run

@@ -19,11 +19,11 @@ from ftx.core.errors import ExportError
 from ftx.core.progress import Progress
 from ftx.core.third_parties import no_telemetry, quiet_third_parties
 from ftx.data.dataset import Entry
-from ftx.data.image_store import EncodedImage, ImageStore
+from ftx.data.image_store import ImageStore
 from ftx.data.loader import load_pixels_many
 from ftx.data.preprocess import Pixels, Preprocess, normalise
 from ftx.explaining.reciprocam import exclusive_groups, explained
-from ftx.exporting.chosen_images import calibration_images, certifying_images, make_reference
+from ftx.exporting.chosen_images import calibration_images, make_reference
 from ftx.exporting.openvino import convert_body
 from ftx.exporting.separate_qkv import separate_qkv, with_split_weights
 from ftx.runs.artifacts import DENSE
@@ -90,11 +90,6 @@ class Source:
     def parted(self) -> ov.Model:
         """The same, with three products for queries, keys and values whose weights are constants: NNCF needs those."""
         return with_split_weights(separate_qkv(self.body))
-
-    def certifying(self) -> tuple[list[EncodedImage], str]:
-        """The images that bound int8-checked, and what they are."""
-        entries, source = certifying_images(self.run)
-        return [self._store[entry] for entry in entries], source
 
     @cached_property
     def int8(self) -> QuantizedBody:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ftx.core.errors import GateFailed
 from ftx.core.third_parties import no_telemetry
-from ftx.evaluating.certify import certify
+from ftx.evaluating.certify import certify_run
 from ftx.evaluating.comparison import Reference, Subject, compare
 from ftx.evaluating.judge import ParityJudgement, judge
 from ftx.evaluating.logit_bounds import Bounds
@@ -34,7 +34,6 @@ from ftx.runs.artifacts import (
     finer_variants,
 )
 from ftx.runs.card_json import write_card
-from ftx.runs.certificate_json import keep_certificates
 from ftx.runs.parity_json import Verdict
 from ftx.runs.reference_safetensors import write_reference
 from ftx.runtimes.model_api import model_info
@@ -111,9 +110,7 @@ def _write_checked(source: Source, artifact: Artifact, folder: Path) -> Quantize
     write_ir(source.int8.model, card, folder)
     write_reference(source.reference, folder)
     write_card(folder, card)
-    images, what = source.certifying()
-    if images:
-        keep_certificates(folder, certify(folder, images, what, source.progress))
+    certify_run(source.run, folder, source.data, source.progress)
     return source.int8
 
 

@@ -11,7 +11,8 @@ from ftx.reporting.facts import RunFacts
 from ftx.reporting.figures import bars
 from ftx.runs.artifacts import TRAINED, Artifact
 from ftx.runs.compute_precision import ComputePrecision
-from ftx.runs.parity_json import ParityRow, View, latency_rows
+from ftx.runs.parity_json import ParityRow, latency_rows
+from ftx.runs.views import View
 
 HopState = Literal["reference", "proved", "unproved", "failed", "not validated"]
 

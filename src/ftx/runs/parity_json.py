@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,20 +12,14 @@ from ftx.core.closed_model import ClosedModel
 from ftx.core.command_report import CommandReport
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.runs.artifacts import ARTIFACTS, IR_INT8, Artifact, RuntimeName
+from ftx.runs.certificate import Certificate
 from ftx.runs.compute_precision import ComputeField
 from ftx.runs.machine import WITHOUT_VNNI, InstructionSet, Machine
+from ftx.runs.views import VIEW_OF, View
 
 # Within a run.
 PARITY_FILE = Path("reports", "parity.json")
 
-# By which kernels OpenVINO computes a model in 8 bits: those for batches, or, where these are others, those for single
-# images (ftx.runtimes.single_kernels).
-KernelPath = Literal["batch", "single"]
-# graph: the same pixels into each model. one_image: the same pixels, by the kernels for single images.
-PixelView = Literal["graph", "one_image"]
-# files: each runtime with its own image path.
-View = PixelView | Literal["files"]
-VIEW_OF: Mapping[KernelPath, PixelView] = {"batch": "graph", "single": "one_image"}
 # proved: the margin is kept. failed: it certainly is not. unproved: these images show neither.
 Verdict = Literal["proved", "unproved", "failed"]
 # What counts as one: an image, or all images of one group of a table (a patient, a part), which are no new evidence
@@ -287,6 +281,8 @@ class ParityReport(CommandReport):
     """Only for an exported folder: its verdict here, from the verdict of another machine. Otherwise null."""
     sets: list[SetVerdict] = []  # noqa: RUF012  pydantic copies it
     """The verdicts on the instruction sets of ``--isa``."""
+    certificates: list[Certificate] = []  # noqa: RUF012  pydantic copies it
+    """Only for int8-checked: what is certified, for each instruction set and version of OpenVINO."""
 
     @property
     def int8_saturates(self) -> bool:

@@ -24,7 +24,8 @@ from ftx.runs.artifacts import Artifact
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.compute_precision import ComputeField, ComputePrecision
 from ftx.runs.machine import InstructionSet, Machine, this_set
-from ftx.runs.parity_json import Family, ParityReport, ParityRow, PixelView, Summary, Transfer, Verdict
+from ftx.runs.parity_json import Family, ParityReport, ParityRow, Summary, Transfer, Verdict
+from ftx.runs.views import PixelView
 from ftx.tasks.thresholds import Floats
 
 PROOF_SCHEMA = 3

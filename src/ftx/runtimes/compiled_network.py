@@ -25,7 +25,7 @@ from ftx.data.preprocess import Pixels, Preprocess
 from ftx.data.threads import in_threads
 from ftx.runs.artifacts import EXPORT_IR
 from ftx.runs.machine import InstructionSet
-from ftx.runs.parity_json import KernelPath
+from ftx.runs.views import KernelPath
 from ftx.runtimes.single_kernels import ALWAYS, single_parts
 from ftx.tasks.thresholds import Floats
 

@@ -19,10 +19,11 @@ from ftx.data.image_store import ImageLike, OpenImageFile
 from ftx.data.preprocess import Pixels, Preprocess, resize_crop
 from ftx.runs.artifacts import FLOAT_IR_FILE, IR_FILE, IR_INT8_CHECKED, RuntimeName
 from ftx.runs.card_json import Card, read_card
-from ftx.runs.certificate_json import Certificate, read_certificates
+from ftx.runs.certificate import Certificate
+from ftx.runs.certificate_json import read_certificates
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
 from ftx.runs.machine import Kernels, cpu_flags, is_held, this_machine, this_set
-from ftx.runs.parity_json import KernelPath
+from ftx.runs.views import KernelPath
 from ftx.runtimes.check_ir import check_complete, check_ports, check_width, model_info_of, output_shapes
 from ftx.runtimes.checked_network import CheckedNetwork
 from ftx.runtimes.compiled_network import (

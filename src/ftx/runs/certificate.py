@@ -1,0 +1,84 @@
+"""The certificate of an int8-checked model: how far the float model moves the decisions of int8, on n images.
+
+The bound is the largest movement (``ftx.tasks.decisions``). With 95 % confidence, a new image exceeds it with
+probability at most 1 - 0.05^(1/n), if it is from the same source. Its labels can then differ from the float model's.
+Source of the interval: Clopper and Pearson, Biometrika 26 (1934) 404-413, for no hit in n trials.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ftx.core.closed_model import ClosedModel
+from ftx.core.statistics import fraction_at_most
+from ftx.runs.compute_precision import ComputeField, ComputePrecision
+from ftx.runs.machine import InstructionSet, Machine
+from ftx.runs.views import KernelPath
+
+CONFIDENCE = 0.95
+
+
+class Certificate(ClosedModel):
+    """The bound for one way to run the int8 model, and the images that it was measured on."""
+
+    machine: Machine
+    """The machine that was measured."""
+    isa: InstructionSet | None
+    """The instruction set that decided which kernels ran; null on a CPU older than AVX2."""
+    compute: ComputeField
+    """The precision that the int8 model computed in where it does not compute in 8 bits, for example ``auto:bf16``."""
+    kernels: KernelPath
+    """``batch``: with the kernels for batches. ``single``: with those for single images."""
+    source: str
+    """The images: for example the split of the run."""
+    images: Annotated[int, Field(ge=1)]
+    """The number of images."""
+    bound: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """The largest movement of an image, in logits. Images with a smaller margin also run in float."""
+    changed: Annotated[int, Field(ge=0)]
+    """The number of these images for which int8 without the float model predicts other labels."""
+    twice: Annotated[int, Field(ge=0)]
+    """The number of these images that also run in float."""
+
+    @property
+    def differ_at_most(self) -> float:
+        """The fraction of new images whose labels can differ from the float model's, with 95 % confidence."""
+        return fraction_at_most(0, self.images, CONFIDENCE)
+
+    @property
+    def verdict(self) -> Literal["proved", "unproved"]:
+        """Proved if fewer labels can differ than int8 changed by itself."""
+        return "proved" if self.differ_at_most < self.changed / self.images else "unproved"
+
+    @property
+    def needed_images(self) -> int | None:
+        """The number of images that would prove it if the rest stays; None if int8 changed no label."""
+        if not self.changed:
+            return None
+        if self.changed == self.images:
+            return 1
+        return math.floor(math.log(1 - CONFIDENCE) / math.log(1 - self.changed / self.images)) + 1
+
+    @property
+    def summary(self) -> str:
+        """The certificate in a sentence."""
+        at_most = f"at most {100 * self.differ_at_most:.2g} % of labels differ from fp32's"
+        measured = f"({100 * CONFIDENCE:g} % confidence, {self.images:,} images)"
+        if self.verdict == "proved":
+            return f"{at_most} {measured}"
+        if self.needed_images is None:
+            return f"int8 has the same bound without the second model: {at_most} {measured}"
+        return f"not certified: needs {self.needed_images:,} images, has {self.images:,}"
+
+    @property
+    def run_twice(self) -> str:
+        """How many images also run in float, in words."""
+        return f"{100 * self.twice / self.images:.1f} % of images also run in fp32"
+
+    def covers(self, isa: InstructionSet | None, compute: ComputePrecision, kernels: KernelPath, openvino: str) -> bool:
+        """Whether a process that runs the model so computes the same."""
+        here = (isa, compute.dtype, kernels, openvino)
+        return (self.isa, self.compute.dtype, self.kernels, self.machine.openvino) == here
