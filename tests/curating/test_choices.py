@@ -104,7 +104,7 @@ def test_a_table_of_images_of_the_same_names_is_refused(tmp_path: Path) -> None:
         read_choices(out, FLAT, IMAGES)
     for content in ("[]", "{", '{"images": {"1.png": 1}}'):
         images_file(out).write_text(content)
-        with pytest.raises(InputError, match="must be the list of images"):
+        with pytest.raises(InputError, match="must be the image list"):
             read_choices(out, FLAT, IMAGES)
         assert images_file(out).read_text() == content
 
@@ -117,7 +117,7 @@ def test_the_file_of_images_has_a_limit_of_its_own(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(choices, "MOST_BYTES", size_bytes)
     assert choices.read_images(tmp_path / "t.csv") == IMAGES
     monkeypatch.setattr(choices, "MOST_BYTES", size_bytes - 1)
-    with pytest.raises(InputError, match="must be the list of images"):
+    with pytest.raises(InputError, match="must be the image list"):
         choices.read_images(tmp_path / "t.csv")
 
 

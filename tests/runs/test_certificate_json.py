@@ -46,6 +46,14 @@ def test_a_certificate_that_bounds_less_than_int8_changed_is_proved() -> None:
     assert certificate().run_twice == "10.0 % of images also run in fp32"
 
 
+@pytest.mark.parametrize(
+    ("images", "printed"),
+    [(59, "5"), (148, "2.1"), (149, "2"), (200, "1.5"), (299, "1"), (2995, "0.1"), (3100, "0.097")],
+)
+def test_what_is_at_most_is_rounded_up(images: int, printed: str) -> None:
+    assert certificate(images=images).at_most.startswith(f"at most {printed} % of labels differ")
+
+
 def test_one_that_bounds_no_less_names_the_images_that_would() -> None:
     two = certificate(images=200, changed=2)
     assert two.verdict == "unproved"

@@ -241,10 +241,40 @@ def test_a_device_certifies_itself_on_unlabelled_images(folder: Path, tmp_path: 
     assert done.status == 2
 
 
+def test_enough_images_prove_a_device_without_labels_and_a_wrong_float_model_fails(
+    folder: Path, tmp_path: Path
+) -> None:
+    def verdict(count: int) -> str:
+        images = tmp_path / f"{count}"
+        images.mkdir()
+        for number, pixels in enumerate(shades(count)):
+            Image.fromarray(pixels).save(images / f"{number}.png")
+        done = call("validate", str(folder), "--data", str(images), "--json")
+        return json.loads(done.out)["transfer"]["verdict"]
+
+    assert verdict(148) == "unproved"  # 2.004 % of labels can differ, the margin is 2 %
+    assert verdict(149) == "proved"
+    printed = call("validate", str(folder)).err
+    assert "verified, at most 2 % of labels differ from fp32's (95 % confidence, 149 images)" in " ".join(
+        printed.split()
+    )
+    # A float model whose labels stay, but whose logits are off by a hundredth.
+    model = openvino.Core().read_model(folder / "float.xml", config={"ENABLE_MMAP": False})
+    result = model.get_results()[0]
+    moved = op.add(result.input(0).get_source_output(), np.float32(0.01))
+    result.input(0).replace_source_output(moved.output(0))
+    moved.output(0).set_names({"logits"})
+    model.validate_nodes_and_infer_types()
+    openvino.save_model(model, folder / "float.xml", compress_to_fp16=False)
+    write_card(folder, Card.model_validate_json((folder / "card.json").read_text()))
+    assert verdict(150) == "failed"
+    assert "its float model: a logit is off by 0.01" in call("validate", str(folder)).err
+
+
 def test_only_int8_checked_takes_images_of_a_device(colour_model: ColourModel) -> None:
     done = call("validate", str(colour_model.folder), "--data", str(colour_model.images))
     assert done.status == 2
-    assert "only int8-checked is certified" in done.err
+    assert "--data, which is only for int8-checked" in done.err
 
 
 @pytest.mark.representative

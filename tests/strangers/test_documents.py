@@ -242,7 +242,7 @@ def test_a_label_tree_of_a_hundred_levels(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({**MANIFEST, "labels": chain(100)}))
     task = Run.open(tmp_path).task
     assert len(task.decode(np.full(100, 0.9, np.float32))) == 100
-    with pytest.raises(DataError, match="above itself"):
+    with pytest.raises(DataError, match="must not be its own parent"):
         Labels(("a", "b"), (), ("a", "b"), {"a": "b", "b": "a"})
 
 

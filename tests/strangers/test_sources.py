@@ -186,7 +186,7 @@ REFUSED: dict[str, tuple[str, bytes]] = {
         as_json({**COCO, "annotations": [{"image_id": 99, "category_id": 0}] * 20_000}),
     ),
     "parents.json": ("levels", as_json(chain(1600))),
-    "circle.json": ("above itself", as_json({**chain(8), "categories": {"label": {"labels": CIRCLE}}})),
+    "circle.json": ("must not be its own parent", as_json({**chain(8), "categories": {"label": {"labels": CIRCLE}}})),
 }
 
 

@@ -438,7 +438,7 @@ def test_what_an_artifact_records_of_its_logits_is_what_they_are_read_by(task: T
 
 def test_labels_that_are_no_tree_are_refused() -> None:
     names = tuple("ab")
-    with pytest.raises(DataError, match="above itself"):
+    with pytest.raises(DataError, match="must not be its own parent"):
         Labels(names, singles=names, parents={"a": "b", "b": "a"})
     with pytest.raises(DataError, match="sorted by group"):
         Hierarchical(Labels(("a", "b", "c"), groups=(("b", "c"),), singles=("a",)), Thresholds())

@@ -155,10 +155,10 @@ class PeftConfig:
             return self.expressions.fullmatch(expression, name)
         except ExpressionError as error:
             raise AdapterError(
-                "an expression in the adapter's config cannot be used",
+                "a regular expression in the adapter's config cannot be used",
                 where=self.path,
                 found=str(error),
-                fix="correct the expression in this file",
+                fix="correct the regular expression in this file",
             ) from error
 
 

@@ -98,7 +98,7 @@ def named_sites(module: nn.Module, expression: str) -> list[Site]:
         except ExpressionError as error:
             fix = "write it without a repeat inside a repeat, as in blocks\\.\\d+\\.attn\\.qkv"
             raise AdapterError(
-                "adapter.layers must be an expression that matches in reasonable time",
+                "adapter.layers must be a regular expression that ftx can match in a short time",
                 where="adapter.layers",
                 found=str(error),
                 fix=fix,

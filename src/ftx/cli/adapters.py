@@ -63,7 +63,10 @@ def _of_one_base() -> list[Path]:
     folders = [one / TRAINED.name for one in runs if (one / MANIFEST_FILE).is_file()]
     folders = [one for one in folders if (one / CONFIG).is_file()]
     if not folders:
-        raise InputError("there is no adapter in runs/", fix="name adapters, or train one: ftx train --method dora")
+        raise InputError(
+            "there is no adapter in runs/",
+            fix="give the folders of adapters: ftx adapters DIR DIR, or train an adapter: ftx train --method dora",
+        )
     bases = {one.parent: read_config(one).base_digest for one in sorted(folders)}
     newest = max(bases, key=lambda run: (run / MANIFEST_FILE).stat().st_mtime)
     if others := [str(run) for run, digest in bases.items() if digest != bases[newest]]:

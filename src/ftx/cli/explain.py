@@ -66,7 +66,15 @@ def command(
     from ftx.explaining.explain import explain
 
     if method is not None:
-        check_usage((map_ is not None, InputError("--map replaces --method", fix=f"give only --map {map_}")))
+        check_usage(
+            (
+                map_ is not None,
+                InputError(
+                    "--method cannot be combined with --map: it is the old name of --map",
+                    fix="run the command without --method",
+                ),
+            )
+        )
         note_old_spelling(f"--method {method}", f"--map {method}")
         map_ = method
     if Path("-") in images:

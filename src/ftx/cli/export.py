@@ -49,8 +49,9 @@ def command(
         typer.Option(
             "--precision",
             metavar="LIST",
-            help=f"Precisions of the OpenVINO models, separated by commas: {', '.join(IRS)}. ONNX models are always "
-            "fp32.  [default: fp32]",
+            help=f"Precisions of the OpenVINO models, separated by commas: {', '.join(IRS)}. int8-weights: only the "
+            "weights are int8. int8-checked: int8 first, and fp32 for images whose int8 label is doubtful. "
+            "int8-overflow-safe: for CPUs without VNNI. ONNX models are always fp32.  [default: fp32]",
         ),
     ] = None,
     data: DataOption = None,
@@ -191,7 +192,7 @@ def command(
         raise InputError(
             "RUN must be a run folder",
             found=str(run),
-            fix=f"separate several precisions with commas: --precision fp32,{run}",
+            fix="separate several precisions with commas: --precision fp32,int8",
         )
     open_run(run, data, needs_images=not updates and "openvino" in (chosen or ["openvino"]))
     if base is not None and as_update is not None:

@@ -105,19 +105,23 @@ def command(
     With --adapter, you merge one or more adapters into a new folder. All of them must have the same base model. They
     can come from peft or ftx.
     """
-    idle = ", ".join(
+    options = ", ".join(
         f"--{name.replace('_', '-')}" for name in (("data",) if adapter else _OF_ADAPTERS) if _given(ctx, name)
     )
     check_usage(
         (
-            idle and adapter,
+            options and adapter,
             InputError(
-                f"{idle} cannot be combined with --adapter", found="--adapter", fix=f"run the command without {idle}"
+                f"{options} cannot be combined with --adapter",
+                found="--adapter",
+                fix=f"run the command without {options}",
             ),
         ),
         (
-            idle,
-            InputError(f"{idle} is only for --adapter", fix=f"add --adapter DIR, or run the command without {idle}"),
+            options,
+            InputError(
+                f"{options} is only for --adapter", fix=f"add --adapter DIR, or run the command without {options}"
+            ),
         ),
         (
             adapter and run is not None,

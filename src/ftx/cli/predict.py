@@ -94,7 +94,8 @@ def command(
         typer.Option(
             "--address",
             metavar="HOST:PORT",
-            help="The address of the Ray cluster.  [default: RAY_ADDRESS, otherwise a new cluster on this machine]",
+            help="The address of the Ray cluster.  [default: the environment variable RAY_ADDRESS, otherwise "
+            "a new cluster on this machine]",
         ),
     ] = None,
     workers: Annotated[
@@ -117,7 +118,7 @@ def command(
     """
     of_file = {"--format": form, "--engine": engine != "local", "--address": address, "--workers": workers}
     unused = next((flag for flag, value in of_file.items() if value), "")
-    of_lines = next((flag for flag, value in {"--csv": csv, "--top-k": top_k}.items() if value), "")
+    options = next((flag for flag, value in {"--csv": csv, "--top-k": top_k}.items() if value), "")
     paths = images or []
     if scores and not json and out is None:
         console.print_note("--scores has an effect only with --json or --out; --top-k shows more labels", "dim")
@@ -155,8 +156,8 @@ def command(
             ),
         ),
         (
-            out is not None and of_lines,
-            InputError(f"{of_lines} cannot be combined with --out", found=f"--out {out}", fix="add --scores instead"),
+            out is not None and options,
+            InputError(f"{options} cannot be combined with --out", found=f"--out {out}", fix="add --scores instead"),
         ),
         (
             csv and any(path.suffix == ".csv" and not path.exists() for path in paths),

@@ -17,7 +17,7 @@ from ftx.cli import console
 from ftx.cli.shared_options import note_old_spelling
 from ftx.core.errors import DataError, InputError, RecipeError, check_known
 from ftx.core.shipped_files import recipe_file
-from ftx.recipe.adapter_targets import TARGETS, WORDS
+from ftx.recipe.adapter_targets import TARGETS
 from ftx.recipe.method_defaults import ADAPTERS, METHODS
 from ftx.recipe.schema import Recipe, notes_on_otx
 from ftx.tasks.task_names import TASK_HELP
@@ -86,7 +86,7 @@ FLAGS = (
         "train.epochs",
         "auto|N",
         "The maximum number of epochs. auto: 16 for an adapter in all blocks, otherwise 10. Method linear usually "
-        "needs only one.",
+        "makes one pass over the images instead, without epochs.",
         TIME,
     ),
     RecipeFlag(
@@ -114,12 +114,19 @@ FLAGS = (
         ADAPTER,
     ),
     RecipeFlag("--alpha", "adapter.alpha", "A", "The adapter is scaled by alpha / rank.", ADAPTER),
-    RecipeFlag("--rslora", "adapter.rslora", None, "Scale by alpha / sqrt(rank) instead.", ADAPTER),
+    RecipeFlag(
+        "--rslora",
+        "adapter.rslora",
+        None,
+        "Scale the adapter by alpha / sqrt(rank) instead of alpha / rank (rank-stabilized LoRA).",
+        ADAPTER,
+    ),
     RecipeFlag(
         "--targets",
         "adapter.targets",
         "LIST",
-        f"The layers that get an adapter: {','.join(TARGETS)}, or {', '.join(WORDS)}.",
+        f"The layers of each block that get an adapter: some of {','.join(TARGETS)}; or attn (q,k,v,proj), "
+        "mlp (fc1,fc2), all.",
         ADAPTER,
         default="all of them",
     ),
@@ -127,8 +134,8 @@ FLAGS = (
         "--layers",
         "adapter.layers",
         "REGEX",
-        "Use this instead of --targets if the model is not a plain Vision Transformer. Linear layers whose full name "
-        "matches REGEX get an adapter. auto: those that --targets selects.",
+        "Use this instead of --targets if `ftx models NAME` shows no targets for the model. Linear layers whose full "
+        "name matches REGEX get an adapter. auto: those that --targets selects.",
         ADAPTER,
     ),
     RecipeFlag(

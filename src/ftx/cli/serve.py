@@ -74,7 +74,7 @@ def command(
             "--timeout-s",
             min=0.1,
             metavar="S",
-            help="Time limit in seconds, for a request to arrive and for its response.",
+            help="Time limit in seconds for a request to arrive, and the same limit again for its response.",
         ),
     ] = 30.0,
     json: JsonFlag = False,

@@ -40,8 +40,8 @@ def command(
         typer.Option(
             "--preset",
             metavar="|".join(PRESET_NAMES),
-            help="How much to train. fast: only the head, in seconds. auto: what --method selects, by default an "
-            "adapter in all blocks for 16 epochs. auto is usually more accurate.  [default: auto]",
+            help="How much to train. fast: only the head, in one pass over the images. auto: what --method selects, by "
+            "default an adapter in all blocks for 16 epochs. auto is usually more accurate.  [default: auto]",
             show_default=False,
             rich_help_panel=START,
         ),
@@ -121,12 +121,12 @@ def command(
         "--strict": strict,
         "--dry-run": dry_run,
     }
-    idle = ", ".join(flag for flag, value in with_resume.items() if value)
+    options = ", ".join(flag for flag, value in with_resume.items() if value)
     check_usage(
         (
-            resume is not None and idle,
+            resume is not None and options,
             InputError(
-                f"{idle} cannot be combined with --resume",
+                f"{options} cannot be combined with --resume",
                 found=f"--resume {resume}",
                 fix="give only --resume RUN: the run has its recipe and its folder",
             ),
@@ -136,7 +136,8 @@ def command(
             InputError(
                 "--from cannot be combined with --config or --preset: it takes the recipe of its run",
                 found=f"--from {from_}",
-                fix=f"give only {shell_command('ftx train --from', from_)}, and --set KEY=VALUE for other keys",
+                fix=f"run: {shell_command('ftx train --from', from_)}. "
+                "To change a key of the recipe, add --set KEY=VALUE",
             ),
         ),
     )

@@ -91,7 +91,7 @@ def command(
     from ftx.tuning.tune import OBJECTIVES, SearchGoal, tune
 
     names = [name.strip() for name in objective.split(",")]
-    check_known("objective", names, OBJECTIVES)
+    check_known("--objective", names, OBJECTIVES)
     if "metric" not in names:
         raise InputError("--objective must include metric", found=objective, fix="write --objective metric,latency")
     report = tune(

@@ -35,7 +35,7 @@ def command(
             "--data",
             metavar="DIR",
             help="The folder of the images, if you have moved it since training. For the folder of an int8-checked "
-            "model: images of this device, which need no labels.",
+            "model: images that this device predicts, for example from its camera. They need no labels.",
         ),
     ] = None,
     bound: Annotated[
@@ -78,7 +78,7 @@ def command(
 
     ftx compares the models in three views. graph: both models get the same pixels. files: each model has its own
     preprocessing of the image files. one_image: the int8 model gets one image at a time; ftx shows this view only if
-    the int8 model uses other CPU kernels for one image.
+    the int8 model uses other CPU kernels for one image than for several.
     """
     from ftx.evaluating import validate
 

@@ -169,13 +169,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def check_known(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+def check_known(option: str, given: Sequence[str], names: Sequence[str]) -> None:
     """Raise InputError unless names are given and all are known."""
-    unknown = [name for name in given if name not in known]
+    unknown = [name for name in given if name not in names]
     if unknown or not given:
-        alike = nearest(unknown[0], known) if unknown else None
+        alike = nearest(unknown[0], names) if unknown else None
         raise InputError(
-            f"{what} must be one of {', '.join(known)}",
+            f"{option} must be one of {', '.join(names)}",
             found=", ".join(unknown) or "nothing",
             fix=f"did you mean '{alike}'?" if alike else "choose one of these names",
         )

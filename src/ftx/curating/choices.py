@@ -251,10 +251,10 @@ def read_images(table: Path) -> dict[str, str] | None:
     except (OSError, JsonError, ValidationError) as error:
         found = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise InputError(
-            "this file must be the list of images of a table",
+            "this file next to the --out table must be the image list that ftx wrote",
             where=path,
             found=found,
-            fix="name another table: --out CSV",
+            fix="choose another table: --out CSV",
         ) from error
 
 

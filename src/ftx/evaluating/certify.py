@@ -19,7 +19,7 @@ from ftx.evaluating.measure import file_logits
 from ftx.evaluating.predict import look_up, no_images
 from ftx.runs.certificate import Certificate
 from ftx.runs.certificate_json import keep_certificates, read_certificates
-from ftx.runs.machine import this_machine, this_set
+from ftx.runs.machine import InstructionSet, this_machine, this_set
 from ftx.runs.run import Run
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute, kernel_paths
 from ftx.tasks.decisions import margins, movements
@@ -59,6 +59,15 @@ def is_certified(folder: Path) -> bool:
     known = read_certificates(folder).certificates
     found = [one for one in known if (one.isa, one.compute.dtype) == here and one.machine.openvino == openvino]
     return len(found) >= len(kernel_paths(folder, "auto"))
+
+
+def certified_here(folder: Path, isa: InstructionSet | None, max_drop: float) -> str | None:
+    """Why at most ``max_drop`` of the labels of int8-checked differ from its float model's on a set; or None."""
+    openvino = this_machine().openvino
+    known = [one for one in read_certificates(folder).certificates if one.machine.openvino == openvino]
+    of_set = [one for one in known if one.isa == isa and one.compute.chosen_by_runtime]
+    worst = max(of_set, key=lambda one: one.differ_at_most, default=None)
+    return worst.at_most if worst is not None and worst.differ_at_most <= max_drop else None
 
 
 def certifying_images(run: Run) -> tuple[tuple[Entry, ...], str]:

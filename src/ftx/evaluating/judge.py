@@ -31,6 +31,7 @@ class Evidence:
     ``partial`` is why these images cannot prove it.
     The verdict of another machine is ``same`` if this machine computes the same logits, else ``other``;
     ``there`` states it with the difference of the logits, ``changes`` the labels that change from there to here.
+    ``certified`` is why an int8-checked model can lose no more than the margin, if its float model loses nothing.
     """
 
     faults: Sequence[str] = ()
@@ -41,6 +42,7 @@ class Evidence:
     other: Verdict | None = None
     there: str = ""
     changes: str = ""
+    certified: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def _other(found: Evidence, here: str) -> str:
 # The first line whose condition is met gives the verdict.
 VERDICTS: tuple[Rule, ...] = (
     Rule(lambda found: found.faults, "failed", lambda found: found.faults[0]),
+    Rule(lambda found: found.certified, "proved", lambda found: found.certified or ""),
     # The same logits as on the machine that judged all held-out images.
     Rule(lambda found: found.same == "failed", "failed", _same),
     Rule(lambda found: found.same == "proved" and found.partial, "unproved", lambda found: found.figures),

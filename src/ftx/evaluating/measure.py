@@ -26,7 +26,7 @@ from ftx.evaluating.judge import ParityJudgement, judge
 from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_images import ParityImages, folder_images, read_reference
 from ftx.evaluating.stated_labels import identity_faults, metadata_faults, preprocessing_faults
-from ftx.runs.artifacts import DENSE, TRAINED, Artifact
+from ftx.runs.artifacts import DENSE, IR_FP32, IR_INT8_CHECKED, TRAINED, Artifact
 from ftx.runs.compute_precision import F32, Compute, ComputePrecision
 from ftx.runs.proof_json import ReferenceLogits
 from ftx.runs.run import Run
@@ -289,6 +289,8 @@ def measure_folder(
     partial = "its adapter came without the trained model's logits: ftx export --as-update"
     measured = Measurements(reference, table, partial=partial if update and update.sequence is None else None)
     faults = [*metadata_faults(chosen), *preprocessing_faults(chosen)]
+    if artifact == IR_INT8_CHECKED:
+        faults += float_faults(folder, reference, images.pixels, table)
     measured.faults[artifact.name] = [f"{artifact}: {fault}" for fault in faults]
     own = measured.on_reference.setdefault(artifact, [])
     with progress.track("Validating", sum(len(some.chosen) for *_, some in ways)) as bar:
@@ -299,6 +301,18 @@ def measure_folder(
             measured.add(found)
             own.append(ReferenceLogits.of(predictor.compute, found.logits_NC, VIEW_OF[path]))
     return measured
+
+
+def float_faults(folder: Path, reference: Reference, pixels_NHWC: Pixels, table: Bounds) -> Sequence[str]:
+    """By which bounds of fp32 the float model of int8-checked differs from the trained one.
+
+    Shape: [N, H, W, 3], the images of the reference.
+    """
+    with SILENT.track("", None) as bar:
+        logits_NC = graph_logits(OpenVinoPredictor(folder, part="fp32"), pixels_NHWC, bar)
+    bound = table.pick(IR_FP32, "graph", F32, drops_patches=reference.drops_patches)
+    found = compare(reference, logits_NC, Subject(IR_FP32, "graph", F32), bound)
+    return [f"its float model: {fault}" for fault in found.exceeded]
 
 
 def reference_logits(predictor: OpenVinoPredictor, view: View) -> ReferenceLogits:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ftx.core.errors import ExportError, InputError, RunError, shell_command
 from ftx.core.progress import SILENT, Progress
-from ftx.evaluating.certify import certify_device, certify_run, is_certified
+from ftx.evaluating.certify import certified_here, certify_device, certify_run, is_certified
 from ftx.evaluating.held_process import HeldModel, measure_in_sets
 from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import Bounds
@@ -33,7 +33,7 @@ from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IR_FILE, IR_INT8_CHECKED, IRS, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE, REFERENCE_FILE, read_card
 from ftx.runs.certificate_json import read_certificates
-from ftx.runs.machine import InstructionSet
+from ftx.runs.machine import InstructionSet, this_set
 from ftx.runs.parity_json import ParityReport
 from ftx.runs.proof_json import RunProof, ir_digest, keep_transfer, read_proof
 from ftx.runs.run import Run
@@ -77,12 +77,11 @@ def validate(
             "this exported folder is not whole", where=folder, found=found, fix="copy the whole folder again"
         )
     if (folder / CARD_FILE).is_file():
-        checked = read_card(folder).artifact == IR_INT8_CHECKED
-        if images is not None or (data is not None and not checked):
+        if images is not None or (data is not None and read_card(folder).artifact != IR_INT8_CHECKED):
             raise InputError(
                 "--data and --images must not be given for an exported folder, which has its own reference images",
                 where=folder,
-                found=None if checked else "only int8-checked is certified on the --data of a device",
+                found="--images" if images is not None else "--data, which is only for int8-checked",
                 fix="run the command without them, or name the run",
             )
         if isa and table != Bounds.of(None):
@@ -107,6 +106,7 @@ def _validate_folder(
     Raises: ExportError if the folder is incomplete, altered, or its reference or proof is malformed.
     """
     Run.check_folder(folder)
+    checked = read_card(folder).artifact == IR_INT8_CHECKED
     if data is not None:
         certify_device(folder, data, progress)
     proof = read_proof(folder, progress)
@@ -117,7 +117,8 @@ def _validate_folder(
     reference = f"{REFERENCE_FILE}: the trained model in torch f32, before its merge"
     report = parity_report(judged, margin, whole=partial is None, split="reference", reference=reference)
     report.folder = str(folder)
-    found = transfer(measured, judged, proof, margin, partial=partial)
+    certified = certified_here(folder, this_set(), margin) if checked else None
+    found = transfer(measured, judged, proof, margin, partial=partial, certified=certified)
     add_transfer(report, found)
     if partial is None:
         keep_transfer(folder, proof, found, progress)
@@ -131,10 +132,11 @@ def _validate_folder(
             continue
         proof = read_proof(folder)
         judged = judge(held.comparisons, margin, faults=measured.faults, partial=measured.partial)
-        found = transfer(held, judged, proof, margin, machine=held_machine(isa), isa=isa)
+        certified = certified_here(folder, isa, margin) if checked else None
+        found = transfer(held, judged, proof, margin, machine=held_machine(isa), isa=isa, certified=certified)
         keep_transfer(folder, proof, found)
         add_set(report, artifact, isa, judged, found)
-    report.certificates = read_certificates(folder).certificates if artifact == IR_INT8_CHECKED else []
+    report.certificates = read_certificates(folder).certificates if checked else []
     return report
 
 

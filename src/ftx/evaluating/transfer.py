@@ -51,10 +51,12 @@ def transfer(
     machine: Machine | None = None,
     isa: InstructionSet | None = None,
     partial: str | None = None,
+    certified: str | None = None,
 ) -> Transfer:
     """The verdict from elsewhere on an exported folder here; without one, that of its reference images.
 
-    ``machine`` and ``isa`` are those it was measured on, by default this one's. ``partial`` is why nothing is proved.
+    ``machine`` and ``isa`` are those it was measured on, by default this one's. ``partial`` is why nothing is proved,
+    ``certified`` why an int8-checked model is.
     """
     ((artifact, own),) = judged.verdicts.items()
     figures = judged.summary[artifact]
@@ -78,7 +80,7 @@ def transfer(
             there=_there(there, verdict, off, bound),
             changes=figures if changes is None else _count(changes),
         )
-    verdict, summary = verdict_on(evidence)
+    verdict, summary = verdict_on(replace(evidence, certified=None if partial else certified))
     return Transfer(
         verdict=verdict,
         summary=summary,

@@ -162,7 +162,7 @@ def export_update(
             "the base must have a constant for each layer that the adapter changes",
             where=base,
             found=f"none for {', '.join(lacking[:3])}",
-            fix=f"write a base for this run: {_write_base(opened)}",
+            fix=f"write a base for this run: {_base_command(opened)}",
         )
     sequence = read_update(after)[0].sequence + 1 if after else 1
     reference = load_file(base / REFERENCE_FILE)
@@ -246,7 +246,7 @@ def _check_base(card: Card, base: Path, run: Run) -> None:
         raise ExportError(
             "--base must be a folder that `ftx export --base` wrote",
             where=base,
-            fix=f"write one first: {_write_base(run)}",
+            fix=f"write one first: {_base_command(run)}",
         )
     if card.base.base_digest != manifest.base_digest:
         problem = "--base must be the base that the run was trained on"
@@ -260,10 +260,10 @@ def _check_base(card: Card, base: Path, run: Run) -> None:
         found = f"{card.preprocess}" if sizes[0] == sizes[1] else f"{sizes[0]} px, the run has {sizes[1]}"
     else:
         return
-    raise ExportError(problem, where=base, found=found, fix=f"write a base for this run: {_write_base(run)}")
+    raise ExportError(problem, where=base, found=found, fix=f"write a base for this run: {_base_command(run)}")
 
 
-def _write_base(run: Run) -> str:
+def _base_command(run: Run) -> str:
     return f"{shell_command('ftx export', run.path)} --base DIR"
 
 

@@ -197,7 +197,9 @@ class TrainRecipe(Section):
     """How the model is trained: AdamW, a linear warm-up, and a cosine down to zero."""
 
     epochs: CountOrAuto = "auto"
-    """The number of epochs. auto is 16 for an adapter in all blocks, otherwise 10."""
+    """The maximum number of epochs. auto is 16 for an adapter in all blocks, otherwise 10. Method linear usually makes
+    one pass over the images instead, without epochs.
+    """
     batch_size: Count = 16
     """The images in one step, at most the number of training images. With several processes (torchrun) it is the number
     of all together.

@@ -147,32 +147,32 @@ def dump_yaml(value: object) -> str:
 MAX_RECIPE_BYTES = 1 << 20
 
 
-def read_document(path: Path, of: str = "recipe") -> dict[str, object]:
-    """The keys and values of a recipe's file, or of another one that is written ``of`` its keys.
+def read_document(path: Path, document: str = "recipe") -> dict[str, object]:
+    """The keys and values of a YAML file: a recipe, or what ``document`` calls it in the messages.
 
     Raises: RecipeError if it cannot be read, or holds no plain YAML.
     """
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError(
-                f"the {of} must have at most {MAX_RECIPE_BYTES:,} bytes",
+                f"the {document} must have at most {MAX_RECIPE_BYTES:,} bytes",
                 where=path,
                 found=f"{path.stat().st_size:,} bytes",
-                fix=f"give the YAML file of the {of}",
+                fix=f"give the YAML file of the {document}",
             )
         text = read_file(path).decode()
     except OSError as error:
         raise RecipeError(
-            f"the {of} cannot be read", where=path, found=error.strerror, fix="check the path of the file"
+            f"the {document} cannot be read", where=path, found=error.strerror, fix="check the path of the file"
         ) from error
     except UnicodeDecodeError as error:
         raise RecipeError(
-            f"the {of} must be UTF-8 text", where=path, found=str(error), fix="save the file as UTF-8"
+            f"the {document} must be UTF-8 text", where=path, found=str(error), fix="save the file as UTF-8"
         ) from error
-    return parse_document(text, path, of)
+    return parse_document(text, path, document)
 
 
-def parse_document(text: str, where: Path | None = None, of: str = "recipe") -> dict[str, object]:
+def parse_document(text: str, where: Path | None = None, document: str = "recipe") -> dict[str, object]:
     """The keys and values of a recipe's text, which stands in the file ``where`` if in any.
 
     Raises: RecipeError if it is no plain YAML.
@@ -181,7 +181,7 @@ def parse_document(text: str, where: Path | None = None, of: str = "recipe") -> 
         value = parse_yaml(text)
     except YamlError as fault:
         raise RecipeError(
-            f"the {of} must be plain YAML: {fault}",
+            f"the {document} must be plain YAML: {fault}",
             where=where,
             fix="write plain keys and values, as in recipe.yaml",
         ) from fault
@@ -189,7 +189,7 @@ def parse_document(text: str, where: Path | None = None, of: str = "recipe") -> 
         return {}
     if not isinstance(value, dict):
         raise RecipeError(
-            f"the {of} must be keys with values",
+            f"the {document} must be keys with values",
             where=where,
             found=type(value).__name__,
             fix="write a key and its value on each line, as in 'seed: 0'",

@@ -63,14 +63,18 @@ class Certificate(ClosedModel):
         return math.floor(math.log(1 - CONFIDENCE) / math.log(1 - self.changed / self.images)) + 1
 
     @property
+    def at_most(self) -> str:
+        """How many labels can differ, in words."""
+        measured = f"({100 * CONFIDENCE:g} % confidence, {self.images:,} images)"
+        return f"at most {_up(100 * self.differ_at_most):g} % of labels differ from fp32's {measured}"
+
+    @property
     def summary(self) -> str:
         """The certificate in a sentence."""
-        at_most = f"at most {100 * self.differ_at_most:.2g} % of labels differ from fp32's"
-        measured = f"({100 * CONFIDENCE:g} % confidence, {self.images:,} images)"
         if self.verdict == "proved":
-            return f"{at_most} {measured}"
+            return self.at_most
         if self.needed_images is None:
-            return f"int8 has the same bound without the second model: {at_most} {measured}"
+            return f"int8 has the same bound without the second model: {self.at_most}"
         return f"not certified: needs {self.needed_images:,} images, has {self.images:,}"
 
     @property
@@ -82,3 +86,9 @@ class Certificate(ClosedModel):
         """Whether a process that runs the model so computes the same."""
         here = (isa, compute.dtype, kernels, openvino)
         return (self.isa, self.compute.dtype, self.kernels, self.machine.openvino) == here
+
+
+def _up(value: float) -> float:
+    """Rounded up to two digits: what is at most 2.004 is not at most 2."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return round(math.ceil(value / step - 1e-9) * step, 12)

@@ -118,7 +118,7 @@ def path_in(parents: Mapping[str, str], name: str) -> tuple[str, ...]:
     while (up := parents.get(found[-1])) is not None:
         if up in found:
             raise DataError(
-                "no label of a tree must be above itself",
+                "a label of a tree must not be its own parent, directly or through other labels",
                 found=" -> ".join([*found, up]),
                 fix="remove one of these parents",
             )

@@ -155,7 +155,7 @@ def newest(run: Path, progress: Progress) -> SavedCheckpoint:
             "this run has no complete checkpoint",
             where=folder,
             found="; ".join(damaged),
-            fix=f"train again: {train_again(run)}",
+            fix=f"train again: {train_again_command(run)}",
         )
     finished = (run / "run.json").is_file()
     raise RunError(
@@ -166,7 +166,7 @@ def newest(run: Path, progress: Progress) -> SavedCheckpoint:
     )
 
 
-def train_again(run: Path) -> str:
+def train_again_command(run: Path) -> str:
     """The command that trains a run's recipe from the start, on images that the user names."""
     return f"{shell_command('ftx train --config', run / 'recipe.yaml')} --data DIR"
 

@@ -138,7 +138,7 @@ class Ranks:
         dist.all_gather_object(found, value, group=self.patient)
         return found
 
-    def agree_on(self, what: str, value: Mapping[str, object], fix: str) -> None:
+    def agree_on(self, setting: str, value: Mapping[str, object], fix: str) -> None:
         """Raise InputError, in all processes, if one has another value than the first."""
         first, *others = self.gathered({key: str(one) for key, one in value.items()})
         for rank, theirs in enumerate(others, start=1):
@@ -146,7 +146,7 @@ class Ranks:
             if differ:
                 found = [f"{key}: {first.get(key)} in rank 0, {theirs.get(key)} in rank {rank}" for key in differ]
                 raise InputError(
-                    f"the processes of this training run have different {what}", found=listed(found), fix=fix
+                    f"the processes of this training run have different {setting}", found=listed(found), fix=fix
                 )
 
     @contextmanager
@@ -208,7 +208,7 @@ def _met(ranks: Ranks, ours: bool) -> ProcessGroup:
         raise InputError(
             f"--nproc-per-node must be at most {gpus}, the number of GPUs",
             found=str(ranks.local_world),
-            fix=f"run torchrun --nproc-per-node {gpus}",
+            fix=f"run the same command with --nproc-per-node {gpus}",
         )
     if gpus:
         torch.cuda.set_device(ranks.local)

@@ -13,7 +13,7 @@ from ftx.data.shards.paths import images_root
 from ftx.recipe.schema import Recipe
 from ftx.runs.data_jsonl import ENTRIES, entries_digest, read_entries
 from ftx.runs.run_json import RESUME
-from ftx.training.checkpoints import Origin, train_again
+from ftx.training.checkpoints import Origin, train_again_command
 from ftx.training.init_from import DATA_PATH, FOLLOW_LINKS_KEY, check_address, without_untyped_links
 from ftx.training.opening import ResolvedTraining
 
@@ -70,20 +70,20 @@ def check_same_inputs(run: Path, origin: Origin, now: ResolvedTraining) -> None:
             "the base must be the one that the training began with",
             where=run,
             found=f"hash {base_digest[:12]}…, was {origin.base_digest[:12]}…",
-            fix=f"restore those weights (model.weights in recipe.yaml), or start a new run: {train_again(run)}",
+            fix=f"restore those weights (model.weights in recipe.yaml), or start a new run: {train_again_command(run)}",
         )
     if entries_digest(entries) != origin.data_sha256:
         raise RunError(
             "the images must be those that the training began with",
             where=now.recipe.data.path,
             found=_first_difference(read_entries(run / ENTRIES), entries),
-            fix=f"restore them, or start a new run: {train_again(run)}",
+            fix=f"restore them, or start a new run: {train_again_command(run)}",
         )
     if found := _differences(origin.recipe, now.recipe):
         raise RecipeError(
             "the recipe must give the same settings on this machine as where the training began",
             found=listed(found),
-            fix=f"resume the training on that machine, or start a new run: {train_again(run)}",
+            fix=f"resume the training on that machine, or start a new run: {train_again_command(run)}",
         )
 
 

@@ -25,7 +25,7 @@ from ftx.runs.run_json import CHECKPOINTS, RESUME, Manifest, checkpoint_records
 from ftx.runs.runs_folder import check_run_exists, fresh_out, name_latest
 from ftx.runs.trained import save_trained
 from ftx.training.assembly import build_training, fill_together, frozen_of, pixels_of
-from ftx.training.checkpoints import Checkpoints, Origin, SavedCheckpoint, newest, train_again
+from ftx.training.checkpoints import Checkpoints, Origin, SavedCheckpoint, newest, train_again_command
 from ftx.training.device_placement import Circumstances, in_threads_as, place, place_as_before, within_quota
 from ftx.training.epoch_log import epoch_log
 from ftx.training.estimate import advice, foreseeable, within
@@ -234,7 +234,7 @@ class _Session:
             state.restore(record, saved.tensors)
         except ValueError as error:
             where = None if self.new is None else self.new.path / CHECKPOINTS
-            fix = "train again from its recipe.yaml" if self.new is None else train_again(self.new.path)
+            fix = "train again from its recipe.yaml" if self.new is None else train_again_command(self.new.path)
             raise AnotherTraining(
                 "the checkpoint must be of this training", where=where, found=str(error), fix=fix
             ) from error

@@ -97,7 +97,7 @@ def read_space(path: Path, recipe: Recipe) -> Space:
 
     Raises: RecipeError with all errors of the file.
     """
-    document = read_document(path, of="space")
+    document = read_document(path, document="space")
     found: dict[str, Range | Choices] = {}
     problems: list[str] = []
     for key, given in document.items():
@@ -168,6 +168,8 @@ def default_space(recipe: Recipe) -> Space:
         found["data.image_size"] = tuple(dict.fromkeys(sides))
     if not found:
         raise InputError(
-            "--space must be given for this method", found=recipe.method, fix="write a space: --space FILE"
+            "--space must be given for this method",
+            found=recipe.method,
+            fix="write the keys and values to search into a YAML file, and add --space FILE",
         )
     return Space(keys=found)

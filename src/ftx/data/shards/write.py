@@ -73,7 +73,7 @@ def write_shards(
     """
     if out.exists() or out.is_symlink():
         raise InputError(
-            "the output folder must not exist yet", where=out, fix="choose another folder, or move the existing one"
+            "the --out folder must not exist yet", where=out, fix="choose another folder, or move the existing one"
         )
     require("webdataset")
     data = typed(data)
