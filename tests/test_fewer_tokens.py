@@ -16,11 +16,14 @@ from tests.backbones.dropped_by_hand import logits_by_hand
 from tests.conftest import answers_of_card, made_once, write_data
 from transformers import AutoModelForImageClassification
 
+from ftx.backbones import kept_tokens
 from ftx.backbones.build import build
+from ftx.backbones.kept_tokens import choice_margins
 from ftx.core.errors import AdapterError, ExportError, GateFailed, MergeError
 from ftx.core.files import sha256_file
 from ftx.data.preprocess import load_pixels, normalise
 from ftx.evaluating import validate
+from ftx.evaluating.certify import certify
 from ftx.evaluating.parity_images import read_reference
 from ftx.exporting import export
 from ftx.exporting.base_ir import export_base, export_update
@@ -29,11 +32,12 @@ from ftx.merging.combine_adapters import combine
 from ftx.merging.merge_and_prove import merge
 from ftx.recipe.schema import Recipe
 from ftx.runs.artifacts import DENSE, IR_FP32, ONNX, TRAINED
-from ftx.runs.card_json import read_card
+from ftx.runs.card_json import read_card, write_card
+from ftx.runs.certificate_json import keep_certificates
 from ftx.runs.run import Run
 from ftx.runs.trained import load_trained
-from ftx.runtimes import load_artifact, load_with_all_tokens
-from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes import checked_network, load_artifact, load_with_all_tokens
+from ftx.runtimes.openvino import OpenVinoPredictor, frame
 from ftx.runtimes.torch import TorchPredictor
 from ftx.training import train
 from ftx.updating.apply import apply
@@ -132,6 +136,36 @@ def test_the_run_is_proved_and_what_other_libraries_answer_is_said(runs: Path, t
     assert {row.tied for row in coarse} == {0}
     alone = validate(run / "openvino" / "fp32")
     assert alone.verdicts["openvino/fp32"] == "proved"
+
+
+def test_images_of_which_two_patches_tie_also_run_in_fp32(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An int8-checked folder whose two models are one, so that only ties are in doubt."""
+    run = Run.open(runs / "fewer")
+    folder = shutil.copytree(run.folder(IR_FP32), tmp_path / "int8-checked")
+    (folder / "proof.json").unlink(missing_ok=True)
+    for ending in ("xml", "bin"):
+        shutil.copyfile(folder / f"model.{ending}", folder / f"float.{ending}")
+    write_card(folder, read_card(folder).model_copy(update={"precision": "int8-checked"}))
+    images = [run.data_root() / entry.path for entry in run.entries("test")[:20]]
+    keep_certificates(folder, certify(folder, images, "test"))
+    pixels = np.stack([load_pixels(image, run.manifest.preprocess) for image in images])
+    trained = load_trained(run)
+    with torch.inference_mode(), choice_margins(trained) as choices:
+        trained.eval()(torch.from_numpy(normalise(pixels, run.manifest.preprocess)))
+    cases: list[tuple[float, np.ndarray]] = [(-1.0, np.zeros(20)), (2.0, np.ones(20))]
+    for least in np.geomspace(1e-4, 1e-2, 5):
+        monkeypatch.setattr(kept_tokens, "LEAST_MARGIN", least)
+        clear_N = choices.clear()
+        assert clear_N is not None
+        cases.append((least, ~clear_N))
+    assert any(2 < twice_N.sum() < 18 for _, twice_N in cases)
+    for least, twice_N in cases:
+        monkeypatch.setattr(checked_network, "LEAST_MARGIN", least)
+        found = OpenVinoPredictor(folder, "f32").request()(frame(pixels, run.manifest.preprocess))
+        np.testing.assert_array_equal(found["twice"], twice_N)
+        assert set(found) == {"logits", "twice"}
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from torch import nn
 
 from ftx.backbones.build import build
 from ftx.backbones.kept_tokens import (
-    LEAST_MARGIN,
     ChooseTokens,
     choice_margins,
     keep_tokens,
@@ -30,6 +29,7 @@ from ftx.exporting.export_source import trace
 from ftx.exporting.onnx import write_onnx
 from ftx.exporting.openvino import convert_body
 from ftx.runtimes.predictor import INPUT, LOGITS
+from ftx.tasks.decisions import LEAST_MARGIN
 
 SHARES = {1: 0.7, 3: 0.5}
 VARIANTS = {

@@ -6,10 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import xlogy
-from scipy.stats import beta, binom, binomtest, norm
+from scipy.stats import beta, binom, binomtest, fisher_exact, norm
 from tests.benchmarks.verdict import chance_of
 
-from ftx.core.statistics import PairedCounts, fraction_at_least, fraction_at_most, holm, wilson_interval
+from ftx.core.statistics import (
+    PairedCounts,
+    fraction_at_least,
+    fraction_at_most,
+    holm,
+    rise_by_chance,
+    wilson_interval,
+)
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -137,3 +144,22 @@ def test_a_sound_model_is_proved_on_500_images() -> None:
     assert chance_of(500, 0.01, 0.01, proved=True) > 0.85
     # And one that loses seven of a hundred and gains one is called what it is.
     assert chance_of(500, 0.07, 0.01, proved=False) > 0.95
+
+
+@pytest.mark.parametrize(
+    "counts", [(0, 20, 0, 40), (5, 20, 3, 40), (20, 20, 1, 40), (120, 1000, 80, 1000), (9, 9, 9, 9)]
+)
+def test_a_rise_is_fishers(counts: tuple[int, int, int, int]) -> None:
+    hits, trials, before, of = counts
+    expected = fisher_exact([[hits, trials - hits], [before, of - before]], alternative="greater").pvalue
+    assert rise_by_chance(*counts) == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_unchanged_rate_is_called_a_rise_in_one_window_of_a_thousand_at_most() -> None:
+    """The levels of the test are exact, so that windows of one rate rarely reach 0.1 %."""
+    rng = np.random.default_rng(0)
+    known, windows = rng.binomial(200, 0.1, 4000), rng.binomial(100, 0.1, 4000)
+    alarms = [
+        rise_by_chance(int(one), 100, int(before), 200) < 0.001 for one, before in zip(windows, known, strict=True)
+    ]
+    assert sum(alarms) <= 8  # more with probability 2 % at the level itself

@@ -12,7 +12,7 @@ from tests.conftest import one_int8_setting
 from ftx.core.errors import InputError
 from ftx.data.dataset import Entry, Split
 from ftx.evaluating import validate
-from ftx.evaluating.certify import certifying_images
+from ftx.evaluating.parity_images import certifying_images, certifying_rows
 from ftx.exporting import export
 from ftx.exporting.ovms import export_ovms
 from ftx.runs.artifacts import IR_INT8_CHECKED
@@ -68,6 +68,7 @@ def test_images_that_bound_it_are_neither_trained_on_nor_reported(
     given(*(one for one in entries if one.split != "test"))
     some, source = certifying_images(fresh_run)
     assert (len(some), source) == (6, "half of val")
+    assert certifying_rows(fresh_run, val) == {row for row, entry in enumerate(val) if entry in some}
     # An image that was trained on counts for nothing, and a group as one.
     train = next(one for one in entries if one.split == "train")
     given(*entries, replace(train, split="val"))

@@ -28,6 +28,7 @@ def certificate(**changed: object) -> Certificate:
         bound=0.5,
         changed=6,
         twice=30,
+        time_vs_fp32=0.5,
     )
     return known.model_copy(update=changed)
 
@@ -43,7 +44,9 @@ def test_so_many_images_bound_how_many_labels_can_differ(images: int, fraction: 
 def test_a_certificate_that_bounds_less_than_int8_changed_is_proved() -> None:
     assert certificate().verdict == "proved"  # 1 % of 299, and int8 changed 2 %
     assert certificate().summary == "at most 1 % of labels differ from fp32's (95 % confidence, 299 images)"
-    assert certificate().run_twice == "10.0 % of images also run in fp32"
+    assert certificate().cost == "10.0 % of images also run in fp32; one image takes 0.50 of fp32's time"
+    assert certificate(time_vs_fp32=0.8).cost.endswith("0.80 of fp32's time")
+    assert certificate(time_vs_fp32=0.81).cost.endswith("0.81 of fp32's time, so fp32 is the better choice here")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import openvino
+import pyarrow.parquet
 import pytest
 from openvino import opset13 as op
 from PIL import Image
@@ -24,7 +25,7 @@ from ftx.runs.card_json import CERTIFICATE_FILE, Card, read_card, write_card
 from ftx.runs.certificate import Certificate
 from ftx.runs.certificate_json import keep_certificates, read_certificates
 from ftx.runs.machine import cpu_flags, sets_of, this_machine, this_set
-from ftx.runtimes import load
+from ftx.runtimes import checked_network, load
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.serving.registry import ModelSource
 
@@ -81,6 +82,7 @@ def certified(folder: Path, bound: float, **changed: object) -> OpenVinoPredicto
         bound=bound,
         changed=6,
         twice=30,
+        time_vs_fp32=0.5,
     )
     keep_certificates(folder, [known.model_copy(update=changed)])
     return OpenVinoPredictor(folder)
@@ -314,9 +316,56 @@ def test_a_server_names_it_too_and_counts_both(folder: Path) -> None:
         metrics = server.ask("GET", "/metrics").body.decode()
     assert "ftx_images_checked 6.0" in metrics
     assert f"ftx_images_run_twice {expected.count('fp32')}.0" in metrics
+    assert "ftx_run_twice_rises 0.0" in metrics
 
 
 def test_a_benchmark_runs_all_reference_images_and_not_one_again_and_again(folder: Path) -> None:
     batches = batches_of(folder, read_card(folder).preprocess, 5)
     assert [len(one) for one in batches] == [5, 5, 5]
     assert len(np.unique(np.concatenate(batches), axis=0)) == 12
+
+
+def test_when_more_images_run_twice_than_those_of_the_certificate_it_is_noted_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checked_network, "WINDOW", 20)
+    images = shades(40)
+    usual = sum(margin(coarse(colour_logits(one[None])[0])) <= 0.5 for one in images)
+    assert 10 < usual < 30
+    # As many as the certificate says, then many more.
+    for known, rises in (({"images": 40, "twice": usual}, 0), ({"images": 400, "twice": 20}, 2)):
+        certified(folder, 0.5, **known)
+        listener = Listener()
+        predictor = load(folder, progress=listener)
+        assert isinstance(predictor, OpenVinoPredictor)
+        assert predictor.checked is not None
+        for one in images:
+            logits_of(predictor, [one])
+        assert predictor.checked.rises == rises
+        noted = [one for one in listener.said if "also ran in fp32" in one]
+        assert len(noted) == min(rises, 1)
+        assert all(f"ftx validate {folder} --data DIR" in one and "5.0% of the 400 images" in one for one in noted)
+
+
+def test_a_window_without_a_certificate_raises_no_alarm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checked_network, "WINDOW", 20)
+    predictor = OpenVinoPredictor(folder)
+    logits_of(predictor, shades(40))
+    assert predictor.checked is not None
+    assert (predictor.checked.twice, predictor.checked.rises) == (40, 0)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_table_of_predictions_has_the_model_of_each_and_the_count(folder: Path, tmp_path: Path, form: str) -> None:
+    certified(folder, 0.5)
+    for number, pixels in enumerate(shades(6)):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    expected = ["fp32" if margin(coarse(colour_logits(one[None])[0])) <= 0.5 else "int8" for one in shades(6)]
+    out = tmp_path / f"out.{form}"
+    done = call("predict", str(tmp_path), "--artifact", str(folder), "--out", str(out), "--json")
+    assert json.loads(done.out)["ran_twice"] == expected.count("fp32")
+    if form == "parquet":
+        ran = pyarrow.parquet.read_table(out)["ran"].to_pylist()
+    else:
+        ran = [json.loads(line)["ran"] for line in out.read_text().splitlines()]
+    assert ran == expected

@@ -24,15 +24,11 @@ from torch import Tensor, nn
 from ftx.backbones.attention import attend, attention_weights, is_plain, project
 from ftx.backbones.layer_roles import plain_vit, vit_blocks
 from ftx.core.errors import ModelError
+from ftx.tasks.decisions import LEAST_MARGIN
 
 # Block: the fraction of the patches that it computes.
 TokenFractions = Mapping[int, float]
 ALL_TOKENS: TokenFractions = MappingProxyType({})
-
-# Rounding may decide between two patches whose scores differ by less than this fraction. In f32 it changes a score by
-# at most 1.2e-5 of it (DINOv2-small with random head, 114 photographs, three choices, against float64). This is eight
-# times as much; 5 % of those images have two such patches somewhere.
-LEAST_MARGIN = 1e-4
 
 
 class SelectingBlock(Block):

@@ -243,8 +243,8 @@ def _predict_files(images: list[Path], artifact: Path | None, shown: _Lines) -> 
                 for one in labelled
             ],
         )
-    if (twice := sum(one.ran == "fp32" for one in labelled)) and not by_line:
-        console.print_note(f"{twice} of {len(labelled)} images also ran in fp32, because int8 was in doubt", "dim")
+    if not by_line:
+        _print_twice(sum(one.ran == "fp32" for one in labelled), len(labelled))
     return report_skipped(predictions)
 
 
@@ -333,5 +333,12 @@ def _print_job(report: PredictReport) -> None:
     by = "" if report.engine == "local" else f" by {report.workers} workers"
     done = f"{report.images:,} images in {report.seconds:,.1f} s{by}{speed}"
     console.print_facts([("predictions", f"{report.path}: {done}")])
+    _print_twice(report.ran_twice or 0, report.images)
     if report.skipped:
         console.print_note(f"{report.skipped:,} images cannot be read; their lines contain the reason", "bad")
+
+
+def _print_twice(twice: int, images: int) -> None:
+    """How many images of int8-checked also ran in fp32, if any."""
+    if twice:
+        console.print_note(f"{twice:,} of {images:,} images also ran in fp32, because int8 was in doubt", "dim")

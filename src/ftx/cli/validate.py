@@ -140,7 +140,7 @@ def print_parity(report: ParityReport) -> None:
         figures = report.summary[artifact] if console.shows_details() else without_details(report.summary[artifact])
         console.print_note(f"{artifact}: {VERDICT_WORDS[verdict]}, {figures}", _VERDICT_STYLES[verdict])
     for one in report.certificates:
-        console.print_note(f"{IR_INT8_CHECKED} on {one.isa}, {one.kernels}: {one.summary}; {one.run_twice}", "dim")
+        console.print_note(f"{IR_INT8_CHECKED} on {one.isa}, {one.kernels}: {one.summary}; {one.cost}", "dim")
     for problem in report.problems:
         console.print_note(problem, "bad")
     if console.shows_details():
@@ -154,6 +154,8 @@ def print_parity(report: ParityReport) -> None:
             )
     if report.run is None:
         return
+    if report.suggestion:
+        console.print_note(report.suggestion, "dim")
     if any(row.needed_images for row in report.rows):
         console.print_note("to prove more, use more test images, or allow more loss: --max-drop", "dim")
     if not console.shows_details():

@@ -56,6 +56,18 @@ def fraction_at_least(hits: float, trials: int, confidence: float) -> float:
     return 1.0 - fraction_at_most(trials - hits, trials, confidence)
 
 
+def rise_by_chance(hits: int, trials: int, hits_before: int, trials_before: int) -> float:
+    """how probable this many hits or more are if the rate is still what it was: small values mean that it rose.
+
+    Source: Fisher's exact test, one-sided; the tail of the hypergeometric distribution, in whole numbers.
+    """
+    total = hits + hits_before
+    tail = sum(
+        math.comb(trials, one) * math.comb(trials_before, total - one) for one in range(hits, min(trials, total) + 1)
+    )
+    return tail / math.comb(trials + trials_before, total)
+
+
 @dataclass(frozen=True)
 class PairedCounts:
     """Two models on the same units (images, or groups of them).

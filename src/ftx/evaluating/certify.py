@@ -13,9 +13,9 @@ import numpy as np
 
 from ftx.core.errors import ExportError, ImageError
 from ftx.core.progress import SILENT, Progress
-from ftx.data.dataset import Entry
 from ftx.data.image_store import EncodedImage, ImageLike, ImageStore
-from ftx.evaluating.measure import file_logits
+from ftx.evaluating.measure import file_logits, files_latency_ms
+from ftx.evaluating.parity_images import certifying_images
 from ftx.evaluating.predict import look_up, no_images
 from ftx.runs.certificate import Certificate
 from ftx.runs.certificate_json import keep_certificates, read_certificates
@@ -70,19 +70,6 @@ def certified_here(folder: Path, isa: InstructionSet | None, max_drop: float) ->
     return worst.at_most if worst is not None and worst.differ_at_most <= max_drop else None
 
 
-def certifying_images(run: Run) -> tuple[tuple[Entry, ...], str]:
-    """Validation images that bound an int8-checked model, and what they are: half of them if no test images exist.
-
-    Reports use the other half then. Of each group (a patient, a part) one image is taken, because its others are no
-    new evidence; and none that training has seen.
-    """
-    seen = {entry.sha256 for entry in run.entries("train")}
-    every = sorted(run.entries("val"), key=lambda entry: (entry.sha256, entry.path))
-    distinct = {entry.group or entry.sha256: entry for entry in every if entry.sha256 not in seen}
-    some = tuple(distinct.values())
-    return (some, "val") if run.entries("test") else (some[::2], "half of val")
-
-
 def certify(folder: Path, images: Sequence[ImageLike], source: str, progress: Progress = SILENT) -> list[Certificate]:
     """A certificate for each way in which this machine runs an int8-checked model: many images, and single ones.
 
@@ -92,16 +79,22 @@ def certify(folder: Path, images: Sequence[ImageLike], source: str, progress: Pr
     found: list[Certificate] = []
     paths = kernel_paths(folder, "auto")
     with progress.track("Certifying int8", (len(paths) + 1) * len(images)) as bar:
-        exact_NC = file_logits(OpenVinoPredictor(folder, part="fp32"), images, bar)
+        exact = OpenVinoPredictor(folder, part="fp32")
+        exact_NC, exact_ms = file_logits(exact, images, bar), files_latency_ms(exact, images)
         for path in paths:
             predictor = OpenVinoPredictor(folder, kernels=path, part="int8")
-            found.append(certificate_of(predictor, file_logits(predictor, images, bar), exact_NC, source))
+            logits_NC = file_logits(predictor, images, bar)
+            time = files_latency_ms(predictor, images) / exact_ms
+            found.append(certificate_of(predictor, logits_NC, exact_NC, source, time))
     return found
 
 
-def certificate_of(predictor: OpenVinoPredictor, logits_NC: Floats, exact_NC: Floats, source: str) -> Certificate:
+def certificate_of(
+    predictor: OpenVinoPredictor, logits_NC: Floats, exact_NC: Floats, source: str, time_vs_fp32: float
+) -> Certificate:
     """The certificate for the int8 model as it is opened, by its logits and the float model's. Shape: [N, C] each.
 
+    ``time_vs_fp32`` is that of one image by int8 only, divided by that of the float model.
     Raises: ExportError if a logit is not finite.
     """
     if not (np.isfinite(logits_NC).all() and np.isfinite(exact_NC).all()):
@@ -113,6 +106,7 @@ def certificate_of(predictor: OpenVinoPredictor, logits_NC: Floats, exact_NC: Fl
         )
     task = predictor.task
     bound = max(0.0, float(movements(task, logits_NC, exact_NC).max()))
+    twice_N = margins(task, logits_NC) <= bound
     same_N = (task.predicted(logits_NC) == task.predicted(exact_NC)).all(axis=1)
     return Certificate(
         machine=this_machine(),
@@ -123,5 +117,6 @@ def certificate_of(predictor: OpenVinoPredictor, logits_NC: Floats, exact_NC: Fl
         images=len(same_N),
         bound=bound,
         changed=int((~same_N).sum()),
-        twice=int((margins(task, logits_NC) <= bound).sum()),
+        twice=int(twice_N.sum()),
+        time_vs_fp32=time_vs_fp32 + float(twice_N.mean()),
     )

@@ -123,7 +123,7 @@ def measure_in_sets(
 
 
 def _measure_in_set(artifact: Artifact, model: HeldModel, isa: InstructionSet, here: Measurements) -> Measurements:
-    measured = Measurements(here.reference, here.table, partial=here.partial)
+    measured = Measurements(here.reference, here.table, partial=here.partial, spent=here.spent)
     for row in run_in_child(MODULE, model, HeldRows, environment(isa)).rows:
         kernels = Kernels(row.isa, row.emulated, row.primitives)
         subject = Subject(artifact, row.logits.view, row.logits.compute, row.latency_ms, kernels)

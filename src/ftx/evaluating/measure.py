@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from ftx.data.preprocess import Pixels, Preprocess, load_pixels
 from ftx.evaluating.comparison import Comparison, Reference, Subject, compare
 from ftx.evaluating.judge import ParityJudgement, judge
 from ftx.evaluating.logit_bounds import FREE, Bounds
-from ftx.evaluating.parity_images import ParityImages, folder_images, read_reference
+from ftx.evaluating.parity_images import ParityImages, certifying_rows, folder_images, read_reference
 from ftx.evaluating.stated_labels import identity_faults, metadata_faults, preprocessing_faults
 from ftx.runs.artifacts import DENSE, IR_FP32, IR_INT8_CHECKED, TRAINED, Artifact
 from ftx.runs.compute_precision import F32, Compute, ComputePrecision
@@ -111,6 +111,13 @@ class Measurement:
     tinted: bool
     logits_NC: Floats
 
+    def without(self, rows: Set[int]) -> Measurement:
+        """The same without some of the images, unless that leaves none."""
+        kept = [at for at, row in enumerate(self.rows) if row not in rows] or list(range(len(self.rows)))
+        tinted = range(len(self.rows), len(self.logits_NC))
+        left = [self.rows[at] for at in kept]
+        return Measurement(self.subject, left, self.tinted, self.logits_NC[[*kept, *tinted]])
+
 
 def measure(
     artifact: Artifact,
@@ -148,12 +155,14 @@ class Measurements:
     are what no figure shows, by artifact. ``on_reference`` are each OpenVINO model's own logits for the reference
     images next to it, ``from_files`` the logits of all images, each from its file. Shape: [N, C].
     ``notes`` are added to an artifact's summary; ``partial`` is why these images prove nothing.
+    ``spent`` are the rows of images that an artifact was made with, which therefore say nothing about it.
     """
 
     reference: Reference
     table: Bounds
     tinted: Reference | None = None
     partial: str | None = None
+    spent: Mapping[Artifact, Set[int]] = field(default_factory=dict[Artifact, Set[int]])
     comparisons: list[Comparison] = field(default_factory=list[Comparison])
     faults: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     notes: dict[str, str] = field(default_factory=dict[str, str])
@@ -164,6 +173,7 @@ class Measurements:
 
     def add(self, measured: Measurement) -> None:
         """Compare one model in one view with the trained model."""
+        measured = measured.without(self.spent.get(measured.subject.artifact, frozenset()))
         reference, subject = self.reference.take(measured.rows), measured.subject
         if measured.tinted and self.tinted is not None:
             reference = reference.followed_by(self.tinted)
@@ -192,6 +202,7 @@ def measure_run(
     total += sum(_count(images, artifact, compute, view) for artifact, compute, views in ways for view in views)
     with progress.track("Validating", total) as bar:
         measured = _measure_trained(run, entries, images, table, bar)
+        measured = replace(measured, spent={IR_INT8_CHECKED: certifying_rows(run, entries)})
         for artifact, compute, views in ways:
             predictor = load_artifact(run, artifact, compute=compute)
             if compute == "f32":
@@ -202,7 +213,7 @@ def measure_run(
                     predictor = OpenVinoPredictor(run.folder(artifact), compute, kernels="single")
                 found = measure(artifact, predictor, images, view, bar)
                 measured.add(found)
-                if view == "files":
+                if view == "files" and not measured.spent.get(artifact):
                     measured.from_files[artifact, predictor.compute] = found.logits_NC
                 elif isinstance(predictor, OpenVinoPredictor):
                     own = measured.on_reference.setdefault(artifact, [])

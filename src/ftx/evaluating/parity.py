@@ -28,6 +28,7 @@ from ftx.evaluating.parity_report import (
     parity_report,
     set_proof,
 )
+from ftx.evaluating.suggest_checked import suggest_checked
 from ftx.evaluating.transfer import transfer
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IR_FILE, IR_INT8_CHECKED, IRS, TRAINED, Artifact
@@ -182,6 +183,7 @@ def _validate_run(
         if held is not None and judged is not None:
             proofs.setdefault(artifact, []).append(set_proof(report, artifact, isa, judged, held))
     report.certificates = [] if checked is None else read_certificates(checked).certificates
+    report.suggestion = suggest_checked(run.path, measured) if checked is None else None
     finish(report, require_proof=require_proof)
     keep(run, report, measured, irs, proofs, progress)
     return report

@@ -5,7 +5,7 @@ Shapes: N images, C labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -76,6 +76,29 @@ def _spread(count: int, most: int) -> tuple[int, ...]:
     """At most that many of the first ``count`` numbers, evenly, in order."""
     most = min(most, count)
     return tuple(index * count // most for index in range(most))
+
+
+def certifying_images(run: Run) -> tuple[tuple[Entry, ...], str]:
+    """Validation images that bound an int8-checked model, and what they are: half of them if no test images exist.
+
+    Reports use the other half then. Of each group (a patient, a part) one image is taken, because its others are no
+    new evidence; and none that training has seen.
+    """
+    seen = {entry.sha256 for entry in run.entries("train")}
+    every = sorted(run.entries("val"), key=lambda entry: (entry.sha256, entry.path))
+    distinct = {_content(entry): entry for entry in every if entry.sha256 not in seen}
+    some = tuple(distinct.values())
+    return (some, "val") if run.entries("test") else (some[1::2], "half of val")
+
+
+def certifying_rows(run: Run, entries: Sequence[Entry]) -> frozenset[int]:
+    """The rows of the images with what bounds an int8-checked model: those certify it, and so cannot judge it."""
+    certifying = {_content(entry) for entry in certifying_images(run)[0]}
+    return frozenset(row for row, entry in enumerate(entries) if _content(entry) in certifying)
+
+
+def _content(entry: Entry) -> str:
+    return entry.group or entry.sha256
 
 
 def folder_images(predictor: OpenVinoPredictor) -> tuple[Reference, ParityImages]:

@@ -6,7 +6,7 @@ import re
 
 from ftx.core.errors import EnvironmentFault
 from ftx.core.progress import SILENT, Progress
-from ftx.runs.artifacts import DENSE
+from ftx.runs.artifacts import DENSE, IR_INT8_CHECKED
 from ftx.runs.parity_json import ParityReport
 from ftx.runs.run import Run
 from ftx.runs.run_json import MODEL_CARD
@@ -41,6 +41,9 @@ def _section(report: ParityReport) -> str:
         "| --- | --- | --- |",
         *(f"| {name} | {verdict} | {_plain(report.summary[name])} |" for name, verdict in report.verdicts.items()),
     ]
+    if report.certificates:
+        lines.append(f"\nCertificate of {IR_INT8_CHECKED}, for new images from the same source:\n")
+        lines += [f"- {one.isa}, {one.kernels}: {one.verdict}, {one.summary}" for one in report.certificates]
     return "\n".join(lines)
 
 

@@ -19,6 +19,8 @@ from ftx.runs.machine import InstructionSet, Machine
 from ftx.runs.views import KernelPath
 
 CONFIDENCE = 0.95
+# int8-checked pays if one image takes at most this part of fp32's time, with the second runs.
+MOST_TIME = 0.8
 
 
 class Certificate(ClosedModel):
@@ -42,6 +44,8 @@ class Certificate(ClosedModel):
     """The number of these images for which int8 without the float model predicts other labels."""
     twice: Annotated[int, Field(ge=0)]
     """The number of these images that also run in float."""
+    time_vs_fp32: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """The time of one image from its file, with the second runs, divided by that of the float model."""
 
     @property
     def differ_at_most(self) -> float:
@@ -78,9 +82,11 @@ class Certificate(ClosedModel):
         return f"not certified: needs {self.needed_images:,} images, has {self.images:,}"
 
     @property
-    def run_twice(self) -> str:
-        """How many images also run in float, in words."""
-        return f"{100 * self.twice / self.images:.1f} % of images also run in fp32"
+    def cost(self) -> str:
+        """How many images also run in float, and what that costs, in words."""
+        twice = f"{100 * self.twice / self.images:.1f} % of images also run in fp32"
+        pays = "" if self.time_vs_fp32 <= MOST_TIME else ", so fp32 is the better choice here"
+        return f"{twice}; one image takes {self.time_vs_fp32:.2f} of fp32's time{pays}"
 
     def covers(self, isa: InstructionSet | None, compute: ComputePrecision, kernels: KernelPath, openvino: str) -> bool:
         """Whether a process that runs the model so computes the same."""

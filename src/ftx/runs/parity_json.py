@@ -283,6 +283,8 @@ class ParityReport(CommandReport):
     """The verdicts on the instruction sets of ``--isa``."""
     certificates: list[Certificate] = []  # noqa: RUF012  pydantic copies it
     """Only for int8-checked: what is certified, for each instruction set and version of OpenVINO."""
+    suggestion: str | None = None
+    """Whether int8-checked would pay on this machine; null if the run has it, or int8 changes no label."""
 
     @property
     def int8_saturates(self) -> bool:

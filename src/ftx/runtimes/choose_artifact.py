@@ -12,8 +12,9 @@ from pathlib import Path
 from ftx.core.errors import ExportError, GateFailed, RunError, shell_command
 from ftx.core.progress import Progress
 from ftx.recipe.sections import MAX_DROP
-from ftx.runs.artifacts import ARTIFACTS, DENSE, EXPORT_IR, IRS, TRAINED, Artifact
+from ftx.runs.artifacts import ARTIFACTS, DENSE, EXPORT_IR, IR_FP32, IR_INT8_CHECKED, IRS, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE, read_card
+from ftx.runs.certificate import MOST_TIME
 from ftx.runs.machine import this_machine, this_set
 from ftx.runs.parity_json import PARITY_FILE, ParityReport, Transfer, Verdict, latency_rows, read_parity
 from ftx.runs.proof_json import RunProof, read_proof
@@ -96,6 +97,8 @@ def best_of(folder: Path) -> tuple[Path, str]:
 
 def _fastest(latency_ms: Mapping[Artifact, float], of_what: str) -> tuple[Artifact, str]:
     fastest = min(latency_ms, key=lambda artifact: latency_ms[artifact])
+    if fastest == IR_INT8_CHECKED and latency_ms[fastest] > MOST_TIME * latency_ms.get(IR_FP32, math.inf):
+        fastest = IR_FP32  # hardly slower, and half as large
     only = "; the only one" if len(latency_ms) == 1 else ""
     return fastest, f"the fastest {of_what} ({latency_ms[fastest]:.1f} ms per image{only})"
 

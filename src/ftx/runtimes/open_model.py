@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ftx.core.errors import ExportError, InputError, RunError, nearest
+from ftx.core.errors import ExportError, InputError, RunError, nearest, shell_command
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
 from ftx.core.user_cache import cache_folder, forget
@@ -64,15 +64,19 @@ def load(
     inside = folder.parent if folder.is_file() else folder
     if (inside / CARD_FILE).is_file():
         note_missing_proof(inside, progress)
-        _note_missing_certificate(predictor, progress)
+        _note_doubts(predictor, progress)
     return predictor
 
 
-def _note_missing_certificate(predictor: Predictor, progress: Progress) -> None:
-    """Note that the bound of int8-checked was not measured for how it runs here."""
+def _note_doubts(predictor: Predictor, progress: Progress) -> None:
+    """Note if the bound of int8-checked was not measured for how it runs here; or later, for such images."""
     from ftx.runtimes.openvino import OpenVinoPredictor
 
-    if isinstance(predictor, OpenVinoPredictor) and predictor.checked and predictor.certificate is None:
+    if not isinstance(predictor, OpenVinoPredictor) or not predictor.checked:
+        return
+    again = f"{shell_command('ftx validate', predictor.folder)} --data DIR"
+    predictor.checked.note = lambda text: progress.note(f"{text}: {again}")
+    if predictor.certificate is None:
         known = predictor.checked.bound < math.inf
         instead = "it uses the largest bound of others" if known else "each image also runs in fp32"
         progress.note(f"int8-checked is not certified on this CPU and version of OpenVINO: {instead}")

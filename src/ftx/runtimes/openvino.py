@@ -26,6 +26,7 @@ from ftx.runs.machine import Kernels, cpu_flags, is_held, this_machine, this_set
 from ftx.runs.views import KernelPath
 from ftx.runtimes.check_ir import check_complete, check_ports, check_width, model_info_of, output_shapes
 from ftx.runtimes.checked_network import CheckedNetwork
+from ftx.runtimes.choice_margins import add_choice_margins
 from ftx.runtimes.compiled_network import (
     EXPORT_AGAIN,
     CompiledNetwork,
@@ -108,8 +109,10 @@ class OpenVinoPredictor:
             properties = _properties(compute, threads, streams, cache)
             if part == "fp32":
                 properties |= IN_F32
-            self._network = CompiledNetwork(model, self.preprocess, properties, path, this_set(), kernels=kernels)
+            self.outputs = output_shapes(model)
             both = part is None and self.card.artifact == IR_INT8_CHECKED
+            drops_patches = both and bool(self.card.keep_tokens) and add_choice_margins(model)
+            self._network = CompiledNetwork(model, self.preprocess, properties, path, this_set(), kernels=kernels)
             exact = _float_network(folder, self.card, properties) if both else None
         except RuntimeError as error:
             raise ExportError(
@@ -118,7 +121,6 @@ class OpenVinoPredictor:
         self.compile_ms = 1e3 * (time.perf_counter() - started)
         check_width(model, path, len(self.card.labels))
         self.model_info = model_info_of(model)
-        self.outputs = output_shapes(model)
         self.task = self.card.meaning.open()
         dtype: Dtype = self._network.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.compute = ComputePrecision(dtype, chosen_by_runtime=compute == "auto")
@@ -134,7 +136,8 @@ class OpenVinoPredictor:
             way = (this_set(), self.compute, self.kernel_path, this_machine().openvino)
             self.certificate = next((one for one in known.certificates if one.covers(*way)), None)
             bound = known.largest_bound if self.certificate is None else self.certificate.bound
-            self.checked = CheckedNetwork(self._network, exact, self.task, bound)
+            counts = self.certificate and (self.certificate.twice, self.certificate.images)
+            self.checked = CheckedNetwork(self._network, exact, self.task, bound, counts, drops_patches=drops_patches)
 
     def kernels(self) -> Kernels:
         """What computes the products: convolutions, linear layers, attention; in a network for one image, its body."""

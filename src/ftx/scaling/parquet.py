@@ -21,7 +21,7 @@ def write_parquet(file: Path, lines: Iterable[bytes], *, scores: bool) -> None:
     label = pa.struct([("name", pa.string()), ("score", pa.float64())])
     columns: list[tuple[str, Any]] = [("path", pa.string()), ("labels", pa.list_(label))]
     columns += [("scores", pa.map_(pa.string(), pa.float64()))] if scores else []
-    schema = pa.schema([*columns, ("error", pa.string())])
+    schema = pa.schema([*columns, ("ran", pa.string()), ("error", pa.string())])
     with ParquetWriter(file, schema, compression="zstd") as writer:
         for rows in _groups(lines):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))

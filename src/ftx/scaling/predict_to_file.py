@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ftx.evaluating.predict import Prediction
 from ftx.runs.proof_json import ir_digest
 from ftx.runtimes import load
 from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.predictor import RanModel
 from ftx.scaling.on_ray import ray_workers
 from ftx.scaling.parts import JobPart, parts_of
 from ftx.scaling.ray_driver import WorkerSetup
@@ -44,6 +46,8 @@ class PredictReport(CommandReport):
     """The number of images."""
     skipped: int
     """The number of images that cannot be read."""
+    ran_twice: int | None = None
+    """Only for int8-checked: the number of images that also ran in fp32; null for any other model."""
     parts: int
     """The number of parts that the images are divided into."""
     kept: int
@@ -105,7 +109,7 @@ def predict_to_file(
             elif todo:
                 lines = ((nth, as_lines(part.predictions(predictor, scores=scores))) for nth, part in todo)
                 _keep(job, todo, lines, progress)
-        total, skipped = _write(job, form)
+        total, skipped, ran = _write(job, form)
     return PredictReport(
         path=str(out),
         format=form,
@@ -113,6 +117,7 @@ def predict_to_file(
         model=str(predictor.folder),
         images=total,
         skipped=skipped,
+        ran_twice=ran["fp32"] if ran else None,
         parts=len(parts),
         kept=len(parts) - len(todo),
         workers=workers,
@@ -150,16 +155,19 @@ def _keep(
             bar.advance(lines.count("\n"))
 
 
-def _write(job: PredictionJob, form: OutFormat) -> tuple[int, int]:
-    """Write all predictions to one file; return how many there are, and how many of them are errors."""
-    total = skipped = 0
+def _write(job: PredictionJob, form: OutFormat) -> tuple[int, int, Counter[RanModel]]:
+    """Write all predictions to one file; return how many there are, how many are errors, and which model ran."""
+    total, skipped, ran = 0, 0, Counter[RanModel]()
 
     def counted() -> Iterator[bytes]:
         nonlocal total, skipped
         for line in job.lines():
             total += 1
             # A path may contain these words as well.
-            skipped += b'"error":' in line and Prediction.model_validate_json(line).error is not None
+            if b'"error":' in line or b'"ran":' in line:
+                found = Prediction.model_validate_json(line)
+                skipped += found.error is not None
+                ran.update([found.ran] if found.ran else [])
             yield line
 
     with staged_file(job.out) as staged:
@@ -172,4 +180,4 @@ def _write(job: PredictionJob, form: OutFormat) -> tuple[int, int]:
                 stream.writelines(counted())
         check_absent(job.out)  # another program may have written it meanwhile
     job.written = True
-    return total, skipped
+    return total, skipped, ran

@@ -26,6 +26,11 @@ class Metrics:
         self._batches = Histogram("ftx_batch_images", "Images in a batch.", buckets=_IMAGES, registry=own)
         self.checked = Gauge("ftx_images_checked", "Images that open int8-checked models predicted.", registry=own)
         self.twice = Gauge("ftx_images_run_twice", "Of these, the images that also ran in fp32.", registry=own)
+        self.rises = Gauge(
+            "ftx_run_twice_rises",
+            "Times that significantly more of 1,000 images ran in fp32 than when the model was certified.",
+            registry=own,
+        )
         self.in_progress = Gauge("ftx_requests_in_progress", "Requests in progress.", registry=own)
         self.waiting = Gauge("ftx_images_waiting", "Images that wait for a model.", registry=own)
         self._reloads = Counter("ftx_reloads", "Updates found on disk.", ("model", "outcome"), registry=own)

@@ -138,6 +138,7 @@ def serving(
         metrics.waiting.set_function(lambda: registry.waiting)
         metrics.checked.set_function(lambda: sum(one.images for one in registry.checked))
         metrics.twice.set_function(lambda: sum(one.twice for one in registry.checked))
+        metrics.rises.set_function(lambda: sum(one.rises for one in registry.checked))
         # If only this machine reaches the server, a browser on it could be used by any website.
         only_here = token is None and is_loopback(endpoint.host)
         rules = AccessRules(token, local_names(endpoint.host) if only_here else None)
