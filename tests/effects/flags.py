@@ -176,6 +176,8 @@ FLAGS = (
         takes=A_WHILE,
     ),
     Flag("validate --isa", "native,avx2", "a verdict in each set", of_artifacts.validate_isa),
+    Flag("validate --openvino", "a release", "a verdict with it", of_artifacts.validate_openvino, takes=A_WHILE),
+    Flag("validate --wheels", "a folder", "installed from it", of_artifacts.validate_openvino, takes=A_WHILE),
     Flag("validate --json", "", "one object", of_artifacts.validate_json),
     Flag("eval RUN", "a run", "its images", of_artifacts.eval_run),
     Flag("eval --artifact", "dense", "torch answers instead of openvino", of_artifacts.eval_artifact),

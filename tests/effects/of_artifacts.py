@@ -18,6 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.effects.lab import Lab
+from tests.evaluating.wheels_of_openvino import write_wheel
+
+from ftx.runs.machine import this_set
 
 
 def _sizes(run: Path) -> dict[str, int]:
@@ -436,6 +439,19 @@ def validate_isa(lab: Lab, flag: str, value: str) -> None:
     assert {one["isa"] for one in found} >= {"avx2"}
     assert {one["artifact"] for one in found} == {"openvino/fp32"}
     assert lab.call("validate", folder, flag, "avx3").status == 2
+
+
+def validate_openvino(lab: Lab, flag: str, value: str) -> None:
+    run, wheels = lab.exported[0], lab.root / "wheels"
+    write_wheel(wheels, "2025.4.1")
+    release = ("--openvino", "2025.4", "--wheels", wheels)
+    assert lab.done("validate", run, "--json").json["releases"] == []
+    found = lab.done("validate", run, *release, "--json").json["releases"]
+    assert {one["openvino"] for one in found} == {"2025.4.1"}
+    assert {one["isa"] for one in found} == {this_set()}
+    other = lab.call("validate", run, "--openvino", "2025.3", "--wheels", wheels)
+    assert (other.status, "pip cannot install OpenVINO 2025.3" in other.err) == (3, True)
+    assert lab.call("validate", run / "openvino" / "fp32", *release).status == 2
 
 
 def _bench(lab: Lab, target: Path, *words: object) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.shared_options import JsonFlag
-from ftx.cli.validate import VERDICT_WORDS
+from ftx.cli.verdict_words import VERDICT_WORDS
 from ftx.core.errors import InputError
 
 if TYPE_CHECKING:

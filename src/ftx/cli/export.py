@@ -17,7 +17,7 @@ from ftx.cli.shared_options import (
     parse_precisions,
     split_commas,
 )
-from ftx.cli.validate import VERDICT_WORDS
+from ftx.cli.verdict_words import VERDICT_WORDS
 from ftx.core.errors import InputError, check_known, shell_command
 from ftx.runs.artifacts import EXPORT_IR, FORMATS, IRS
 

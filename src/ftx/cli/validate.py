@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
+from ftx.cli.print_sets import print_releases, print_sets
 from ftx.cli.shared_options import JsonFlag, RequireProofFlag, TargetArgument, split_commas
+from ftx.cli.verdict_words import VERDICT_STYLES, VERDICT_WORDS, in_table
 from ftx.core.errors import InputError, check_known, shell_command
 from ftx.runs.artifacts import EXPORT_IR, IR_INT8_CHECKED, IR_INT8_SAFE, TRAINED
 from ftx.runs.machine import INSTRUCTION_SETS, InstructionSet, this_set
@@ -21,10 +23,6 @@ if TYPE_CHECKING:
 
 # Columns of a terminal that hold the mean difference and the cosine as well.
 _WIDE = 120
-_VERDICT_STYLES: dict[str, console.Style] = {"proved": "good", "unproved": "strong", "failed": "bad"}
-# How a sentence begins; the values in reports and tables stay proved, unproved and failed.
-VERDICT_WORDS = {"proved": "verified", "unproved": "not proved", "failed": "FAILED"}
-_SET_STYLES: dict[str, console.Style] = {**_VERDICT_STYLES, "not_run": "dim"}
 
 
 def command(
@@ -67,6 +65,19 @@ def command(
             f"{', '.join(INSTRUCTION_SETS)}.",
         ),
     ] = None,
+    openvino: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--openvino",
+            metavar="LIST",
+            help="Also verify a run with these releases of OpenVINO, for example 2025.4,2026.2. pip installs them, not "
+            "into your environment.",
+        ),
+    ] = None,
+    wheels: Annotated[
+        Path | None,
+        typer.Option("--wheels", metavar="DIR", help="Install them from the wheels in DIR, without a network."),
+    ] = None,
     require_proof: RequireProofFlag = False,
     json: JsonFlag = False,
 ) -> int:
@@ -89,11 +100,15 @@ def command(
         images=images,
         max_drop=max_drop,
         isa=parse_sets(isa or ()),
+        openvino=split_commas(openvino or ()),
+        wheels=wheels,
         require_proof=require_proof,
         progress=console.TerminalProgress(),
     )
     status = console.show(report, print_parity, json=json)
     print_what_saturates(report, data)
+    if report.suggestion:
+        console.print_note(report.suggestion, "dim")
     return status
 
 
@@ -135,10 +150,11 @@ def print_parity(report: ParityReport) -> None:
     _print_models(report, most)
     if console.shows_details():
         _print_comparisons(report, most)
-    _print_sets(report)
+    print_sets(report)
+    print_releases(report)
     for artifact, verdict in report.verdicts.items():
         figures = report.summary[artifact] if console.shows_details() else without_details(report.summary[artifact])
-        console.print_note(f"{artifact}: {VERDICT_WORDS[verdict]}, {figures}", _VERDICT_STYLES[verdict])
+        console.print_note(f"{artifact}: {VERDICT_WORDS[verdict]}, {figures}", VERDICT_STYLES[verdict])
     for one in report.certificates:
         console.print_note(f"{IR_INT8_CHECKED} on {one.isa}, {one.kernels}: {one.summary}; {one.cost}", "dim")
     for problem in report.problems:
@@ -154,8 +170,6 @@ def print_parity(report: ParityReport) -> None:
             )
     if report.run is None:
         return
-    if report.suggestion:
-        console.print_note(report.suggestion, "dim")
     if any(row.needed_images for row in report.rows):
         console.print_note("to prove more, use more test images, or allow more loss: --max-drop", "dim")
     if not console.shows_details():
@@ -188,7 +202,7 @@ def _print_models(report: ParityReport, most: int) -> None:
                 "-" if row.accuracy is None or row.images < most else f"{100 * row.accuracy:.1f} %",
                 f"{100 * row.changed:.1f} %",
                 f"{times.get((artifact, row.compute.dtype), row.latency_ms):.1f}",
-                _in_table(report.verdicts.get(artifact, "")),
+                in_table(report.verdicts.get(artifact, "")),
             )
             for artifact, row in deployed.items()
         ],
@@ -198,10 +212,6 @@ def _print_models(report: ParityReport, most: int) -> None:
     fewer = [row.images for row in deployed.values() if row.images < most]
     if fewer and not console.shows_details():
         console.print_note(f"-: compared on only {max(fewer)} images, too few for an accuracy", "dim")
-
-
-def _in_table(verdict: str) -> str:
-    return verdict.upper() if verdict == "failed" else verdict
 
 
 def _print_comparisons(report: ParityReport, most: int) -> None:
@@ -220,41 +230,6 @@ def _print_comparisons(report: ParityReport, most: int) -> None:
         console.print_note(f"accuracy is on all {most:,} images; rows with fewer images have none", "dim")
 
 
-def _print_sets(report: ParityReport) -> None:
-    """A row a model and instruction set, in the precision that OpenVINO chooses there."""
-    if not report.sets:
-        return
-    from ftx.runs.parity_json import latency_rows
-
-    deployed = [row for row in report.rows if row.view != "files" and row.compute.chosen_by_runtime]
-    times = {_of_set(row): row.latency_ms for row in latency_rows(deployed)}
-    # Of several ways that it runs there the least favourable one.
-    rows = {_of_set(row): row for row in sorted(deployed, key=lambda row: (row.verdict == "failed", row.changed))}
-    cells: list[tuple[str, ...]] = []
-    for one in report.sets:
-        of_set = (one.artifact, one.isa, one.emulated)
-        row = rows.get(of_set)
-        figures = ("-",) * 5
-        if row is not None:
-            figures = (
-                row.compute.title,
-                console.figure(row.max_abs, ".1e"),
-                f"{100 * row.changed:.1f}",
-                f"{times[of_set]:.0f}",
-                _most_used(row),
-            )
-        cells.append((one.isa, one.artifact, *figures, str(one)))
-    console.print_table(
-        ("set", "artifact", "compute", "max |d|", "changed %", "ms", "kernels", ""),
-        cells,
-        styles=["bad" if one.verdict == "failed" else "plain" for one in report.sets],
-        title="instruction sets: what their kernels compute on this CPU; the speed of emulated ones is a hint",
-    )
-    for one in report.sets:
-        if one.verdict not in ("proved", "not_run"):
-            console.print_note(f"{one.artifact} on {one.isa}: {one}: {one.summary}", _SET_STYLES[one.verdict])
-
-
 def print_what_saturates(report: ParityReport, data: Path | None) -> None:
     """The command that exports a model for CPUs without VNNI, if int8 fails there only."""
     if not report.int8_saturates or IR_INT8_SAFE.name in report.verdicts:
@@ -265,16 +240,6 @@ def print_what_saturates(report: ParityReport, data: Path | None) -> None:
     console.print_note(
         f"without VNNI the products of int8 saturate; with weights in 7 bits they do not: {where}{again}", "strong"
     )
-
-
-def _of_set(row: ParityRow) -> tuple[str, InstructionSet | None, bool]:
-    return row.artifact, row.isa, row.emulated
-
-
-def _most_used(row: ParityRow) -> str:
-    """The kernel of most products, and how many others there are."""
-    by_use = sorted(row.primitives, key=lambda name: (-row.primitives[name], name))
-    return f"{by_use[0]}, +{len(by_use) - 1}" if len(by_use) > 1 else "".join(by_use) or "-"
 
 
 def _worst_class(rows: Sequence[ParityRow]) -> str | None:
@@ -313,7 +278,7 @@ def _cells(row: ParityRow, *, wide: bool, of_all: bool) -> tuple[str, ...]:
         f"{row.lost:.4g}",
         f"{row.gained:.4g}",
         f"{row.latency_ms:.1f}",
-        _in_table(row.verdict),
+        in_table(row.verdict),
     )
 
 

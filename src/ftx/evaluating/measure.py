@@ -33,6 +33,7 @@ from ftx.runs.run import Run
 from ftx.runs.views import VIEW_OF, KernelPath, View
 from ftx.runtimes import load_artifact, load_with_all_tokens
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute, kernel_paths
+from ftx.runtimes.other_release import OtherRelease
 from ftx.runtimes.predictor import BATCH_IMAGES, Predictor, feed_files
 from ftx.tasks.thresholds import Floats
 
@@ -143,7 +144,7 @@ def measure(
         if len(tints):
             logits_NC = np.concatenate([logits_NC, graph_logits(predictor, tints, progress)])
         latency_ms = graph_latency_ms(predictor, images.pixels) if timed else 0.0
-    kernels = predictor.kernels() if isinstance(predictor, OpenVinoPredictor) else None
+    kernels = predictor.kernels() if isinstance(predictor, OpenVinoPredictor | OtherRelease) else None
     return Measurement(Subject(artifact, view, predictor.compute, latency_ms, kernels), rows, len(tints) > 0, logits_NC)
 
 
@@ -326,7 +327,7 @@ def float_faults(folder: Path, reference: Reference, pixels_NHWC: Pixels, table:
     return [f"its float model: {fault}" for fault in found.exceeded]
 
 
-def reference_logits(predictor: OpenVinoPredictor, view: View) -> ReferenceLogits:
+def reference_logits(predictor: OpenVinoPredictor | OtherRelease, view: View) -> ReferenceLogits:
     """A model's own logits for the reference images next to it, opened with the kernels of the view."""
     assert view != "files"
     _, pixels = read_reference(predictor)

@@ -20,6 +20,7 @@ from ftx.evaluating.measure import measure_folder, measure_run
 from ftx.evaluating.parity_images import run_images
 from ftx.evaluating.parity_report import (
     add_own_set,
+    add_release,
     add_set,
     add_transfer,
     finish,
@@ -28,6 +29,7 @@ from ftx.evaluating.parity_report import (
     parity_report,
     set_proof,
 )
+from ftx.evaluating.releases import install_releases, measure_in_releases
 from ftx.evaluating.suggest_checked import suggest_checked
 from ftx.evaluating.transfer import transfer
 from ftx.recipe.sections import MAX_DROP
@@ -51,6 +53,8 @@ def validate(
     max_drop: float | None = None,
     require_proof: bool = False,
     isa: Sequence[InstructionSet] = (),
+    openvino: Sequence[str] = (),
+    wheels: Path | None = None,
     progress: Progress = SILENT,
 ) -> ParityReport:
     """Compare every artifact of a run, or one exported folder, with the trained model, and give each a verdict.
@@ -58,7 +62,8 @@ def validate(
     ``target`` is the latest run by default. ``data`` is the folder of the images now. ``bounds`` replaces
     values of the table of ``ftx.evaluating.logit_bounds``. ``images`` takes that many of the held-out ones, spread
     evenly, which proves nothing. ``max_drop`` is the fraction of images that may be lost (the recipe's by default).
-    ``isa`` also runs the OpenVINO models in processes limited to these instruction sets.
+    ``isa`` also runs the OpenVINO models in processes limited to these instruction sets. ``openvino`` also runs those
+    of a run with these releases, on the same sets; pip installs them, from the folder ``wheels`` if it is given.
     A run gets ``reports/parity.json``, and each OpenVINO model its ``proof.json``. ``ok`` is false if an artifact
     failed, or, with ``require_proof``, is not proved; nothing is raised for it.
     Raises: RunError if nothing is exported, or a file is altered or stale; ExportError for a folder; DataError.
@@ -85,13 +90,20 @@ def validate(
                 found="--images" if images is not None else "--data, which is only for int8-checked",
                 fix="run the command without them, or name the run",
             )
+        if openvino:
+            raise InputError(
+                "--openvino must not be given for an exported folder",
+                where=folder,
+                fix="name the run, or install that OpenVINO and run ftx validate again",
+            )
         if isa and table != Bounds.of(None):
             raise InputError(
                 "--bound cannot be combined with --isa", where=folder, fix="run the command with one of them"
             )
         return finish(_validate_folder(folder, table, max_drop, isa, data, progress), require_proof=require_proof)
     run = target if isinstance(target, Run) else Run.open(path)
-    return _validate_run(run, data, images, table, max_drop, isa, require_proof, progress)
+    homes = install_releases(openvino, wheels, progress) if openvino else {}
+    return _validate_run(run, data, images, table, max_drop, isa, homes, require_proof, progress)
 
 
 def _validate_folder(
@@ -148,6 +160,7 @@ def _validate_run(
     table: Bounds,
     max_drop: float | None,
     sets: Sequence[InstructionSet],
+    releases: Mapping[str, Path],
     require_proof: bool,
     progress: Progress,
 ) -> ParityReport:
@@ -182,6 +195,15 @@ def _validate_run(
         add_set(report, artifact, isa, judged)
         if held is not None and judged is not None:
             proofs.setdefault(artifact, []).append(set_proof(report, artifact, isa, judged, held))
+    own = this_set()
+    in_releases = tuple(sets) or ((own,) if own else ())
+    folders = {artifact: run.folder(artifact) for artifact in irs if artifact != IR_INT8_CHECKED}
+    for cell in measure_in_releases(folders, releases, in_releases, images, measured, progress):
+        judged = cell.held and judge(cell.held.comparisons, margin, partial=partial)
+        add_release(report, cell, judged)
+        if cell.held is not None and judged is not None:
+            proof = set_proof(report, cell.artifact, cell.isa, judged, cell.held, cell.openvino)
+            proofs.setdefault(cell.artifact, []).append(proof)
     report.certificates = [] if checked is None else read_certificates(checked).certificates
     report.suggestion = suggest_checked(run.path, measured) if checked is None else None
     finish(report, require_proof=require_proof)

@@ -25,6 +25,7 @@ from ftx.runs.card_json import REFERENCE_FILE
 from ftx.runs.compute_precision import ComputePrecision
 from ftx.runs.run import Run
 from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.other_release import OtherRelease
 
 # The graph view in f32 compares numbers, and a fault in a graph changes the logits of any image: this many, spread
 # over the held-out ones, show it. What rests on labels is run on them all, as the view from files is.
@@ -111,7 +112,7 @@ def folder_images(predictor: OpenVinoPredictor) -> tuple[Reference, ParityImages
     return reference, ParityImages((), rows, pixels, pixels[:0], predictor.preprocess)
 
 
-def read_reference(predictor: OpenVinoPredictor) -> tuple[Reference, Pixels]:
+def read_reference(predictor: OpenVinoPredictor | OtherRelease) -> tuple[Reference, Pixels]:
     """The reference images next to a model and the trained model's logits for them.
 
     Shape: pixels [N, H, W, 3].

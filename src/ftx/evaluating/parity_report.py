@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from ftx.core.errors import RunError
 from ftx.core.progress import Progress
 from ftx.evaluating.judge import ParityJudgement
 from ftx.evaluating.measure import Measurements
 from ftx.evaluating.readme_verdicts import write_verdicts
+from ftx.evaluating.releases import Cell
 from ftx.runs.artifacts import ARTIFACTS, Artifact
 from ftx.runs.card_json import PROOF_FILE
 from ftx.runs.kept_logits import keep_logits
-from ftx.runs.machine import InstructionSet, Machine, cpu_flags, environment, is_held, this_machine, this_set
-from ftx.runs.parity_json import PARITY_FILE, ParityReport, SetVerdict, Transfer, Verdict, read_parity
+from ftx.runs.machine import (
+    InstructionSet,
+    Machine,
+    cpu_flags,
+    environment,
+    is_held,
+    sets_of,
+    this_machine,
+    this_set,
+)
+from ftx.runs.parity_json import PARITY_FILE, ParityReport, ReleaseVerdict, SetVerdict, Transfer, Verdict, read_parity
 from ftx.runs.proof_json import RunProof, keep_proof
 from ftx.runs.run import Run
 
@@ -74,25 +85,50 @@ def add_set(
     report.sets.append(SetVerdict(artifact=artifact.name, isa=isa, emulated=emulated, verdict=verdict, summary=summary))
 
 
+def add_release(report: ParityReport, cell: Cell, judged: ParityJudgement | None) -> None:
+    """One model with another release; ``judged`` is None if it cannot run, which fails if the CPU has the set."""
+    verdict: Verdict | Literal["not_run"] = "failed" if cell.isa in sets_of(cpu_flags()) else "not_run"
+    summary = cell.reason
+    if judged is not None:
+        verdict, summary = judged.verdicts[cell.artifact.name], judged.summary[cell.artifact.name]
+    report.releases.append(
+        ReleaseVerdict(
+            artifact=cell.artifact.name,
+            isa=cell.isa,
+            emulated=cell.isa != this_set(),
+            openvino=cell.openvino,
+            verdict=verdict,
+            summary=summary,
+        )
+    )
+
+
 def finish(report: ParityReport, *, require_proof: bool) -> ParityReport:
     """With ``ok``: nothing failed, on this machine and in the sets; and all is proved if that is required."""
-    in_sets: list[Verdict] = [one.verdict for one in report.sets if one.verdict != "not_run"]
+    cells = [*report.sets, *report.releases]
+    in_sets: list[Verdict] = [one.verdict for one in cells if one.verdict != "not_run"]
     allowed = {"proved"} if require_proof else {"proved", "unproved"}
     report.require_proof, report.ok = require_proof, {*report.verdicts.values(), *in_sets} <= allowed
     return report
 
 
 def set_proof(
-    report: ParityReport, artifact: Artifact, isa: InstructionSet, judged: ParityJudgement, held: Measurements
+    report: ParityReport,
+    artifact: Artifact,
+    isa: InstructionSet,
+    judged: ParityJudgement,
+    held: Measurements,
+    openvino: str | None = None,
 ) -> RunProof:
-    """What a run's validation found of a model in another instruction set."""
+    """What a run's validation found of a model in another instruction set, or with another release of OpenVINO."""
+    machine = held_machine(isa) if isa != this_set() else this_machine()
     return RunProof(
         verdict=judged.verdicts[artifact.name],
         summary=judged.summary[artifact.name],
         max_drop=report.max_drop,
         split=report.split,
         whole=report.whole,
-        machine=held_machine(isa),
+        machine=machine if openvino is None else machine.model_copy(update={"openvino": openvino}),
         family=judged.family,
         rows=judged.rows,
         answers=held.on_reference[artifact],

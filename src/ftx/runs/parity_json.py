@@ -245,6 +245,13 @@ class SetVerdict(ClosedModel):
         return f"{self.verdict} (emulated)" if self.emulated and self.verdict == "proved" else self.verdict
 
 
+class ReleaseVerdict(SetVerdict):
+    """The verdict on one OpenVINO model on one instruction set with another release of OpenVINO."""
+
+    openvino: str
+    """The version of OpenVINO; the release as it was given if nothing ran."""
+
+
 class ParityReport(CommandReport):
     """How much accuracy the exported models lose, compared with the trained model."""
 
@@ -281,6 +288,8 @@ class ParityReport(CommandReport):
     """Only for an exported folder: its verdict here, from the verdict of another machine. Otherwise null."""
     sets: list[SetVerdict] = []  # noqa: RUF012  pydantic copies it
     """The verdicts on the instruction sets of ``--isa``."""
+    releases: list[ReleaseVerdict] = []  # noqa: RUF012  pydantic copies it
+    """The verdicts with the releases of ``--openvino``, on the same instruction sets."""
     certificates: list[Certificate] = []  # noqa: RUF012  pydantic copies it
     """Only for int8-checked: what is certified, for each instruction set and version of OpenVINO."""
     suggestion: str | None = None

@@ -105,7 +105,7 @@ class Proof(ClosedModel):
     run: RunProof | None = None
     """The result of ``ftx validate RUN``; null if there is none."""
     sets: list[RunProof] = []  # noqa: RUF012  pydantic copies it
-    """The results of the same command in other instruction sets (``--isa``)."""
+    """The results of the same command in other instruction sets (``--isa``), or with other releases of OpenVINO."""
     devices: list[Transfer] = []  # noqa: RUF012  pydantic copies it
     """The results of ``ftx validate`` for this folder, one for each machine."""
 
@@ -181,8 +181,8 @@ def keep_proof(
 
     What is known of other instruction sets stays.
     """
-    measured = [proof.isa for proof in sets or []]
-    others = [proof for proof in _known_sets(folder, ir) if proof.isa not in measured]
+    measured = [(proof.isa, proof.machine.openvino) for proof in sets or []]
+    others = [proof for proof in _known_sets(folder, ir) if (proof.isa, proof.machine.openvino) not in measured]
     found = RunProof(
         verdict=report.verdicts[artifact.name],
         summary=report.summary[artifact.name],
