@@ -14,7 +14,7 @@ from ftx.cli.print_sets import print_releases, print_sets
 from ftx.cli.shared_options import JsonFlag, RequireProofFlag, TargetArgument, split_commas
 from ftx.cli.verdict_words import VERDICT_STYLES, VERDICT_WORDS, in_table
 from ftx.core.errors import InputError, check_known, shell_command
-from ftx.runs.artifacts import EXPORT_IR, IR_INT8_CHECKED, IR_INT8_SAFE, TRAINED
+from ftx.runs.artifacts import EXPORT_IR, IR_INT8, IR_INT8_CHECKED, IR_INT8_SAFE, TRAINED
 from ftx.runs.machine import INSTRUCTION_SETS, InstructionSet, this_set
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def command(
     )
     status = console.show(report, print_parity, json=json)
     print_what_saturates(report, data)
-    if report.suggestion:
+    # Who has verified int8 need not think of another.
+    if report.suggestion and (console.shows_details() or report.verdicts[IR_INT8.name] != "proved"):
         console.print_note(report.suggestion, "dim")
     return status
 
