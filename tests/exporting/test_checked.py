@@ -23,7 +23,7 @@ from ftx.tasks.decisions import movements
 
 
 @pytest.mark.slow
-def test_it_is_exported_certified_and_validated(fresh_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_exported_certified_and_validated(fresh_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with one_int8_setting():
         report = export(fresh_run, formats=["openvino"], precisions=["fp32", "int8", "int8-checked"])
     fp32, checked, int8 = (fresh_run.path / one.path for one in report.artifacts)
@@ -46,6 +46,17 @@ def test_it_is_exported_certified_and_validated(fresh_run: Run, capsys: pytest.C
     found = validate(fresh_run)
     assert found.verdicts["openvino/int8-checked"] != "failed"
     assert [row.subject for row in found.rows if row.subject == IR_INT8_CHECKED]
+    # Without test images, it is judged by the half of val that did not give its bound, and the others by all of val.
+    without_test = tuple(entry for entry in fresh_run.entries() if entry.split != "test")
+
+    def entries(run: Run, split: Split | None = None) -> tuple[Entry, ...]:
+        return tuple(one for one in without_test if split in (None, one.split))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "entries", entries)
+        rows = validate(fresh_run).rows
+    images = {(row.artifact, row.images) for row in rows if row.view == "files" and row.subject.precision == "int8"}
+    assert images == {("openvino/int8", 12), ("openvino/int8-checked", 6)}
     with pytest.raises(InputError) as caught:
         export_ovms(fresh_run, fresh_run.path / "ovms", precisions=["int8-checked"])
     assert "ftx serve" in str(caught.value.fix)

@@ -214,8 +214,9 @@ def measure_run(
                     predictor = OpenVinoPredictor(run.folder(artifact), compute, kernels="single")
                 found = measure(artifact, predictor, images, view, bar)
                 measured.add(found)
-                if view == "files" and not measured.spent.get(artifact):
-                    measured.from_files[artifact, predictor.compute] = found.logits_NC
+                if view == "files":
+                    if not measured.spent.get(artifact):  # else a report would show images that made it
+                        measured.from_files[artifact, predictor.compute] = found.logits_NC
                 elif isinstance(predictor, OpenVinoPredictor):
                     own = measured.on_reference.setdefault(artifact, [])
                     own.append(reference_logits(predictor, view))
