@@ -452,6 +452,8 @@ def validate_openvino(lab: Lab, flag: str, value: str) -> None:
     other = lab.call("validate", run, "--openvino", "2025.3", "--wheels", wheels)
     assert (other.status, "pip cannot install OpenVINO 2025.3" in other.err) == (3, True)
     assert lab.call("validate", run / "openvino" / "fp32", *release).status == 2
+    alone = lab.call("validate", run, "--wheels", wheels)
+    assert (alone.status, "--wheels is only for --openvino" in alone.err) == (2, True)
 
 
 def _bench(lab: Lab, target: Path, *words: object) -> list[dict[str, Any]]:

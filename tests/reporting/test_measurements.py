@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from tests.evaluating.written_runs import WRITTEN
 from tests.runs.test_bench_json import bench_of, row_of
+from tests.runs.test_certificate_json import certificate
 
 from ftx.reporting.facts import RunFacts, gather
-from ftx.reporting.measurements import chain, latency, set_rows, shown_precision
+from ftx.reporting.measurements import certificate_rows, chain, latency, set_rows, shown_precision
 from ftx.runs.compute_precision import read_compute
 from ftx.runs.parity_json import RowBound, SetVerdict
 from ftx.runs.run import Run
@@ -101,6 +102,12 @@ def test_what_was_found_in_other_sets_stands_beside_with_how_it_was_found(facts:
         ("openvino/int8", "amx", "not_run", "this CPU lacks it"),
     ]
     assert set_rows(replace(facts, parity=None)) == []
+    two = [certificate(), certificate(kernels="single", changed=0)]
+    assert certificate_rows(replace(facts, parity=facts.parity.model_copy(update={"certificates": two}))) == [
+        ("avx512_vnni", "batch", two[0].summary, two[0].cost),
+        ("avx512_vnni", "single", two[1].summary, two[1].cost),
+    ]
+    assert certificate_rows(facts) == []
     # Their rows are none of this machine's.
     emulated = with_rows(facts, "openvino/fp32", "f32", emulated=True, max_abs=99.0)
     assert "99" not in str(chain(emulated))

@@ -11,7 +11,7 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.print_sets import print_releases, print_sets
-from ftx.cli.shared_options import JsonFlag, RequireProofFlag, TargetArgument, split_commas
+from ftx.cli.shared_options import JsonFlag, RequireProofFlag, TargetArgument, check_usage, split_commas
 from ftx.cli.verdict_words import VERDICT_STYLES, VERDICT_WORDS, in_table
 from ftx.core.errors import InputError, check_known, shell_command
 from ftx.runs.artifacts import EXPORT_IR, IR_INT8, IR_INT8_CHECKED, IR_INT8_SAFE, TRAINED
@@ -91,6 +91,14 @@ def command(
     preprocessing of the image files. one_image: the int8 model gets one image at a time; ftx shows this view only if
     the int8 model uses other CPU kernels for one image than for several.
     """
+    check_usage(
+        (
+            wheels and not openvino,
+            InputError(
+                "--wheels is only for --openvino", fix="add --openvino LIST, or run the command without --wheels"
+            ),
+        )
+    )
     from ftx.evaluating import validate
 
     report = validate(

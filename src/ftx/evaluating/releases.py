@@ -6,7 +6,6 @@ Each release is installed into a folder of its own in the user's cache, and runs
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -70,10 +69,11 @@ def _installed(release: str, wheels: Path | None) -> Path:
         return home
     version = release if release.count(".") == 2 else f"{release}.*"
     source = ["--no-index", "--find-links", str(wheels)] if wheels else []
-    with tempfile.TemporaryDirectory(dir=home.parent) as staged:
+    with tempfile.TemporaryDirectory(dir=home.parent) as above:
+        staged = Path(above, "openvino")
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *source]
         done = subprocess.run(
-            [*pip, "--only-binary", ":all:", "--target", staged, f"openvino=={version}"],
+            [*pip, "--only-binary", ":all:", "--target", str(staged), f"openvino=={version}"],
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -86,7 +86,7 @@ def _installed(release: str, wheels: Path | None) -> Path:
                 found=(errors or done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1][:300],
                 fix="connect to a network, or give a folder with its wheels: --wheels DIR",
             )
-        shutil.copytree(staged, home, dirs_exist_ok=True)
+        staged.replace(home)  # in one step, over the empty folder: an interrupted installation leaves nothing
     return home
 
 

@@ -22,7 +22,7 @@ from ftx.tasks.thresholds import Flags
 
 # After this number of images, the part that ran twice is compared with that of the images that gave the bound.
 WINDOW = 1_000
-# The fraction of windows that are noted though the images have not changed.
+# The fraction of comparisons that find a rise although the images have not changed, at most.
 FALSE_ALARMS = 0.001
 
 
@@ -84,12 +84,13 @@ class CheckedNetwork:
             return
         with self._lock:
             self.rises += 1
-        if self.rises == 1:
+            first = self.rises == 1
+        if first:
             before, of = self._known
             self.note(
                 f"{twice / images:.1%} of the last {images:,} images also ran in fp32, but only {before / of:.1%} of "
-                f"the {of:,} images of the certificate. It may not hold for the new images (false alarms: "
-                f"{FALSE_ALARMS:.1%}); to certify the model with some of them"
+                f"the {of:,} images of the certificate. By chance, this happens in at most {FALSE_ALARMS:.1%} of such "
+                f"comparisons. The certificate may not hold for the new images; to certify the model with some of them"
             )
 
 

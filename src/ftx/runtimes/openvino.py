@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +36,7 @@ from ftx.runtimes.compiled_network import (
     has_single_kernels,
 )
 from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, RanModel, feed_files
+from ftx.runtimes.release_process import primitives
 from ftx.runtimes.single_kernels import preprocessing
 from ftx.tasks.thresholds import Flags, Floats
 
@@ -141,12 +141,7 @@ class OpenVinoPredictor:
 
     def kernels(self) -> Kernels:
         """What computes the products: convolutions, linear layers, attention; in a network for one image, its body."""
-        found: Counter[str] = Counter()
-        for node in self._network.compiled.get_runtime_model().get_ordered_ops():
-            info = node.get_rt_info()
-            if _is_product(info["layerType"].astype(str), info["originalLayersNames"].astype(str)):
-                found[info["primitiveType"].astype(str)] += 1
-        return Kernels(this_set(), is_held(cpu_flags()), dict(sorted(found.items())))
+        return Kernels(this_set(), is_held(cpu_flags()), primitives(self._network.compiled))
 
     def request(self) -> Callable[[Pixels], Mapping[str, Floats]]:
         """A request for one thread, which may run it many times: all outputs of the model.
@@ -261,13 +256,6 @@ def _properties(compute: Compute, threads: int | None, streams: int | None, cach
         "CACHE_DIR": cache and str(cache),
     }
     return {name: value for name, value in chosen.items() if value is not None}
-
-
-def _is_product(kind: str, made_of: str) -> bool:
-    """Whether a node of a compiled model multiplies matrices; attention in one piece is a subgraph made of one."""
-    return kind in ("FullyConnected", "Convolution", "MatMul", "ScaledDotProductAttention") or (
-        kind == "Subgraph" and "scaled_dot_product" in made_of
-    )
 
 
 def default_compute() -> ComputePrecision:

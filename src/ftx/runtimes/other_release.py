@@ -63,6 +63,9 @@ class OtherRelease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         """End the process."""
         self._process.kill()
         self._process.communicate()
@@ -107,7 +110,7 @@ class OtherRelease:
         except (OSError, ValueError):
             reply = {"error": f"its process ended with status {self._process.wait()}"}
         if "error" in reply:
-            self.__exit__(None, None, None)
+            self.close()
             raise ExportError(
                 "this OpenVINO cannot run the model",
                 where=self.folder,
