@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load, save
 from tests.effects.lab import Lab
 from tests.evaluating.wheels_of_openvino import write_wheel
+from tests.gates.faults import edit_json
 
 from ftx.runs.machine import this_set
+from ftx.runs.update_zip import REFERENCE_LOGITS, read_update, write_update
 
 
 def _sizes(run: Path) -> dict[str, int]:
@@ -454,6 +457,68 @@ def validate_openvino(lab: Lab, flag: str, value: str) -> None:
     assert lab.call("validate", run / "openvino" / "fp32", *release).status == 2
     alone = lab.call("validate", run, "--wheels", wheels)
     assert (alone.status, "--wheels is only for --openvino" in alone.err) == (2, True)
+
+
+def with_verdict(lab: Lab, name: str, verdict: str) -> Path:
+    """A copy of a model of which this machine found that."""
+    folder = Path(shutil.copytree(lab.exported[0] / "openvino" / "fp32", lab.root / name))
+    (folder / "proof.json").unlink(missing_ok=True)
+    lab.done("validate", folder, "--json")
+    edit_json(folder / "proof.json", lambda proof: proof["devices"][0].update(verdict=verdict))
+    return folder
+
+
+def validate_device(lab: Lab, flag: str, value: str) -> None:
+    folder = lab.exported[0] / "openvino" / "fp32"
+    assert lab.done("validate", folder, "--json").json["machine"]["device"] == "CPU"
+    assert lab.done("validate", folder, flag, value, "--json").json["machine"]["device"] == value
+    assert lab.call("validate", folder, flag, "GPU.9").status == 3
+
+
+def predict_device(lab: Lab, flag: str, value: str) -> None:
+    words = ("predict", "hues/red/0.png", "--artifact", with_verdict(lab, "proved-on-cpu", "proved"), "--json")
+    assert "not validated" not in lab.done(*words).err
+    assert f"not validated yet on {value}" in lab.done(*words, flag, value).err
+    assert lab.call(*words, flag, "GPU.9").status == 3
+
+
+def predict_require_proof(lab: Lab, flag: str, value: str) -> None:
+    for verdict, status in (("proved", 0), ("unproved", 1)):
+        words = ("predict", "hues/red/0.png", "--artifact", with_verdict(lab, f"{verdict}-here", verdict), "--json")
+        assert lab.call(*words).status == 0
+        assert lab.call(*words, flag).status == status
+
+
+def predict_allow_failed(lab: Lab, flag: str, value: str) -> None:
+    words = ("predict", "hues/red/0.png", "--artifact", with_verdict(lab, "failed-here", "failed"), "--json")
+    assert lab.call(*words).status == 1
+    assert lab.done(*words, flag).lines[0]["labels"]
+
+
+def bench_device(lab: Lab, flag: str, value: str) -> None:
+    folder = lab.exported[0] / "openvino" / "fp32"
+    words = ("bench", folder, "--batch", "1", "--seconds", "0.03", "--json")
+    assert lab.done(*words, flag, value).json["machine"]["device"] == value
+
+
+def apply_require_proof(lab: Lab, flag: str, value: str) -> None:
+    run, shipped = lab.shipped
+    words = ("apply", run / "trained", shipped / "base", lab.root / "on-device-unproved")
+    assert lab.call(*words, flag).status == 1
+    assert not (lab.root / "on-device-unproved").exists()
+    assert lab.done(*words, "--json").json["verdict"] == "unproved"
+
+
+def apply_allow_failed(lab: Lab, flag: str, value: str) -> None:
+    _, shipped = lab.shipped
+    update, files = read_update(shipped / "one")
+    logits = load(files[REFERENCE_LOGITS])
+    logits["logits"] = -logits["logits"]
+    failed = lab.root / "failed-there"
+    write_update(failed, update, files | {REFERENCE_LOGITS: save(logits)})
+    words = ("apply", failed, shipped / "base", lab.root / "on-device-failed")
+    assert lab.call(*words).status == 1
+    assert lab.done(*words, flag, "--json").json["verdict"] == "failed"
 
 
 def _bench(lab: Lab, target: Path, *words: object) -> list[dict[str, Any]]:

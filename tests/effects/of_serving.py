@@ -21,6 +21,7 @@ from typing import Any
 
 from PIL import Image
 from tests.effects.lab import Lab
+from tests.effects.of_artifacts import with_verdict
 
 IMAGE = "hues/red/0.png"
 
@@ -66,6 +67,24 @@ def targets(lab: Lab, flag: str, value: str) -> None:
         assert [one["name"] for one in said["models"]] == ["first", "exported", "named"]
         assert _ask(lab, said["address"])[1]["model"] == "first"
     assert lab.call("serve", lab.train().path).status == 2  # it has no OpenVINO model
+
+
+def device(lab: Lab, flag: str, value: str) -> None:
+    assert lab.call("serve", _ir(lab), flag, value).status == 3
+
+
+def require_proof(lab: Lab, flag: str, value: str) -> None:
+    folder = with_verdict(lab, "unproved-served", "unproved")
+    assert lab.call("serve", folder, flag, "--port", "0").status == 1
+    with _served(lab, folder) as said:
+        assert _ask(lab, said["address"])[0] == 200
+
+
+def allow_failed(lab: Lab, flag: str, value: str) -> None:
+    folder = with_verdict(lab, "failed-served", "failed")
+    assert lab.call("serve", folder, "--port", "0").status == 1
+    with _served(lab, folder, flag) as said:
+        assert _ask(lab, said["address"])[0] == 200
 
 
 def host(lab: Lab, flag: str, value: str) -> None:

@@ -24,7 +24,7 @@ from ftx.runs.parity_json import ParityReport, ParityRow
 from ftx.runs.proof_json import PROOF_SCHEMA, read_proof
 from ftx.runs.run import Run
 from ftx.runtimes import compiled_network, load, load_folder
-from ftx.runtimes.choose_artifact import best_ir, best_of, note_missing_proof
+from ftx.runtimes.choose_artifact import best_ir, best_of, check_proof
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.runtimes.single_kernels import ModelParts
 
@@ -169,7 +169,7 @@ def test_a_proof_from_before_says_nothing_of_one_image(run: Run) -> None:
     known["run"]["rows"] = [row for row in known["run"]["rows"] if row["view"] != "one_image"]
     (folder / PROOF_FILE).write_text(json.dumps(known | {"schema_version": 1}))
     listener = Listener()
-    note_missing_proof(folder, listener)
+    check_proof(folder, listener)
     assert "this model is not validated yet on this CPU" in listener.said[0]
     found = validate(folder, progress=listener)
     assert "which did not run int8 on single images" in listener.said[1]

@@ -369,3 +369,8 @@ def test_a_table_of_predictions_has_the_model_of_each_and_the_count(folder: Path
     else:
         ran = [json.loads(line)["ran"] for line in out.read_text().splitlines()]
     assert ran == expected
+
+
+def test_it_runs_only_on_the_cpu(folder: Path) -> None:
+    with pytest.raises(ExportError, match="int8-checked runs only on the CPU"):
+        OpenVinoPredictor(folder, device="AUTO:CPU")

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 from tests.conftest import Listener
@@ -21,7 +21,8 @@ from ftx.runs.parity_json import read_parity
 from ftx.runs.proof_json import ir_digest
 from ftx.runs.run import Run
 from ftx.runs.tuning_json import OpenvinoSetting, TuningResult, keep_tuned
-from ftx.runtimes.choose_artifact import best_ir, best_of, furthest, note_missing_proof, why_not_here
+from ftx.runtimes import LoadOptions
+from ftx.runtimes.choose_artifact import best_ir, best_of, check_proof, furthest, why_not_here
 
 WRITTEN = Path(__file__).parents[1] / "written" / "v1" / "multiclass-dora"
 IRS = (IR_FP32, IR_FP16, IR_INT8)
@@ -230,9 +231,9 @@ def test_of_a_run_that_another_machine_validated_what_is_proved_for_this_set_is_
     assert best_ir(Run.open(run))[0] == IR_FP32
 
 
-def noted(folder: Path) -> list[str]:
+def noted(folder: Path, **options: Unpack[LoadOptions]) -> list[str]:
     listener = Listener()
-    note_missing_proof(folder, listener)
+    check_proof(folder, listener, **options)
     return listener.said
 
 
@@ -248,12 +249,61 @@ def test_who_predicts_with_a_model_that_is_not_proved_here_is_told(verdict: str,
     folder = device / "fp16"
     again = f"this model is not validated yet on this CPU and version of OpenVINO: run ftx validate {folder}"
     assert noted(folder) == [again]  # proved elsewhere, for this set
+    assert noted(folder, require_proof=True) == [again]
     found_here(device, IR_FP16, verdict)
-    assert noted(folder) == said
+    assert noted(folder, allow_failed=True) == said
+    for refused, options in (
+        (verdict == "failed", LoadOptions()),
+        (verdict != "proved", LoadOptions(require_proof=True)),
+        (verdict != "proved", LoadOptions(require_proof=True, allow_failed=True)),
+    ):
+        if refused:
+            with pytest.raises(GateFailed) as caught:
+                noted(folder, **options)
+            assert f"it is {verdict}" in str(caught.value.found)
+        else:
+            assert noted(folder, **options) == said
     found_here(device, IR_FP16, verdict, max_drop=0.03)  # the run's margin is 0.02
     assert noted(folder) == [again]
     prove(device, IR_FP16, 1.0, max_drop=0.03)
-    assert noted(folder) == said
+    assert noted(folder, allow_failed=True) == said
+
+
+def test_a_proof_on_the_cpu_is_none_on_another_device(device: Path) -> None:
+    folder = device / "fp16"
+    found_here(device, IR_FP16, "proved")
+    assert noted(folder) == []
+    again = f"this model is not validated yet on AUTO of this machine: run ftx validate {folder} --device AUTO"
+    assert noted(folder, device="AUTO") == [again]
+    with pytest.raises(GateFailed, match="--require-proof"):
+        noted(folder, device="AUTO", require_proof=True)
+    assert best_of(device, "AUTO")[0].name == "fp32"
+    on_auto = this_machine("AUTO").model_dump(mode="json")
+    found_here(device, IR_FP16, "proved", machine=on_auto)
+    assert noted(folder, device="AUTO", require_proof=True) == []
+    assert noted(folder) != []
+    assert best_of(device, "AUTO")[0].name == "fp16"
+    found_here(device, IR_FP32, "failed", machine=on_auto)
+    found_here(device, IR_FP16, "failed", machine=on_auto)
+    assert best_of(device, "AUTO")[0].name == "int8"
+    with pytest.raises(GateFailed, match=r"failed ftx validate on this machine on AUTO"):
+        noted(folder, device="AUTO")
+
+
+def test_a_verdict_of_another_release_counts_once_that_is_installed(device: Path) -> None:
+    """``ftx validate RUN --openvino`` keeps it next to the models."""
+    here = this_machine().model_dump(mode="json")
+
+    def change(proof: Any) -> None:
+        proof["sets"] = [proof["run"] | {"machine": here | {"openvino": one}, "verdict": "failed"} for one in versions]
+
+    versions = ["2025.4.1"]
+    edit_json(device / "fp16" / "proof.json", change)
+    assert len(noted(device / "fp16")) == 1
+    versions.append(here["openvino"])
+    edit_json(device / "fp16" / "proof.json", change)
+    with pytest.raises(GateFailed, match="failed ftx validate"):
+        noted(device / "fp16")
 
 
 def test_the_machine_that_judged_the_run_needs_no_other_proof(device: Path) -> None:
@@ -264,8 +314,8 @@ def test_the_machine_that_judged_the_run_needs_no_other_proof(device: Path) -> N
 
 
 def test_what_was_found_of_the_model_since_comes_before_the_verdict_of_its_run(device: Path) -> None:
-    for since, told in (("failed", ["this model is failed on this machine: it is failed"]), ("proved", [])):
-        before = "proved" if since == "failed" else "failed"
+    for since, told in (("unproved", ["this model is unproved on this machine: it is unproved"]), ("proved", [])):
+        before = "proved" if since == "unproved" else "failed"
         prove(device, IR_FP16, 1.0, machine=this_machine().model_dump(mode="json"), verdict=before)
         found_here(device, IR_FP16, since)
         assert noted(device / "fp16") == told

@@ -36,7 +36,11 @@ def state(colour_ir: Path) -> Iterator[AppState]:
         patch.setattr(images_module, "PREFETCH_BYTES", MOST)
         images = Images(50_000_000)
     registry = Registry(
-        [ModelSource("colour", colour_ir)], Listener(), counted=lambda images: None, reloaded=lambda name, taken: None
+        [ModelSource("colour", colour_ir)],
+        Listener(),
+        counted=lambda images: None,
+        reloaded=lambda name, taken: None,
+        options={},
     )
     yield AppState(registry, images, Limits(), Metrics())
     registry.close()

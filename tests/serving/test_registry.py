@@ -48,7 +48,7 @@ def opened(
     *targets: ModelSource, counted: Callable[[int], None] = lambda images: None
 ) -> Iterator[tuple[Registry, Outcomes]]:
     outcomes = Outcomes()
-    made = Registry(targets, outcomes, counted=counted, reloaded=outcomes.reloaded)
+    made = Registry(targets, outcomes, counted=counted, reloaded=outcomes.reloaded, options={})
     try:
         yield made, outcomes
     finally:

@@ -78,7 +78,7 @@ import asyncio
 from ftx.core.progress import SILENT
 from ftx.serving.images import Images
 from ftx.serving.registry import Registry, ModelSource
-registry = Registry([ModelSource("colour", Path(sys.argv[1]))], SILENT, counted=print, reloaded=print)
+registry = Registry([ModelSource("colour", Path(sys.argv[1]))], SILENT, counted=print, reloaded=print, options={})
 images, content = Images(50_000_000), Path(sys.argv[2]).read_bytes()
 images.memory = type(images.memory)(int(2.2e6 * float(sys.argv[3])))
 async def answers(count):

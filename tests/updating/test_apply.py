@@ -149,8 +149,13 @@ def test_a_verdict_that_failed_there_fails_here(validated_run: Path, shipped: Pa
     def failed(proof: dict[str, Any]) -> None:
         proof["run"]["verdict"] = "failed"
 
+    spoilt = update_of(tmp_path / "update", tmp_path / "failed", proof=failed)
     with pytest.raises(GateFailed, match="is not kept"):
-        apply(update_of(tmp_path / "update", tmp_path / "failed", proof=failed), shipped / "base", out)
+        apply(spoilt, shipped / "base", out)
+    assert not out.exists()
+    with pytest.raises(GateFailed, match="is not proved on this machine, and is not kept"):
+        apply(spoilt, shipped / "base", out, require_proof=True, allow_failed=True)
+    assert apply(spoilt, shipped / "base", tmp_path / "anyway", allow_failed=True).verdict == "failed"
 
     def torn(proof: dict[str, Any]) -> None:
         del proof["run"]["rows"]

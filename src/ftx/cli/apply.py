@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import JsonFlag
+from ftx.cli.shared_options import AllowFailedFlag, JsonFlag, RequireVerifiedFlag
 from ftx.cli.verdict_words import VERDICT_WORDS
 from ftx.core.errors import InputError
 
@@ -54,6 +54,8 @@ def command(
             "the update.",
         ),
     ] = None,
+    require_proof: RequireVerifiedFlag = False,
+    allow_failed: AllowFailedFlag = False,
     json: JsonFlag = False,
 ) -> int:
     """Update a model on a device: merge an update into the base model, without PyTorch, in seconds.
@@ -81,7 +83,15 @@ def command(
             "ftx apply needs an update, its base, and the model to write", fix="run: ftx apply UPDATE BASE OUT"
         )
     else:
-        report = apply(adapter, base, out, labels=[name for name in labels.split(",") if name], progress=progress)
+        report = apply(
+            adapter,
+            base,
+            out,
+            labels=[name for name in labels.split(",") if name],
+            require_proof=require_proof,
+            allow_failed=allow_failed,
+            progress=progress,
+        )
     return console.show(report, _print, json=json)
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import JsonFlag, TargetArgument, parse_numbers, parse_precisions
+from ftx.cli.shared_options import DeviceOption, JsonFlag, TargetArgument, parse_numbers, parse_precisions
 from ftx.runs.artifacts import IRS
 from ftx.runs.compute_precision import precision_title
+from ftx.runs.machine import CPU
 
 if TYPE_CHECKING:
     from ftx.runs.bench_json import BenchReport, BenchRow
@@ -65,6 +66,7 @@ def command(
             help="Find the fastest settings and keep them: ftx predict uses them on this machine.",
         ),
     ] = False,
+    device: DeviceOption = CPU,
     json: JsonFlag = False,
 ) -> int:
     """Measure how fast the models are on this machine, and how much memory they take.
@@ -86,6 +88,7 @@ def command(
             streams=parse_numbers(streams, "--streams"),
             seconds=seconds,
             save=save,
+            device=device,
         ),
         console.TerminalProgress(),
     )
@@ -101,7 +104,8 @@ def print_bench(report: BenchReport) -> None:
     console.print_table(
         columns,
         [_cells(row, wide=wide) for row in report.rows],
-        title=f"{report.image_size} px, {report.processors} processors, {sets}; {report.machine.cpu}",
+        title=f"{report.image_size} px, {report.processors} processors, {sets}; {report.machine.cpu}"
+        + ("" if report.machine.device == CPU else f", on {report.machine.device}"),
     )
     for note in report.notes:
         console.print_note(note, "dim")

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import SKIPPED, check_usage, report_skipped
+from ftx.cli.prediction_lines import PredictionLines
+from ftx.cli.shared_options import (
+    SKIPPED,
+    AllowFailedFlag,
+    DeviceOption,
+    RequireVerifiedFlag,
+    check_usage,
+    report_skipped,
+)
 from ftx.core.addresses import as_typed, if_address
 from ftx.core.errors import InputError, check_known
+from ftx.runs.machine import CPU
 
 if TYPE_CHECKING:
     from ftx.evaluating.predict import Prediction
+    from ftx.runtimes import LoadOptions
     from ftx.scaling.predict_to_file import PredictReport
 
 # Endings of files of JSON lines, and of tables.
@@ -104,6 +113,9 @@ def command(
             "--workers", metavar="N", min=1, help="Workers on the Ray cluster.  [default: one for every four cores]"
         ),
     ] = None,
+    device: DeviceOption = CPU,
+    require_proof: RequireVerifiedFlag = False,
+    allow_failed: AllowFailedFlag = False,
     json: Annotated[
         bool,
         typer.Option(
@@ -170,54 +182,21 @@ def command(
             engine == "local" and (address or workers),
             InputError("--address and --workers are only for --engine ray", fix="add --engine ray"),
         ),
+        (
+            engine == "ray" and device != CPU,
+            InputError("--engine ray runs only on CPUs", found=f"--device {device}", fix=f"use --device {CPU}"),
+        ),
     )
+    how: LoadOptions = {"device": device, "require_proof": require_proof, "allow_failed": allow_failed}
     if out is not None:
-        return _predict_to_file(paths, artifact, out, form, engine, address, workers, scores=scores, json=json)
-    shown = _Lines(top_k, csv=csv, json=json, scores=scores)
+        return _predict_to_file(paths, artifact, out, form, engine, address, workers, how, scores=scores, json=json)
+    shown = PredictionLines(top_k, csv=csv, json=json, scores=scores)
     if watch is not None or paths == [Path("-")]:
-        return _predict_arriving(watch, artifact, shown)
-    return _predict_files(paths, artifact, shown)
+        return _predict_arriving(watch, artifact, shown, how)
+    return _predict_files(paths, artifact, shown, how)
 
 
-@dataclass(frozen=True)
-class _Lines:
-    """How predictions are printed: how many labels, and in which form."""
-
-    top_k: int | None
-    csv: bool
-    json: bool
-    scores: bool
-
-    @property
-    def needs_scores(self) -> bool:
-        """Whether every label needs its score."""
-        return self.scores or self.top_k is not None
-
-    def of(self, prediction: Prediction) -> Prediction:
-        """The prediction with the labels to print."""
-        from ftx.evaluating.predict import with_best
-
-        if self.top_k is None or prediction.error is not None:
-            return prediction
-        return with_best(prediction, self.top_k, scores=self.scores)
-
-    def begin(self) -> None:
-        """Print what comes before the first line."""
-        if self.csv:
-            console.print_csv(("path", "label", "score"))
-
-    def print(self, prediction: Prediction) -> None:
-        """Print a line of JSON, or a line of CSV for each label; nothing for a table, which needs all of them."""
-        if self.json:
-            console.print_line(prediction.to_line())
-        elif self.csv and prediction.error is None:
-            for label in prediction.labels:
-                console.print_csv((prediction.path, label.name, f"{label.score:.4f}"))
-            if not prediction.labels:
-                console.print_csv((prediction.path, "", ""))
-
-
-def _predict_files(images: list[Path], artifact: Path | None, shown: _Lines) -> int:
+def _predict_files(images: list[Path], artifact: Path | None, shown: PredictionLines, options: LoadOptions) -> int:
     """A table of all images, or lines for each as it is done."""
     from ftx.evaluating.predict import predict
 
@@ -225,7 +204,7 @@ def _predict_files(images: list[Path], artifact: Path | None, shown: _Lines) -> 
     # Lines that appear one by one and a bar would write over each other on one terminal.
     progress = console.TerminalProgress(bars=not (by_line and console.results_on_terminal()))
     predictions: list[Prediction] = []
-    found = predict(images, artifact, scores=shown.needs_scores, progress=progress)
+    found = predict(images, artifact, scores=shown.needs_scores, progress=progress, **options)
     shown.begin()
     for prediction in map(shown.of, found):
         shown.print(prediction)
@@ -256,6 +235,7 @@ def _predict_to_file(
     engine: str,
     address: str | None,
     workers: int | None,
+    options: LoadOptions,
     *,
     scores: bool,
     json: bool,
@@ -291,12 +271,13 @@ def _predict_to_file(
         form=cast("OutFormat", form),
         ray=RayCluster(address, workers) if engine == "ray" else None,
         progress=console.TerminalProgress(),
+        **options,
     )
     console.show(report, _print_job, json=json)
     return SKIPPED if report.skipped else 0
 
 
-def _predict_arriving(watch: Path | None, artifact: Path | None, shown: _Lines) -> int:
+def _predict_arriving(watch: Path | None, artifact: Path | None, shown: PredictionLines, options: LoadOptions) -> int:
     """A line for each image as it comes, whether for people or programs."""
     from ftx.evaluating.arrivals import WatchedFolder, named_on
     from ftx.evaluating.predict import predict_arriving
@@ -305,7 +286,7 @@ def _predict_arriving(watch: Path | None, artifact: Path | None, shown: _Lines) 
     watched = None if watch is None else WatchedFolder(watch, progress=progress)
     arrivals = named_on(sys.stdin) if watched is None else watched
     total = skipped = 0
-    found = predict_arriving(arrivals, artifact, scores=shown.needs_scores, progress=progress)
+    found = predict_arriving(arrivals, artifact, scores=shown.needs_scores, progress=progress, **options)
     shown.begin()
     try:
         for prediction in map(shown.of, found):

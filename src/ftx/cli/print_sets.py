@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from ftx.cli import console
 from ftx.cli.verdict_words import VERDICT_STYLES, VERDICT_WORDS, in_table
+from ftx.runs.machine import CPU
 
 if TYPE_CHECKING:
     from ftx.evaluating import ParityReport, ParityRow
     from ftx.runs.machine import InstructionSet
+    from ftx.runs.parity_json import ReleaseVerdict
 
 
 def print_sets(report: ParityReport) -> None:
@@ -48,12 +50,12 @@ def print_sets(report: ParityReport) -> None:
 
 
 def print_releases(report: ParityReport) -> None:
-    """A row for each model and release of OpenVINO, a column for each instruction set."""
+    """A row for each model and release of OpenVINO or device, a column for each instruction set."""
     if not report.releases:
         return
     sets = list(dict.fromkeys(one.isa for one in report.releases))
-    cells = {(one.artifact, one.openvino, one.isa): one for one in report.releases}
-    rows = list(dict.fromkeys((one.artifact, one.openvino) for one in report.releases))
+    cells = {(one.artifact, _runtime(one), one.isa): one for one in report.releases}
+    rows = list(dict.fromkeys((one.artifact, _runtime(one)) for one in report.releases))
     found = [[cells.get((*row, isa)) for isa in sets] for row in rows]
     console.print_table(
         ("model", "OpenVINO", *sets),
@@ -65,12 +67,18 @@ def print_releases(report: ParityReport) -> None:
             "bad" if any(one is not None and one.verdict == "failed" for one in verdicts) else "plain"
             for verdicts in found
         ],
-        title="other releases of OpenVINO, on instruction sets of this CPU",
+        title="other releases of OpenVINO, on instruction sets of this CPU"
+        if all(one.device == CPU for one in report.releases)
+        else "other releases of OpenVINO, and devices",
     )
     for one in report.releases:
         if one.verdict not in ("proved", "not_run"):
-            where = f"{one.artifact} on {one.isa} with OpenVINO {one.openvino}"
+            where = f"{one.artifact} on {one.isa} with OpenVINO {_runtime(one)}"
             console.print_note(f"{where}: {VERDICT_WORDS[one.verdict]}, {one.summary}", VERDICT_STYLES[one.verdict])
+
+
+def _runtime(cell: ReleaseVerdict) -> str:
+    return cell.openvino if cell.device == CPU else f"{cell.openvino}, {cell.device}"
 
 
 def _of_set(row: ParityRow) -> tuple[str, InstructionSet | None, bool]:

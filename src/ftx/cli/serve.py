@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.shared_options import JsonFlag
+from ftx.cli.shared_options import AllowFailedFlag, DeviceOption, JsonFlag, RequireVerifiedFlag
+from ftx.runs.machine import CPU
 
 if TYPE_CHECKING:
     from ftx.serving.server import ServeReport
@@ -77,6 +78,9 @@ def command(
             help="Time limit in seconds for a request to arrive, and the same limit again for its response.",
         ),
     ] = 30.0,
+    device: DeviceOption = CPU,
+    require_proof: RequireVerifiedFlag = False,
+    allow_failed: AllowFailedFlag = False,
     json: JsonFlag = False,
 ) -> int:
     """Predict over HTTP, with a page to try it: open the address in a browser and drag an image onto the page.
@@ -99,6 +103,9 @@ def command(
         limits=Limits(max_body_mb, max_pixels, max_concurrency, timeout_s),
         ready=ready,
         progress=console.TerminalProgress(),
+        device=device,
+        require_proof=require_proof,
+        allow_failed=allow_failed,
     )
     return 0
 

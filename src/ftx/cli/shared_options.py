@@ -87,6 +87,21 @@ OutOption = Annotated[
 RequireProofFlag = Annotated[
     bool, typer.Option("--require-proof", help="The exit status is also 1 if a model is unproved.")
 ]
+AllowFailedFlag = Annotated[
+    bool, typer.Option("--allow-failed", help="Use a model although ftx validate failed it on this machine.")
+]
+RequireVerifiedFlag = Annotated[
+    bool,
+    typer.Option("--require-proof", help="Fail if the model is not verified (proved) on this machine."),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="CPU|GPU|NPU|AUTO",
+        help="The OpenVINO device that runs the model. AUTO: OpenVINO chooses one.",
+    ),
+]
 StrictFlag = Annotated[
     bool,
     typer.Option(

@@ -11,11 +11,11 @@ import typer
 
 from ftx.cli import console
 from ftx.cli.print_sets import print_releases, print_sets
-from ftx.cli.shared_options import JsonFlag, RequireProofFlag, TargetArgument, check_usage, split_commas
+from ftx.cli.shared_options import DeviceOption, JsonFlag, RequireProofFlag, TargetArgument, check_usage, split_commas
 from ftx.cli.verdict_words import VERDICT_STYLES, VERDICT_WORDS, in_table
 from ftx.core.errors import InputError, check_known, shell_command
 from ftx.runs.artifacts import EXPORT_IR, IR_INT8, IR_INT8_CHECKED, IR_INT8_SAFE, TRAINED
-from ftx.runs.machine import INSTRUCTION_SETS, InstructionSet, this_set
+from ftx.runs.machine import CPU, INSTRUCTION_SETS, InstructionSet, this_set
 
 if TYPE_CHECKING:
     from ftx.evaluating import ParityReport, ParityRow
@@ -78,6 +78,7 @@ def command(
         Path | None,
         typer.Option("--wheels", metavar="DIR", help="Install them from the wheels in DIR, without a network."),
     ] = None,
+    device: DeviceOption = CPU,
     require_proof: RequireProofFlag = False,
     json: JsonFlag = False,
 ) -> int:
@@ -110,6 +111,7 @@ def command(
         isa=parse_sets(isa or ()),
         openvino=split_commas(openvino or ()),
         wheels=wheels,
+        device=device,
         require_proof=require_proof,
         progress=console.TerminalProgress(),
     )

@@ -23,15 +23,17 @@ from ftx.core.packages import install_command
 from ftx.core.processors import Processors, processors
 from ftx.core.progress import SILENT, Progress
 from ftx.evaluating.bench_process import MODULE, BenchJob, BenchMeasurement
-from ftx.runs.artifacts import ARTIFACTS, IRS, Artifact
+from ftx.runs.artifacts import ARTIFACTS, IR_INT8_CHECKED, IRS, Artifact
 from ftx.runs.bench_json import BENCH_PLOT, BenchReport, BenchRow, SavedSetting
 from ftx.runs.card_json import CARD_FILE, read_card
 from ftx.runs.compute_precision import Compute
-from ftx.runs.machine import this_machine
+from ftx.runs.machine import CPU, this_machine
 from ftx.runs.run import Run
 from ftx.runs.run_json import is_run
 from ftx.runs.tuning_json import OpenvinoSetting, TuningResult, keep_tuned
 from ftx.runtimes.choose_artifact import no_ir
+from ftx.runtimes.compiled_network import core
+from ftx.runtimes.device import check_device
 from ftx.runtimes.openvino import default_compute
 
 # Processes a row: the middle one of three is not the one that something else disturbed.
@@ -59,6 +61,7 @@ class BenchOptions:
     streams: Sequence[int] = ()
     seconds: float = SECONDS
     save: bool = False
+    device: str = CPU
 
 
 DEFAULTS = BenchOptions()
@@ -84,8 +87,10 @@ def bench(
     """Time a run's models (the newest run's by default), torch and ONNX Runtime included, or one exported folder.
 
     ``options.save`` looks for the fastest setting of each OpenVINO model and keeps it in ``tuning.json`` next to it.
+    On another ``options.device`` than the CPU, only OpenVINO models are timed, and the run keeps no report.
     Raises: RunError, ExportError for what is missing, altered or stale; InputError for what no machine could do.
     """
+    check_device(options.device, core())
     run, folders = _models(target, options)
     here = processors()
     _check_processors(options, here)
@@ -115,7 +120,7 @@ def bench(
     report = BenchReport(
         run=str(run.path) if run else None,
         folder=None if run else str(first),
-        machine=this_machine(),
+        machine=this_machine(options.device),
         processors=here.usable,
         image_size=preprocess.image_size,
         seconds=options.seconds,
@@ -126,7 +131,7 @@ def bench(
         notes=_notes(rows, saved=options.save),
         digests={artifact.name: run.manifest.digest(artifact) for artifact in folders} if run else {},
     )
-    if run is not None:
+    if run is not None and options.device == CPU:
         run.keep_report("bench", report, progress)
         _draw(report, run.path / BENCH_PLOT, progress)
     return report
@@ -172,8 +177,10 @@ def _models(target: Run | Path | str | None, options: BenchOptions) -> tuple[Run
     if not chosen:
         raise no_ir(run)
     others = [one for one in ARTIFACTS.values() if one.timed and not one.tunable and _can_run(run, one)]
-    if options.precisions or options.save:
+    if options.precisions or options.save or options.device != CPU:
         others = []
+    if options.device != CPU and not options.precisions:
+        chosen = [one for one in chosen if one != IR_INT8_CHECKED]
     return run, {artifact: run.require(artifact) for artifact in (*others, *chosen)}
 
 
@@ -199,6 +206,12 @@ def _check_processors(options: BenchOptions, here: Processors) -> None:
             found=str(max(too_many)),
             fix=f"use {here.usable} or fewer",
         )
+    if options.device != CPU and (options.save or options.threads or options.streams):
+        raise InputError(
+            "--save, --threads and --streams are only for the CPU",
+            found=options.device,
+            fix=f"use --device {CPU}, or run the command without them",
+        )
     if not math.isfinite(options.seconds) or options.seconds <= 0:
         raise InputError("--seconds must be above 0", found=f"{options.seconds:g}", fix="use --seconds 2")
 
@@ -208,13 +221,15 @@ def _candidates(
 ) -> list[_Candidate]:
     """Every setting of one model to try, with at most as many streams as threads."""
     computes = tuple(options.computes) or COMPUTES
-    if not artifact.tunable or default_compute().dtype == "f32":
+    if options.device != CPU:
+        computes = ("auto",)
+    elif not artifact.tunable or default_compute().dtype == "f32":
         computes = computes[:1]  # both are the same
     batches = tuple(options.batches) or (TRIED_BATCHES if options.save else BATCHES)
     tried = {1, here.fast, here.cores, here.usable} if options.save else {here.cores}
     threads = tuple(options.threads) or tuple(sorted(tried))
     streams = tuple(options.streams) or (_powers(here.usable) if options.save else tuple(sorted({1, here.cores})))
-    if not artifact.tunable:
+    if not artifact.tunable or options.device != CPU:
         streams = (1,)
     return [
         _Candidate(
@@ -227,6 +242,7 @@ def _candidates(
                 threads=count,
                 streams=at_a_time,
                 seconds=options.seconds / ROUNDS,
+                device=options.device,
                 cached=False,
             )
         )

@@ -22,7 +22,7 @@ from ftx.data.preprocess import Pixels, Preprocess
 from ftx.runs.artifacts import ARTIFACTS
 from ftx.runs.card_json import REFERENCE_FILE
 from ftx.runs.compute_precision import Compute, ComputeField
-from ftx.runs.machine import InstructionSet, this_set
+from ftx.runs.machine import CPU, InstructionSet, this_set
 from ftx.runs.run import Run
 from ftx.runs.views import KernelPath
 from ftx.runtimes import load_artifact
@@ -47,6 +47,7 @@ class BenchJob(ClosedModel):
     threads: int
     streams: int
     seconds: float
+    device: str = CPU
     # Whether to compile twice more, to see what OpenVINO's cache saves.
     cached: bool
 
@@ -121,6 +122,7 @@ def _opened(job: BenchJob, cache: Path | None = None) -> OpenVinoPredictor:
         streams=job.streams,
         cache=cache,
         kernels="single" if job.batch == 1 and job.streams == 1 else "batch",
+        device=job.device,
     )
 
 

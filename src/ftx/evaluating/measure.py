@@ -28,10 +28,12 @@ from ftx.evaluating.parity_images import ParityImages, certifying_rows, folder_i
 from ftx.evaluating.stated_labels import identity_faults, metadata_faults, preprocessing_faults
 from ftx.runs.artifacts import DENSE, IR_FP32, IR_INT8_CHECKED, TRAINED, Artifact
 from ftx.runs.compute_precision import F32, Compute, ComputePrecision
+from ftx.runs.machine import CPU
 from ftx.runs.proof_json import ReferenceLogits
 from ftx.runs.run import Run
 from ftx.runs.views import VIEW_OF, KernelPath, View
 from ftx.runtimes import load_artifact, load_with_all_tokens
+from ftx.runtimes.device import repeated
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute, kernel_paths
 from ftx.runtimes.other_release import OtherRelease
 from ftx.runtimes.predictor import BATCH_IMAGES, Predictor, feed_files
@@ -281,23 +283,33 @@ def _with_all_tokens(run: Run, reference: Reference, pixels: Pixels) -> str:
 
 
 def measure_folder(
-    folder: Path, table: Bounds, progress: Progress = SILENT, *, timed: bool = True, f32_images: int | None = None
+    folder: Path,
+    table: Bounds,
+    progress: Progress = SILENT,
+    *,
+    timed: bool = True,
+    f32_images: int | None = None,
+    device: str = CPU,
 ) -> Measurements:
     """Run an exported folder on its reference images, in f32 and in the precision that the CPU chooses.
+
+    On another ``device``, only in the precision that it chooses.
 
     An int8 model is run with the kernels for single images as well, if these are others.
     ``f32_images`` runs the first ones only in f32, and none if the CPU chooses f32 anyway.
     Raises: ExportError if the folder is incomplete, altered, or its reference is malformed.
     """
-    chosen = OpenVinoPredictor(folder, "auto")
+    chosen = OpenVinoPredictor(folder, "auto", device=device)
     artifact, update = chosen.card.artifact, chosen.card.update
     reference, images = folder_images(chosen)
     first = replace(images, chosen=images.chosen[:f32_images], pixels=images.pixels[:f32_images])
     precisions: list[tuple[Compute, ParityImages]] = [("auto", images)]
-    if f32_images is None or chosen.compute.dtype != "f32":
+    if device == CPU and (f32_images is None or chosen.compute.dtype != "f32"):
         precisions.insert(0, ("f32", first))
     ways: list[tuple[Compute, KernelPath, ParityImages]] = [
-        (compute, path, some) for compute, some in precisions for path in kernel_paths(folder, compute)
+        (compute, path, some)
+        for compute, some in precisions
+        for path in (kernel_paths(folder, compute) if device == CPU else ("batch",))
     ]
     partial = "its adapter came without the trained model's logits: ftx export --as-update"
     measured = Measurements(reference, table, partial=partial if update and update.sequence is None else None)
@@ -310,9 +322,10 @@ def measure_folder(
         for compute, path, some in ways:
             opened = (compute, path) == ("auto", "batch")
             predictor = chosen if opened else OpenVinoPredictor(folder, compute, kernels=path)
-            found = measure(artifact, predictor, some, VIEW_OF[path], bar, timed=timed)
-            measured.add(found)
-            own.append(ReferenceLogits.of(predictor.compute, found.logits_NC, VIEW_OF[path]))
+            for _ in repeated(device):
+                found = measure(artifact, predictor, some, VIEW_OF[path], bar, timed=timed)
+                measured.add(found)
+                own.append(ReferenceLogits.of(predictor.compute, found.logits_NC, VIEW_OF[path]))
     return measured
 
 

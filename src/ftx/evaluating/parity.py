@@ -17,6 +17,7 @@ from ftx.evaluating.held_process import HeldModel, measure_in_sets
 from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import Bounds
 from ftx.evaluating.measure import measure_folder, measure_run
+from ftx.evaluating.on_device import measure_on_device
 from ftx.evaluating.parity_images import run_images
 from ftx.evaluating.parity_report import (
     add_own_set,
@@ -36,10 +37,12 @@ from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IR_FILE, IR_INT8_CHECKED, IRS, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE, REFERENCE_FILE, read_card
 from ftx.runs.certificate_json import read_certificates
-from ftx.runs.machine import InstructionSet, this_set
+from ftx.runs.machine import CPU, InstructionSet, this_machine, this_set
 from ftx.runs.parity_json import ParityReport
 from ftx.runs.proof_json import RunProof, ir_digest, keep_transfer, read_proof
 from ftx.runs.run import Run
+from ftx.runtimes.compiled_network import core
+from ftx.runtimes.device import check_device
 
 OWN_BOUNDS = "bounds of your own prove nothing"
 
@@ -53,6 +56,7 @@ def validate(
     max_drop: float | None = None,
     require_proof: bool = False,
     isa: Sequence[InstructionSet] = (),
+    device: str = CPU,
     openvino: Sequence[str] = (),
     wheels: Path | None = None,
     progress: Progress = SILENT,
@@ -64,6 +68,7 @@ def validate(
     evenly, which proves nothing. ``max_drop`` is the fraction of images that may be lost (the recipe's by default).
     ``isa`` also runs the OpenVINO models in processes limited to these instruction sets. ``openvino`` also runs those
     of a run with these releases, on the same sets; pip installs them, from the folder ``wheels`` if it is given.
+    ``device`` runs the OpenVINO models of a run on that device too, or an exported folder on that device.
     A run gets ``reports/parity.json``, and each OpenVINO model its ``proof.json``. ``ok`` is false if an artifact
     failed, or, with ``require_proof``, is not proved; nothing is raised for it.
     Raises: RunError if nothing is exported, or a file is altered or stale; ExportError for a folder; DataError.
@@ -100,10 +105,15 @@ def validate(
             raise InputError(
                 "--bound cannot be combined with --isa", where=folder, fix="run the command with one of them"
             )
-        return finish(_validate_folder(folder, table, max_drop, isa, data, progress), require_proof=require_proof)
+        if isa and device != CPU:
+            raise InputError("--isa is only for the CPU", found=device, fix=f"use --device {CPU}, or leave out --isa")
+        report = _validate_folder(folder, table, max_drop, isa, data, device, progress)
+        return finish(report, require_proof=require_proof)
     run = target if isinstance(target, Run) else Run.open(path)
     homes = install_releases(openvino, wheels, progress) if openvino else {}
-    return _validate_run(run, data, images, table, max_drop, isa, homes, require_proof, progress)
+    if device != CPU:
+        check_device(device, core())
+    return _validate_run(run, data, images, table, max_drop, isa, homes, device, require_proof, progress)
 
 
 def _validate_folder(
@@ -112,6 +122,7 @@ def _validate_folder(
     max_drop: float | None,
     sets: Sequence[InstructionSet],
     data: Path | None,
+    device: str,
     progress: Progress,
 ) -> ParityReport:
     """``proof.json`` keeps what was found, by machine. ``data`` certifies int8-checked.
@@ -123,15 +134,15 @@ def _validate_folder(
     if data is not None:
         certify_device(folder, data, progress)
     proof = read_proof(folder, progress)
-    measured = measure_folder(folder, table, progress)
+    measured = measure_folder(folder, table, progress, device=device)
     margin = max_drop if max_drop is not None else proof.run.max_drop if proof.run else MAX_DROP
     partial = None if table == Bounds.of(None) else OWN_BOUNDS
     judged = measured.judged(margin, partial)
     reference = f"{REFERENCE_FILE}: the trained model in torch f32, before its merge"
     report = parity_report(judged, margin, whole=partial is None, split="reference", reference=reference)
-    report.folder = str(folder)
+    report.folder, report.machine = str(folder), this_machine(device)
     certified = certified_here(folder, this_set(), margin) if checked else None
-    found = transfer(measured, judged, proof, margin, partial=partial, certified=certified)
+    found = transfer(measured, judged, proof, margin, machine=report.machine, partial=partial, certified=certified)
     add_transfer(report, found)
     if partial is None:
         keep_transfer(folder, proof, found, progress)
@@ -161,6 +172,7 @@ def _validate_run(
     max_drop: float | None,
     sets: Sequence[InstructionSet],
     releases: Mapping[str, Path],
+    device: str,
     require_proof: bool,
     progress: Progress,
 ) -> ParityReport:
@@ -198,11 +210,12 @@ def _validate_run(
     own = this_set()
     in_releases = tuple(sets) or ((own,) if own else ())
     folders = {artifact: run.folder(artifact) for artifact in irs if artifact != IR_INT8_CHECKED}
-    for cell in measure_in_releases(folders, releases, in_releases, images, measured, progress):
+    on_device = measure_on_device(folders, device, images, measured, progress) if device != CPU else ()
+    for cell in (*measure_in_releases(folders, releases, in_releases, images, measured, progress), *on_device):
         judged = cell.held and judge(cell.held.comparisons, margin, partial=partial)
         add_release(report, cell, judged)
         if cell.held is not None and judged is not None:
-            proof = set_proof(report, cell.artifact, cell.isa, judged, cell.held, cell.openvino)
+            proof = set_proof(report, cell.artifact, cell.isa, judged, cell.held, cell)
             proofs.setdefault(cell.artifact, []).append(proof)
     report.certificates = [] if checked is None else read_certificates(checked).certificates
     report.suggestion = suggest_checked(run.path, measured) if checked is None else None

@@ -86,7 +86,10 @@ def add_set(
 
 
 def add_release(report: ParityReport, cell: Cell, judged: ParityJudgement | None) -> None:
-    """One model with another release; ``judged`` is None if it cannot run, which fails if the CPU has the set."""
+    """One model with another release, or on another device; ``judged`` is None if it cannot run there.
+
+    That fails if the CPU has the set.
+    """
     verdict: Verdict | Literal["not_run"] = "failed" if cell.isa in sets_of(cpu_flags()) else "not_run"
     summary = cell.reason
     if judged is not None:
@@ -97,6 +100,7 @@ def add_release(report: ParityReport, cell: Cell, judged: ParityJudgement | None
             isa=cell.isa,
             emulated=cell.isa != this_set(),
             openvino=cell.openvino,
+            device=cell.device,
             verdict=verdict,
             summary=summary,
         )
@@ -118,9 +122,9 @@ def set_proof(
     isa: InstructionSet,
     judged: ParityJudgement,
     held: Measurements,
-    openvino: str | None = None,
+    cell: Cell | None = None,
 ) -> RunProof:
-    """What a run's validation found of a model in another instruction set, or with another release of OpenVINO."""
+    """What a run's validation found of a model in another instruction set, release of OpenVINO, or device."""
     machine = held_machine(isa) if isa != this_set() else this_machine()
     return RunProof(
         verdict=judged.verdicts[artifact.name],
@@ -128,7 +132,9 @@ def set_proof(
         max_drop=report.max_drop,
         split=report.split,
         whole=report.whole,
-        machine=machine if openvino is None else machine.model_copy(update={"openvino": openvino}),
+        machine=machine
+        if cell is None
+        else machine.model_copy(update={"openvino": cell.openvino, "device": cell.device}),
         family=judged.family,
         rows=judged.rows,
         answers=held.on_reference[artifact],

@@ -13,6 +13,7 @@ from dataclasses import replace
 from glob import glob, has_magic
 from itertools import count
 from pathlib import Path, PurePosixPath
+from typing import Unpack
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,8 @@ from ftx.data.shards.paths import archives_in, are_shards, images_root
 from ftx.data.sources.listing import IMAGE_ENDINGS
 from ftx.data.sources.shards import images_of, shard_names
 from ftx.runs.run import Run
-from ftx.runtimes import Predictor, load
+from ftx.runs.tuning_json import TuningGoal
+from ftx.runtimes import LoadOptions, Predictor, load
 from ftx.runtimes.predictor import RanModel, with_ran
 from ftx.tasks.base import ScoredLabel, Task
 from ftx.tasks.thresholds import Floats
@@ -73,18 +75,21 @@ def predict(
     *,
     scores: bool = False,
     progress: Progress = SILENT,
+    **options: Unpack[LoadOptions],
 ) -> Iterator[Prediction]:
     """Label images: files, patterns, and folders, which stand for the images in and below them; or images in memory.
 
     Images in memory are the bytes of a file, Pillow's image, or RGB of 8 bits (uint8 [height, width, 3]).
 
     The images are listed, and the model is opened, before the first prediction is computed. An image that cannot be
-    read, or does not exist, gets a ``Prediction`` with its ``error``, and the others are predicted.
-    Raises: InputError if there is no image at all, or something else was given; RunError, ExportError for the model.
+    read, or does not exist, gets a ``Prediction`` with its ``error``, and the others are predicted. ``options`` are
+    those of ``load``.
+    Raises: InputError if there is no image at all, or something else was given; as ``load`` for the model.
     """
     items = find_images(images)
     if artifact is None or isinstance(artifact, Run | Path | str):
-        artifact = load(artifact, goal="throughput" if len(items) > cores() else "latency", progress=progress)
+        goal: TuningGoal = "throughput" if len(items) > cores() else "latency"
+        artifact = load(artifact, goal=goal, progress=progress, **options)
     return predictions_of(items, artifact, scores, progress)
 
 
@@ -128,13 +133,14 @@ def predict_arriving(
     *,
     scores: bool = False,
     progress: Progress = SILENT,
+    **options: Unpack[LoadOptions],
 ) -> Iterator[Prediction]:
     """Label images as they come, a few at a time, with a model that is opened once and runs for low latency.
 
-    Raises: RunError, ExportError for the model.
+    Raises: as ``load``.
     """
     if artifact is None or isinstance(artifact, Run | Path | str):
-        artifact = load(artifact, progress=progress)
+        artifact = load(artifact, progress=progress, **options)
     for some in arrivals:
         yield from predictions_of(look_up(some, by_hand=False), artifact, scores, SILENT)
 

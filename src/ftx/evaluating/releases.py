@@ -19,7 +19,7 @@ from ftx.core.user_cache import cache_folder
 from ftx.evaluating.measure import Measurements, measure, reference_logits
 from ftx.evaluating.parity_images import ParityImages
 from ftx.runs.artifacts import Artifact
-from ftx.runs.machine import InstructionSet, cpu_flags, sets_of
+from ftx.runs.machine import CPU, InstructionSet, cpu_flags, sets_of
 from ftx.runs.views import View
 from ftx.runtimes.other_release import OtherRelease
 
@@ -30,13 +30,17 @@ _KEPT_RELEASES = 16
 
 @dataclass(frozen=True)
 class Cell:
-    """One model on one instruction set with one release; no measurements if it cannot run, for the ``reason``."""
+    """One model on one instruction set with one release; no measurements if it cannot run, for the ``reason``.
+
+    On a ``device`` that is not the CPU, the set is only that of the machine.
+    """
 
     artifact: Artifact
     isa: InstructionSet
     openvino: str
     held: Measurements | None
     reason: str = ""
+    device: str = CPU
 
 
 def install_releases(

@@ -155,7 +155,7 @@ def open_explainer(artifact: Run | Path | str | None, method: MapMethod, progres
         of_run = DENSE if run.has(DENSE) else TRAINED
         model = load_artifact(run, of_run)
         return Explainer(str(run.path), of_run.name, _in_torch(model, method), by_label, model.task, model.preprocess)
-    model = load(artifact, progress=progress)
+    model = load(artifact, progress=progress, allow_failed=True)  # maps may show why it failed
     return Explainer(None, str(artifact), _of(model, method, artifact), by_label, model.task, model.preprocess)
 
 

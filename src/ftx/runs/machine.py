@@ -20,6 +20,8 @@ from typing import Literal, get_args
 
 from ftx.core.closed_model import ClosedModel
 
+# OpenVINO's name of it.
+CPU = "CPU"
 InstructionSet = Literal["avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx"]
 # By age of the CPUs that brought them; avx2_vnni is of CPUs without AVX512, younger than the three behind it.
 INSTRUCTION_SETS: tuple[InstructionSet, ...] = get_args(InstructionSet)
@@ -109,21 +111,25 @@ class Machine(ClosedModel):
     """
     openvino: str
     """The version of OpenVINO."""
+    device: str = CPU
+    """The device that ran the model, by OpenVINO's name: CPU, GPU, NPU or AUTO."""
 
     def __str__(self) -> str:
-        return f"{self.cpu} ({', '.join(self.instructions) or 'unknown instructions'}), OpenVINO {self.openvino}"
+        on = "" if self.device == CPU else f", on {self.device}"
+        return f"{self.cpu} ({', '.join(self.instructions) or 'unknown instructions'}), OpenVINO {self.openvino}{on}"
 
 
 @cache
-def this_machine() -> Machine:
-    """The machine that this process runs on."""
+def this_machine(device: str = CPU) -> Machine:
+    """The machine that this process runs on, if the device runs the model."""
     cpu, flags = _cpu_info()
     limits = tuple(f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ)
     try:
         openvino = version("openvino")
     except PackageNotFoundError:  # built from source
         openvino = "unknown"
-    return Machine(cpu=cpu, instructions=tuple(name for name in _DECISIVE if name in flags) + limits, openvino=openvino)
+    instructions = tuple(name for name in _DECISIVE if name in flags) + limits
+    return Machine(cpu=cpu, instructions=instructions, openvino=openvino, device=device)
 
 
 def this_set() -> InstructionSet | None:

@@ -14,7 +14,7 @@ from ftx.core.untrusted_input import JsonError, read_json
 from ftx.runs.artifacts import ARTIFACTS, IR_INT8, Artifact, RuntimeName
 from ftx.runs.certificate import Certificate
 from ftx.runs.compute_precision import ComputeField
-from ftx.runs.machine import WITHOUT_VNNI, InstructionSet, Machine
+from ftx.runs.machine import CPU, WITHOUT_VNNI, InstructionSet, Machine
 from ftx.runs.views import VIEW_OF, View
 
 # Within a run.
@@ -246,10 +246,12 @@ class SetVerdict(ClosedModel):
 
 
 class ReleaseVerdict(SetVerdict):
-    """The verdict on one OpenVINO model on one instruction set with another release of OpenVINO."""
+    """The verdict on one OpenVINO model on one instruction set with another release of OpenVINO, or on a device."""
 
     openvino: str
     """The version of OpenVINO; the release as it was given if nothing ran."""
+    device: str = CPU
+    """The device that ran the model, by OpenVINO's name; on another than the CPU, ``isa`` is that of the machine."""
 
 
 class ParityReport(CommandReport):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftx.runtimes.open_model import load, load_artifact, load_folder, load_with_all_tokens
+from ftx.runtimes.open_model import LoadOptions, load, load_artifact, load_folder, load_with_all_tokens
 from ftx.runtimes.predictor import Predictor
 
-__all__ = ["Predictor", "load", "load_artifact", "load_folder", "load_with_all_tokens"]
+__all__ = ["LoadOptions", "Predictor", "load", "load_artifact", "load_folder", "load_with_all_tokens"]

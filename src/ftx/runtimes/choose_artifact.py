@@ -15,15 +15,17 @@ from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import ARTIFACTS, DENSE, EXPORT_IR, IR_FP32, IR_INT8_CHECKED, IRS, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE, read_card
 from ftx.runs.certificate import MOST_TIME
-from ftx.runs.machine import this_machine, this_set
+from ftx.runs.machine import CPU, this_machine, this_set
 from ftx.runs.parity_json import PARITY_FILE, ParityReport, Transfer, Verdict, latency_rows, read_parity
 from ftx.runs.proof_json import RunProof, read_proof
 from ftx.runs.run import Run
 from ftx.runs.tuning_json import tuned_here
 
 
-def best_ir(run: Run) -> tuple[Artifact, str]:
+def best_ir(run: Run, device: str = CPU) -> tuple[Artifact, str]:
     """The IR of a run to predict with, and why: the fastest that is proved on this machine, else the most exact.
+
+    On another ``device`` than the CPU, the proof is that of the device.
 
     Raises: RunError if the run has none, or their reports were altered; GateFailed if all have failed.
     """
@@ -32,6 +34,8 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
     if not present:
         raise no_ir(run)
     run.check_report(PARITY_FILE, shell_command("ftx validate", run.path))
+    if device != CPU:
+        return _best_by_files({artifact: run.folder(artifact) for artifact in present}, run.path, device)
     report = read_parity(run.path)
     why = why_not_here(report, run) if report else "nothing was validated yet"
     latency_ms = _proved_ms(report, run) if report and why is None else {}
@@ -49,7 +53,7 @@ def best_ir(run: Run) -> tuple[Artifact, str]:
         raise GateFailed(
             "every OpenVINO model of this run failed ftx validate",
             where=run.path / PARITY_FILE,
-            fix=f"export again: {again}; or use one anyway: --artifact {run.folder(present[0])}",
+            fix=f"export again: {again}; or use one anyway: --allow-failed --artifact {run.folder(present[0])}",
         )
     summary = None
     if report and why is None and left[0] in _judged(report, "unproved", run):  # validating again gives the same
@@ -69,7 +73,7 @@ def no_ir(run: Run) -> RunError:
     )
 
 
-def best_of(folder: Path) -> tuple[Path, str]:
+def best_of(folder: Path, device: str = CPU) -> tuple[Path, str]:
     """The model to predict with from a folder of exported models, as ``openvino/`` copied to a device, and why.
 
     Raises: ExportError if there is none; GateFailed if all have failed here.
@@ -81,18 +85,37 @@ def best_of(folder: Path) -> tuple[Path, str]:
             where=folder,
             fix="name a run, or a folder that ftx export wrote",
         )
-    proved = _proved_by_files(present)
+    chosen, why = _best_by_files(present, folder, device)
+    return present[chosen], why
+
+
+def _best_by_files(folders: Mapping[Artifact, Path], where: Path, device: str) -> tuple[Artifact, str]:
+    """By the ``proof.json`` of each. Raises: GateFailed if all have failed."""
+    if device != CPU:
+        folders = {one: folder for one, folder in folders.items() if one != IR_INT8_CHECKED}
+    proved = _proved_by_files(folders, device)
     if proved is not None:
-        return present[proved[0]], proved[1]
-    left = [present[one] for one in IRS.values() if one in present and not _failed_here(present[one])]
+        return proved
+    left = [one for one in IRS.values() if one in folders and not _failed_here(folders[one], device)]
     if not left:
+        found = next(iter(folders.values()), None)
         raise GateFailed(
-            "every model of this folder failed ftx validate",
-            where=folder,
-            fix=f"export again: {EXPORT_IR}; or use one anyway: --artifact {next(iter(present.values()))}",
+            f"every model of this folder failed ftx validate{_on(device)}",
+            where=where,
+            fix=f"export again: {EXPORT_IR}"
+            + (f"; or use one anyway: --allow-failed --artifact {found}" if found else ""),
         )
-    again = shell_command("ftx validate", left[0])
-    return left[0], f"the most exact, as none is proved for this machine or its instruction set: {again}"
+    again = _validate_command(folders[left[0]], device)
+    for_what = "this machine or its instruction set" if device == CPU else f"{device} on this machine"
+    return left[0], f"the most exact, as none is proved for {for_what}: {again}"
+
+
+def _on(device: str) -> str:
+    return "" if device == CPU else f" on {device}"
+
+
+def _validate_command(folder: Path, device: str) -> str:
+    return shell_command("ftx validate", folder) + ("" if device == CPU else f" --device {device}")
 
 
 def _fastest(latency_ms: Mapping[Artifact, float], of_what: str) -> tuple[Artifact, str]:
@@ -110,10 +133,13 @@ def _tuned_ms(latency_ms: Mapping[Artifact, float], run: Run) -> Mapping[Artifac
     return known if len(known) == len(latency_ms) else latency_ms
 
 
-def _proved_by_files(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] | None:
+def _proved_by_files(folders: Mapping[Artifact, Path], device: str) -> tuple[Artifact, str] | None:
     """The fastest that its own ``proof.json`` proves for this machine, else for this instruction set."""
-    here = {artifact: found for artifact, folder in folders.items() if (found := _found_here(folder)) is not None}
-    proved_here = [artifact for artifact, found in here.items() if found.verdict == "proved"]
+    found = {artifact: _found_here(folder, device) for artifact, folder in folders.items()}
+    here = {artifact: one for artifact, one in found.items() if one is not None}
+    proved_here = [artifact for artifact, one in here.items() if one.verdict == "proved"]
+    if not proved_here and device != CPU:
+        return None
     if not proved_here:
         return _proved_for_set({artifact: folder for artifact, folder in folders.items() if artifact not in here})
     timed = {artifact: _latency_ms(folders[artifact], _proved_in_set(folders[artifact])) for artifact in proved_here}
@@ -135,8 +161,8 @@ def _proved_for_set(folders: Mapping[Artifact, Path]) -> tuple[Artifact, str] | 
     return chosen, f"{summary}; this machine proves it by: {shell_command('ftx validate', folders[chosen])}"
 
 
-def _failed_here(folder: Path) -> bool:
-    found = _found_here(folder)
+def _failed_here(folder: Path, device: str) -> bool:
+    found = _found_here(folder, device)
     return found is not None and found.verdict == "failed"
 
 
@@ -202,22 +228,50 @@ def _judged(report: ParityReport, verdict: Verdict, run: Run) -> set[Artifact]:
     }
 
 
-def note_missing_proof(folder: Path, progress: Progress) -> None:
-    """Note that nobody has validated exactly this model on this kind of machine, or that it is not proved."""
-    found = _found_here(folder)
+def check_proof(
+    folder: Path,
+    progress: Progress,
+    *,
+    device: str = CPU,
+    require_proof: bool = False,
+    allow_failed: bool = False,
+) -> None:
+    """Note that nobody has validated exactly this model on this kind of machine, or that it is not proved.
+
+    Raises: GateFailed if it failed, unless ``allow_failed``; or, with ``require_proof``, if it is not proved here, or
+    for this instruction set and release of OpenVINO.
+    """
+    found, again = _found_here(folder, device), _validate_command(folder, device)
+    if found is not None and found.verdict == "failed" and not allow_failed:
+        raise GateFailed(
+            f"this model failed ftx validate on this machine{_on(device)}",
+            where=folder,
+            found=found.summary,
+            fix=f"export again: {EXPORT_IR}; or use it anyway: --allow-failed",
+        )
     if found is None:
-        again = shell_command("ftx validate", folder)
-        progress.note(f"this model is not validated yet on this CPU and version of OpenVINO: run {again}")
+        which = "on this CPU and version of OpenVINO" if device == CPU else f"on {device} of this machine"
+        doubt = f"this model is not validated yet {which}"
     elif found.verdict != "proved":
-        progress.note(f"this model is {found.verdict} on this machine: {found.summary}")
+        doubt = f"this model is {found.verdict} on this machine{_on(device)}: {found.summary}"
+    else:
+        return
+    if require_proof and not (device == CPU and found is None and _proved_in_set(folder)):
+        raise GateFailed(
+            "--require-proof needs a model that is proved on this machine",
+            where=folder,
+            found=doubt,
+            fix=f"verify it: {again}; or run the command without --require-proof",
+        )
+    progress.note(doubt if found else f"{doubt}: run {again}")
 
 
-def _found_here(folder: Path) -> RunProof | Transfer | None:
+def _found_here(folder: Path, device: str) -> RunProof | Transfer | None:
     """What this machine found of the model, by the margin of its run or a narrower one; None if it found nothing."""
     try:
         proof = read_proof(folder)
     except (ExportError, OSError):  # ftx validate reports what is invalid
         return None
     margin = proof.run.max_drop if proof.run else MAX_DROP
-    known = [*proof.devices, *([proof.run] if proof.run else [])]
-    return next((one for one in known if one.machine == this_machine() and one.max_drop <= margin), None)
+    known = [*proof.devices, *([proof.run] if proof.run else []), *proof.sets]
+    return next((one for one in known if one.machine == this_machine(device) and one.max_drop <= margin), None)

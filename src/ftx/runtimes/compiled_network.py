@@ -1,7 +1,7 @@
 """A network that OpenVINO compiled, and its requests: one by one, or as many at a time as there are streams.
 
-Most networks take a batch of images of any size. One in 8 bits may be compiled for one image: it then takes a batch
-image by image, after a preprocessing that is compiled separately.
+Most networks take a batch of images of any size. One in 8 bits may be compiled for one image, and so is one for an NPU:
+it then takes a batch image by image. Its preprocessing, and that of a network for a GPU, is compiled separately.
 
 Shapes: N images of H x W pixels.
 """
@@ -24,9 +24,10 @@ from ftx.core.third_parties import no_telemetry
 from ftx.data.preprocess import Pixels, Preprocess
 from ftx.data.threads import in_threads
 from ftx.runs.artifacts import EXPORT_IR
-from ftx.runs.machine import InstructionSet
+from ftx.runs.machine import CPU, InstructionSet
 from ftx.runs.views import KernelPath
-from ftx.runtimes.single_kernels import ALWAYS, single_parts
+from ftx.runtimes.device import property_of, takes_one_image
+from ftx.runtimes.single_kernels import ALWAYS, device_parts, single_parts
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
@@ -59,7 +60,7 @@ _Computed = TypeVar("_Computed")
 
 
 class CompiledNetwork:
-    """An exported network on the CPU: raw uint8 images [N, H, W, 3] in, all its outputs out.
+    """An exported network on a device: raw uint8 images [N, H, W, 3] in, all its outputs out.
 
     ``streams`` is how many requests are computed at a time. With the ``kernel_path`` single, a batch is computed image
     by image.
@@ -74,6 +75,7 @@ class CompiledNetwork:
         isa: InstructionSet | None,
         *,
         kernels: KernelPath,
+        device: str = CPU,
     ) -> None:
         """Compile it; ``path`` is where it was read, ``isa`` the instruction set of this process.
 
@@ -81,12 +83,16 @@ class CompiledNetwork:
         Raises: RuntimeError if OpenVINO cannot compile it.
         """
         self._path = path
-        parts = single_parts(model, preprocess, isa) if kernels == "single" or isa == ALWAYS else None
+        if device != CPU:
+            parts = device_parts(model, preprocess, one_image=takes_one_image(device))
+        else:
+            parts = single_parts(model, preprocess, isa) if kernels == "single" or isa == ALWAYS else None
         in_f32 = {**properties, "INFERENCE_PRECISION_HINT": "f32"}
         self._preprocessing = parts and core().compile_model(parts.preprocessing, "CPU", in_f32)
-        self.compiled = core().compile_model(parts.body if parts else model, "CPU", dict(properties))
-        self.kernel_path: KernelPath = "single" if parts else "batch"
-        self.streams = int(self.compiled.get_property("NUM_STREAMS"))
+        self.compiled = core().compile_model(parts.body if parts else model, device, dict(properties))
+        one_by_one = parts is not None and parts.body.input(0).partial_shape[0].is_static
+        self.kernel_path: KernelPath = "single" if one_by_one else "batch"
+        self.streams = int(property_of(self.compiled, "NUM_STREAMS") or 1)
 
     def request(self, outputs: int | None = None) -> Callable[[Pixels], NetworkOutputs]:
         """A request for one thread, which may run it many times: the first few outputs, or all.
@@ -165,7 +171,7 @@ class CompiledNetwork:
         return run
 
     def _inputs(self) -> Callable[[Pixels], Iterable[NDArray[Any]]]:
-        """The inputs of the network for a batch: the batch itself, or its images one by one, normalised."""
+        """The network's inputs for a batch: the batch itself; or its images, normalised, together or one by one."""
         if self._preprocessing is None:
             return lambda pixels_NHWC: [pixels_NHWC]
         request = self._preprocessing.create_infer_request()
@@ -174,6 +180,8 @@ class CompiledNetwork:
             request.start_async([pixels_NHWC], share_inputs=False)
             request.wait()
             images_N3RC = request.output_tensors[0].data
+            if self.kernel_path == "batch":
+                return iter([images_N3RC])
             return (images_N3RC[number : number + 1] for number in range(len(images_N3RC)))
 
         return normalised

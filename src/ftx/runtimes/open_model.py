@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypedDict, Unpack
 
-from ftx.core.errors import ExportError, InputError, RunError, nearest, shell_command
+from ftx.core.errors import ExportError, GateFailed, InputError, RunError, nearest, shell_command
 from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
 from ftx.core.user_cache import cache_folder, forget
-from ftx.runs.artifacts import ARTIFACTS, DENSE, IRS, ONNX, ONNX_FILE, TRAINED, Artifact
+from ftx.runs.artifacts import ARTIFACTS, DENSE, EXPORT_IR, IRS, ONNX, ONNX_FILE, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE
 from ftx.runs.compute_precision import Compute
+from ftx.runs.machine import CPU
 from ftx.runs.proof_json import ir_digest
 from ftx.runs.run import Run
 from ftx.runs.run_json import is_run
 from ftx.runs.tuning_json import OpenvinoSetting, TuningGoal, tuned_here
-from ftx.runtimes.choose_artifact import best_ir, best_of, note_missing_proof
+from ftx.runtimes.choose_artifact import best_ir, best_of, check_proof
 from ftx.runtimes.predictor import Predictor
 
 # Without ``ftx bench --save``.
@@ -29,22 +31,36 @@ UNTUNED: Mapping[TuningGoal, OpenvinoSetting] = {
 DENSE_CONFIG = "config.json"
 
 
+class LoadOptions(TypedDict, total=False):
+    """Where a model runs, and what verdict on it there is enough."""
+
+    device: str
+    """The device of OpenVINO: CPU (the default), GPU, NPU or AUTO."""
+    require_proof: bool
+    """Whether a model that is not proved on this machine is an error."""
+    allow_failed: bool
+    """Whether a model that failed on this machine is no error."""
+
+
 def load(
     artifact: Run | Path | str | None = None,
     *,
     compute: Compute = "auto",
     goal: TuningGoal = "latency",
     progress: Progress = SILENT,
+    **options: Unpack[LoadOptions],
 ) -> Predictor:
     """Open a model: an IR folder, a dense or ONNX folder, or the best IR of a run or of a folder of IRs.
 
     The default is the best of the latest run. An IR uses the settings that ``ftx bench --save`` found fastest on this
-    machine for the ``goal``: one image, or many.
+    machine for the ``goal``: one image, or many. ``device`` is OpenVINO's name of what runs it, by default the CPU.
 
-    Raises: RunError, ExportError if it is missing, altered or stale; EnvironmentFault if torch is missing.
+    Raises: RunError, ExportError if it is missing, altered or stale; EnvironmentFault if torch or the device is
+    missing; GateFailed if it failed ``ftx validate`` on this machine, except with ``allow_failed``, or, with
+    ``require_proof``, is not proved there.
     """
     if artifact is None or isinstance(artifact, Run):
-        return _load_best(Run.open() if artifact is None else artifact, compute, goal, progress)
+        return _load_best(Run.open() if artifact is None else artifact, compute, goal, progress, options)
     if not isinstance(artifact, Path | str) or not str(artifact):  # pyright: ignore[reportUnnecessaryIsInstance]
         found = type(artifact).__name__ if artifact else "an empty name"
         raise InputError(
@@ -54,18 +70,32 @@ def load(
         )
     folder = Path(artifact)
     if str(artifact) in ARTIFACTS and not folder.exists():  # as for ftx eval
-        return load_artifact(Run.open(), str(artifact), compute=compute)
+        predictor = load_artifact(Run.open(), str(artifact), compute=compute, device=options.get("device", CPU))
+        _check_verdict(predictor, progress, options)
+        return predictor
     if is_run(folder):
-        return _load_best(Run.open(folder), compute, goal, progress)
+        return _load_best(Run.open(folder), compute, goal, progress, options)
     if folder.is_dir() and not _is_model(folder) and any(folder.glob(f"*/{CARD_FILE}")):
-        folder, why = best_of(folder)
+        folder, why = best_of(folder, options.get("device", CPU))
         progress.note(f"model: {folder}, {why}")
-    predictor = load_folder(folder, compute=compute, goal=goal)
-    inside = folder.parent if folder.is_file() else folder
-    if (inside / CARD_FILE).is_file():
-        note_missing_proof(inside, progress)
-        _note_doubts(predictor, progress)
+    predictor = load_folder(folder, compute=compute, goal=goal, device=options.get("device", CPU))
+    _check_verdict(predictor, progress, options)
     return predictor
+
+
+def _check_verdict(predictor: Predictor, progress: Progress, options: LoadOptions) -> None:
+    """Check what ``ftx validate`` found of the model on this machine. Raises: GateFailed, as ``load``."""
+    from ftx.runtimes.openvino import OpenVinoPredictor
+
+    if isinstance(predictor, OpenVinoPredictor):
+        check_proof(predictor.folder, progress, **options)
+        _note_doubts(predictor, progress)
+    elif options.get("require_proof"):
+        raise GateFailed(
+            "--require-proof needs an OpenVINO model: ftx validate verifies only these for a machine",
+            found=predictor.name,
+            fix=f"export one: {EXPORT_IR}",
+        )
 
 
 def _note_doubts(predictor: Predictor, progress: Progress) -> None:
@@ -82,7 +112,9 @@ def _note_doubts(predictor: Predictor, progress: Progress) -> None:
         progress.note(f"int8-checked is not certified on this CPU and version of OpenVINO: {instead}")
 
 
-def load_folder(folder: Path, *, compute: Compute = "auto", goal: TuningGoal | None = None) -> Predictor:
+def load_folder(
+    folder: Path, *, compute: Compute = "auto", goal: TuningGoal | None = None, device: str = CPU
+) -> Predictor:
     """Open the model in one folder, or named by its file in it; without a goal with OpenVINO's own settings.
 
     A dense or ONNX folder inside a run is opened through the run, which has its hashes and preprocessing.
@@ -91,12 +123,12 @@ def load_folder(folder: Path, *, compute: Compute = "auto", goal: TuningGoal | N
     given, folder = folder, folder.parent if folder.is_file() else folder
     if (folder / CARD_FILE).is_file():
         Run.check_folder(folder)
-        return _ir(None, folder, compute, goal)
+        return _ir(folder, compute, goal, device)
     found = Run.around(folder)
     if found is not None:
-        return load_artifact(*found, compute=compute, goal=goal)
+        return load_artifact(*found, compute=compute, goal=goal, device=device)
     if (folder / DENSE_CONFIG).is_file():
-        return _dense(None, folder, compute, goal)
+        return _dense(None, folder)
     onnx_outside = (folder / ONNX_FILE).is_file()
     alike = None if folder.exists() else nearest(str(folder), ARTIFACTS)
     raise ExportError(
@@ -112,14 +144,29 @@ def load_folder(folder: Path, *, compute: Compute = "auto", goal: TuningGoal | N
 
 
 def load_artifact(
-    run: Run, artifact: Artifact | str, *, compute: Compute = "auto", goal: TuningGoal | None = None
+    run: Run,
+    artifact: Artifact | str,
+    *,
+    compute: Compute = "auto",
+    goal: TuningGoal | None = None,
+    device: str = CPU,
 ) -> Predictor:
     """Check the hashes and lineage of one artifact of a run, and open it; without a goal with OpenVINO's own settings.
 
-    Raises: RunError if the run lacks it, or it is altered or stale.
+    Raises: RunError if the run lacks it, or it is altered or stale; InputError if it cannot run on the device.
     """
     chosen = artifact_named(run, artifact) if isinstance(artifact, str) else artifact
-    return OPENERS[chosen](run, run.require(chosen), compute, goal)
+    folder = run.require(chosen)
+    if chosen in IRS.values():
+        return _ir(folder, compute, goal, device)
+    if device != CPU:
+        raise InputError(
+            "--device needs an OpenVINO model",
+            where=folder,
+            found=device,
+            fix=f"export one: {EXPORT_IR}; or use --device {CPU}",
+        )
+    return OPENERS[chosen](run, folder)
 
 
 def load_with_all_tokens(run: Run) -> Predictor:
@@ -143,21 +190,22 @@ def artifact_named(run: Run, name: str) -> Artifact:
     return ARTIFACTS[name]
 
 
-def _load_best(run: Run, compute: Compute, goal: TuningGoal, progress: Progress) -> Predictor:
-    chosen, why = best_ir(run)
-    predictor = load_artifact(run, chosen, compute=compute, goal=goal)
+def _load_best(run: Run, compute: Compute, goal: TuningGoal, progress: Progress, options: LoadOptions) -> Predictor:
+    device = options.get("device", CPU)
+    chosen, why = best_ir(run, device)
     progress.note(f"model: {run.folder(chosen)}, {why}")
-    return predictor
+    check_proof(run.folder(chosen), SILENT, **options)
+    return load_artifact(run, chosen, compute=compute, goal=goal, device=device)
 
 
-def _trained(run: Run, folder: Path, compute: Compute, goal: TuningGoal | None) -> Predictor:
+def _trained(run: Run, folder: Path) -> Predictor:
     from ftx.runs.trained import load_trained
     from ftx.runtimes.torch import TorchPredictor
 
     return TorchPredictor(load_trained(run), run.manifest.preprocess, run.task)
 
 
-def _dense(run: Run | None, folder: Path, compute: Compute, goal: TuningGoal | None) -> Predictor:
+def _dense(run: Run | None, folder: Path) -> Predictor:
     """A dense model in torch; without a run, by the labels and preprocessing in the folder itself."""
     from ftx.runs.dense import load_dense, read_dense, require_fit
     from ftx.runtimes.torch import TorchPredictor
@@ -177,18 +225,18 @@ def _dense(run: Run | None, folder: Path, compute: Compute, goal: TuningGoal | N
     return TorchPredictor(module, preprocess, task)
 
 
-def _onnx(run: Run, folder: Path, compute: Compute, goal: TuningGoal | None) -> Predictor:
+def _onnx(run: Run, folder: Path) -> Predictor:
     from ftx.runtimes.onnx import OnnxPredictor
 
     return OnnxPredictor(folder, run.manifest.preprocess, run.task)
 
 
-def _ir(run: Run | None, folder: Path, compute: Compute, goal: TuningGoal | None) -> Predictor:
+def _ir(folder: Path, compute: Compute, goal: TuningGoal | None, device: str) -> Predictor:
     from ftx.runtimes.openvino import OpenVinoPredictor
 
     if goal is None:
-        return OpenVinoPredictor(folder, compute)
-    tuned = tuned_here(folder)
+        return OpenVinoPredictor(folder, compute, device=device)
+    tuned = tuned_here(folder) if device == CPU else None
     setting = tuned.setting(goal) if tuned else UNTUNED[goal]
 
     def opened(cache: Path | None) -> Predictor:
@@ -200,6 +248,7 @@ def _ir(run: Run | None, folder: Path, compute: Compute, goal: TuningGoal | None
             batch=setting.batch,
             cache=cache,
             kernels="single" if goal == "latency" else "batch",
+            device=device,
         )
 
     # By the digest of the card, which contains the hashes of all files: OpenVINO's own key may miss other weights.
@@ -213,13 +262,8 @@ def _ir(run: Run | None, folder: Path, compute: Compute, goal: TuningGoal | None
         return opened(None)
 
 
-# What opens each artifact of a run in its folder. A goal chooses the settings of those that are tunable.
-OPENERS: Mapping[Artifact, Callable[[Run, Path, Compute, TuningGoal | None], Predictor]] = {
-    TRAINED: _trained,
-    DENSE: _dense,
-    ONNX: _onnx,
-    **dict.fromkeys(IRS.values(), _ir),
-}
+# What opens each artifact of a run in its folder, except the IRs.
+OPENERS: Mapping[Artifact, Callable[[Run, Path], Predictor]] = {TRAINED: _trained, DENSE: _dense, ONNX: _onnx}
 
 
 def _is_model(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The OpenVINO runtime on the CPU: an exported folder, opened without torch."""
+"""The OpenVINO runtime: an exported folder, opened without torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ftx.runs.card_json import Card, read_card
 from ftx.runs.certificate import Certificate
 from ftx.runs.certificate_json import read_certificates
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
-from ftx.runs.machine import Kernels, cpu_flags, is_held, this_machine, this_set
+from ftx.runs.machine import CPU, Kernels, cpu_flags, is_held, this_machine, this_set
 from ftx.runs.views import KernelPath
 from ftx.runtimes.check_ir import check_complete, check_ports, check_width, model_info_of, output_shapes
 from ftx.runtimes.checked_network import CheckedNetwork
@@ -35,6 +35,7 @@ from ftx.runtimes.compiled_network import (
     first_output,
     has_single_kernels,
 )
+from ftx.runtimes.device import check_device, property_of
 from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, RanModel, feed_files
 from ftx.runtimes.release_process import primitives
 from ftx.runtimes.single_kernels import preprocessing
@@ -82,6 +83,7 @@ class OpenVinoPredictor:
         cache: Path | None = None,
         kernels: KernelPath = "batch",
         part: RanModel | None = None,
+        device: str = CPU,
     ) -> None:
         """Check the card and the hashes, then open and compile the model.
 
@@ -89,8 +91,11 @@ class OpenVinoPredictor:
         that it sees. ``batch`` is the most images of one size that share a request if files are predicted, ``cache``
         the folder of what OpenVINO compiled. With ``kernels`` single, int8 is compiled for one image at a time if that
         is faster for one. ``part`` opens only one of the two models of int8-checked.
-        Raises: ExportError if the folder is incomplete or OpenVINO cannot read the model.
+        ``device`` is OpenVINO's name of what computes; other devices than the CPU choose ``threads`` and ``streams``.
+        Raises: ExportError if the folder is incomplete or OpenVINO cannot read the model; InputError, EnvironmentFault
+        for a device that is not there.
         """
+        check_device(device, core())
         self.card: Card = read_card(folder)
         check_complete(folder, self.card)
         if self.card.base is not None:
@@ -101,18 +106,27 @@ class OpenVinoPredictor:
             )
         path = folder / (FLOAT_IR_FILE if part == "fp32" else IR_FILE)
         self.folder, self.preprocess = folder, self.card.preprocess
-        self.batch = batch
+        self.batch, self.device = batch, device
         started = time.perf_counter()
         try:
             model = core().read_model(path)
             check_ports(model, path)
-            properties = _properties(compute, threads, streams, cache)
+            properties = _properties(compute, threads, streams, cache, device)
             if part == "fp32":
                 properties |= IN_F32
             self.outputs = output_shapes(model)
             both = part is None and self.card.artifact == IR_INT8_CHECKED
+            if both and device != CPU:
+                raise ExportError(
+                    "int8-checked runs only on the CPU, for which its bound was measured",
+                    where=folder,
+                    found=device,
+                    fix=f"use --device {CPU}, or name the fp32 model",
+                )
             drops_patches = both and bool(self.card.keep_tokens) and add_choice_margins(model)
-            self._network = CompiledNetwork(model, self.preprocess, properties, path, this_set(), kernels=kernels)
+            self._network = CompiledNetwork(
+                model, self.preprocess, properties, path, this_set(), kernels=kernels, device=device
+            )
             exact = _float_network(folder, self.card, properties) if both else None
         except RuntimeError as error:
             raise ExportError(
@@ -122,9 +136,10 @@ class OpenVinoPredictor:
         check_width(model, path, len(self.card.labels))
         self.model_info = model_info_of(model)
         self.task = self.card.meaning.open()
-        dtype: Dtype = self._network.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        hint = property_of(self._network.compiled, "INFERENCE_PRECISION_HINT")
+        dtype: Dtype = "f32" if hint is None else hint.to_string()
         self.compute = ComputePrecision(dtype, chosen_by_runtime=compute == "auto")
-        self.threads = int(self._network.compiled.get_property("INFERENCE_NUM_THREADS"))
+        self.threads = int(property_of(self._network.compiled, "INFERENCE_NUM_THREADS") or 1)
         self.streams = self._network.streams
         self.kernel_path: KernelPath = self._network.kernel_path
         # Whether the model was exported with a map for each label.
@@ -141,7 +156,8 @@ class OpenVinoPredictor:
 
     def kernels(self) -> Kernels:
         """What computes the products: convolutions, linear layers, attention; in a network for one image, its body."""
-        return Kernels(this_set(), is_held(cpu_flags()), primitives(self._network.compiled))
+        known = primitives(self._network.compiled) if self.device == CPU else {}
+        return Kernels(this_set(), is_held(cpu_flags()), known)
 
     def request(self) -> Callable[[Pixels], Mapping[str, Floats]]:
         """A request for one thread, which may run it many times: all outputs of the model.
@@ -245,9 +261,13 @@ def _size_bytes(image: OpenImageFile | ImageError) -> int:
     return 0 if isinstance(image, ImageError) else image.size_bytes
 
 
-def _properties(compute: Compute, threads: int | None, streams: int | None, cache: Path | None) -> dict[str, Any]:
+def _properties(
+    compute: Compute, threads: int | None, streams: int | None, cache: Path | None, device: str
+) -> dict[str, Any]:
     quota = processors().usable
-    if threads is None and quota < processors().allowed:
+    if device != CPU:
+        threads = streams = None
+    elif threads is None and quota < processors().allowed:
         threads = quota  # OpenVINO would start a thread for each that it sees
     chosen = {
         "INFERENCE_PRECISION_HINT": "f32" if compute == "f32" else None,

@@ -45,7 +45,7 @@ _ARITHMETIC: dict[str, Callable[[ov.Output, ov.Output], ov.Node]] = {
 
 @dataclass(frozen=True)
 class ModelParts:
-    """Preprocessing, u8 [N, H, W, 3] to f32 [N, 3, R, C], and a body for one image, f32 [1, 3, R, C]."""
+    """Preprocessing, u8 [N, H, W, 3] to f32 [N, 3, R, C], and a body of f32 [1, 3, R, C], or of [N, 3, R, C]."""
 
     preprocessing: ov.Model
     body: ov.Model
@@ -57,6 +57,19 @@ def single_parts(model: ov.Model, preprocess: Preprocess, isa: InstructionSet | 
         return None
     body = single_body(_behind(model), (1, 3, preprocess.height, preprocess.width), isa)
     return None if body is None else ModelParts(front, body)
+
+
+def device_parts(model: ov.Model, preprocess: Preprocess, *, one_image: bool) -> ModelParts | None:
+    """Split an exported model for a device that is no CPU: the CPU computes its preprocessing, as it takes any size.
+
+    The body takes batches, or with ``one_image`` one image, so that all its shapes are known. None if it has no names
+    to split it by.
+    """
+    if (front := preprocessing(model)) is None:
+        return None
+    body = _behind(model)
+    body.reshape([1 if one_image else -1, 3, preprocess.height, preprocess.width])
+    return ModelParts(front, body)
 
 
 def preprocessing(model: ov.Model) -> ov.Model | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 from ftx.core.command_report import CommandReport
 from ftx.core.errors import InputError, stopped
@@ -18,7 +18,7 @@ from ftx.core.packages import require
 from ftx.core.progress import SILENT, Progress
 from ftx.evaluating.predict import Prediction
 from ftx.runs.proof_json import ir_digest
-from ftx.runtimes import load
+from ftx.runtimes import LoadOptions, load
 from ftx.runtimes.openvino import OpenVinoPredictor
 from ftx.runtimes.predictor import RanModel
 from ftx.scaling.on_ray import ray_workers
@@ -75,11 +75,12 @@ def predict_to_file(
     form: OutFormat = "jsonl",
     ray: RayCluster | None = None,
     progress: Progress = SILENT,
+    **options: Unpack[LoadOptions],
 ) -> PredictReport:
     """Label images, folders, patterns and shards, and write one line for each, in their order, to a file.
 
     Parts that are done are kept next to the file until all are, so that the same call resumes. With ``ray`` each worker
-    is a process with its own model and cores, and is started again if it is lost.
+    is a process with its own model and cores, and is started again if it is lost. ``options`` are those of ``load``.
     Raises: InputError if there is no image, the file exists, or another job is running on it; ExportError, RunError for
     the model; EnvironmentFault if Ray, or a package, is missing or fails: parts that are done are kept.
     """
@@ -88,7 +89,7 @@ def predict_to_file(
     if ray is not None:
         require("ray")
     parts = parts_of(images)
-    predictor = load(artifact, goal="throughput", progress=progress)
+    predictor = load(artifact, goal="throughput", progress=progress, **options)
     if not isinstance(predictor, OpenVinoPredictor):
         found, fix = f"a model for {predictor.name}", "export it first: ftx export"
         raise InputError("--out needs an exported IR", where=artifact, found=found, fix=fix)

@@ -22,7 +22,7 @@ from ftx.runs.card_json import CARD_FILE, CERTIFICATE_FILE, PROOF_FILE, REFERENC
 from ftx.runs.parity_json import PARITY_FILE
 from ftx.runs.proof_json import ir_digest
 from ftx.runs.run_json import MANIFEST_FILE
-from ftx.runtimes import load
+from ftx.runtimes import LoadOptions, load
 from ftx.runtimes.checked_network import CheckedNetwork
 from ftx.runtimes.openvino import MOST_GRAPH_PIXELS, OpenVinoPredictor
 from ftx.serving.batching import Batcher, CountBatch
@@ -108,13 +108,19 @@ class Registry:
     """The models of one server."""
 
     def __init__(
-        self, sources: Sequence[ModelSource], progress: Progress, *, counted: CountBatch, reloaded: NoteReload
+        self,
+        sources: Sequence[ModelSource],
+        progress: Progress,
+        *,
+        counted: CountBatch,
+        reloaded: NoteReload,
+        options: LoadOptions,
     ) -> None:
-        """Open every model.
+        """Open every model, also each new one, with the ``options`` of ``load``.
 
         Raises: InputError for a duplicate or invalid name; RunError, ExportError, GateFailed for a model.
         """
-        self._progress, self._counted, self._reloaded = progress, counted, reloaded
+        self._progress, self._counted, self._reloaded, self._options = progress, counted, reloaded, options
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._closing: list[Batcher] = []
@@ -264,7 +270,7 @@ class Registry:
             self._end(before)
 
     def _open(self, number: int, path: Path) -> Version:
-        predictor = load(path, goal="throughput", progress=self._progress)
+        predictor = load(path, goal="throughput", progress=self._progress, **self._options)
         if not isinstance(predictor, OpenVinoPredictor):
             what, fix = "ftx serve needs an OpenVINO model", f"export it, and name its IR: {EXPORT_IR}"
             raise ExportError(what, where=path, found=predictor.name, fix=fix)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from pydantic import BaseModel
 
@@ -21,6 +21,7 @@ from ftx.core.untrusted_input import read_file
 from ftx.runs.card_json import CARD_FILE
 from ftx.runs.run_json import is_run
 from ftx.runs.runs_folder import latest_run
+from ftx.runtimes import LoadOptions
 from ftx.runtimes.openvino import read_into_memory
 from ftx.serving.images import Images
 from ftx.serving.limits import AccessRules, Guard, Limits
@@ -69,10 +70,11 @@ def serve(
     limits: Limits = DEFAULT_LIMITS,
     ready: Callable[[ServeReport], None] = lambda report: None,
     progress: Progress = SILENT,
+    **options: Unpack[LoadOptions],
 ) -> None:
     """Respond to requests until SIGINT or SIGTERM, then complete those in progress; call ``ready`` before the first.
 
-    Without a target the newest run is served.
+    Without a target the newest run is served. ``options`` are those of ``ftx.load``.
     Raises: InputError for an invalid token, certificate or name; EnvironmentFault if the port is in use; RunError,
     ExportError, GateFailed for the models.
     """
@@ -88,7 +90,7 @@ def serve(
                 f"the token and the images are sent to {url} unencrypted: use HTTPS with --tls-cert and --tls-key"
             )
         run = str(sources[0].path) if len(sources) == 1 and is_run(sources[0].path) else None
-        with serving(sources, limits, token, endpoint, progress) as server:
+        with serving(sources, limits, token, endpoint, progress, **options) as server:
             report = ServeReport(run=run, address=url, models=server.served())
             server.run(listening, lambda: ready(report))
 
@@ -121,7 +123,12 @@ class ModelServer:
 
 @contextmanager
 def serving(
-    sources: Sequence[ModelSource], limits: Limits, token: str | None, endpoint: Endpoint, progress: Progress
+    sources: Sequence[ModelSource],
+    limits: Limits,
+    token: str | None,
+    endpoint: Endpoint,
+    progress: Progress,
+    **options: Unpack[LoadOptions],
 ) -> Generator[ModelServer, None, None]:
     """Open the models, with a server for them.
 
@@ -132,7 +139,7 @@ def serving(
 
     metrics = Metrics()
     read_into_memory()
-    registry = Registry(sources, progress, counted=metrics.count_batch, reloaded=metrics.count_reload)
+    registry = Registry(sources, progress, counted=metrics.count_batch, reloaded=metrics.count_reload, options=options)
     images = Images(limits.max_pixels)
     try:
         metrics.waiting.set_function(lambda: registry.waiting)

@@ -80,12 +80,20 @@ class ApplyReport(CommandReport):
 
 
 def apply(
-    adapter: Path, base: Path, out: Path, *, labels: Sequence[str] = (), progress: Progress = SILENT
+    adapter: Path,
+    base: Path,
+    out: Path,
+    *,
+    labels: Sequence[str] = (),
+    require_proof: bool = False,
+    allow_failed: bool = False,
+    progress: Progress = SILENT,
 ) -> ApplyReport:
     """Merge an update, or a folder in the PEFT format, into a base IR; ``labels`` are those of such a folder.
 
     Raises: AdapterError, ExportError for invalid or unsuitable files; InputError for an older update; GateFailed if the
-    result is not the server's; EnvironmentFault for the disk. A model at ``out`` then stays as it was.
+    result is not the server's (unless ``allow_failed``), or is not proved (if ``require_proof``); EnvironmentFault for
+    the disk. A model at ``out`` then stays as it was.
     """
     started = time.monotonic()
     card = _base_card(base)
@@ -107,7 +115,8 @@ def apply(
         _write_card_and_reference(staged, base, given, card)
         if merged.exact and given.proof is not None:
             carry_proof(staged, given.proof)
-        found, max_abs = _check_accuracy(staged, given, progress)
+        found, max_abs = _compared(staged, given.update.max_drop if given.update else MAX_DROP, progress)
+        _check_verdict(found, given, require_proof=require_proof, allow_failed=allow_failed)
         settle(staged)
         _put(staged, out, keep=installed is not None)
     return ApplyReport(
@@ -287,20 +296,17 @@ def _write_card_and_reference(staged: Path, base: Path, given: AdapterToMerge, c
         write_card(staged, new_card)
 
 
-def _check_accuracy(staged: Path, given: AdapterToMerge, progress: Progress) -> tuple[Transfer, float | None]:
-    """The verdict of the reference images: unproved without the trained model's logits.
-
-    Raises: GateFailed if the model does not predict what the trained model does.
-    """
-    found, max_abs = _compared(staged, given.update.max_drop if given.update else MAX_DROP, progress)
-    if found.verdict == "failed":
-        raise GateFailed(
-            "the updated model predicts differently from the trained one, and is not kept",
-            where=given.path,
-            found=found.summary,
-            fix="have the update made again; the model before it stays in use",
-        )
-    return found, max_abs
+def _check_verdict(found: Transfer, given: AdapterToMerge, *, require_proof: bool, allow_failed: bool) -> None:
+    """Raises: GateFailed if the model does not predict what the trained model does, or a proof is required."""
+    if found.verdict == "failed" and not allow_failed:
+        what = "predicts differently from the trained one"
+        fix = "have the update made again; the model before it stays in use. To install it anyway: --allow-failed"
+    elif found.verdict != "proved" and require_proof:
+        what = "is not proved on this machine"
+        fix = "run the command without --require-proof, or have the update made again after ftx validate"
+    else:
+        return
+    raise GateFailed(f"the updated model {what}, and is not kept", where=given.path, found=found.summary, fix=fix)
 
 
 def _compared(folder: Path, max_drop: float, progress: Progress) -> tuple[Transfer, float | None]:
