@@ -309,14 +309,13 @@ def print_search(report: QuantizeReport, chosen_as: str = "") -> None:
         console.print_note(f"{report.artifact}: {chosen_as}{', ' if chosen_as else ''}{tried}", "dim")
         return
     console.print_table(
-        ("setting", "logit error", "labels changed", "time vs fp32", "ms", ""),
+        ("setting", "logit error", "labels changed", "time vs fp32", ""),
         [
             (
                 row.setting,
                 "no number" if row.mean_abs is None else f"{row.mean_abs:.4f}",
                 f"{row.changed} of {row.images}",
                 f"{row.work:.2f}",
-                f"{row.latency_ms:.1f}",
                 "chosen" if row.chosen else "",
             )
             for row in report.candidates

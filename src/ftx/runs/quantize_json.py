@@ -47,8 +47,8 @@ class CandidateRow(ClosedModel):
     """The fraction of the float model's multiplications that remains; one in 8 bits counts as a quarter. The setting
     with the smallest ``mean_abs`` times ``work`` is chosen.
     """
-    latency_ms: float
-    """The median time of one image on this machine in milliseconds; it decides nothing."""
+    latency_ms: float | None = None
+    """The median time of one image in milliseconds, in files of an earlier ftx; otherwise null."""
     chosen: bool
     """Whether this setting is used."""
 

@@ -53,9 +53,8 @@ def test_a_convolutional_network_goes_from_images_to_int8(name: str, least_share
     assert all(
         row.mean_abs is None or chosen.mean_abs * chosen.work <= row.mean_abs * row.work for row in kept.candidates
     )
-    assert {row.ranges for row in kept.candidates} == {"histogram", "widest", "mean"}
-    assert {row.bias_correction for row in kept.candidates} == {True, False}
-    assert all(row.latency_ms > 0 for row in kept.candidates)
+    assert {row.ranges for row in kept.candidates} == {"histogram", "mean"}
+    assert {row.bias_correction for row in kept.candidates} == {True}
     layers = {one.layer for one in kept.sensitivities}
     assert set(chosen.in_float) <= layers
     assert 10 < len(layers) <= FINEST * NEIGHBOURS  # the groups that gain most, each whole but for the last

@@ -16,16 +16,14 @@ from ftx.backbones.split_network import full_model
 from ftx.core.signal_stack import OFF, SignalStack
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.export_source import trace
-from ftx.exporting.int8 import search as quantizing
-from ftx.exporting.int8.products import int8_fraction, products, quantized_products
-from ftx.exporting.int8.quantize import ATTENTION, CONVOLUTIONS, Int8Setting, compress_weights
+from ftx.exporting.int8.products import int8_fraction, products, quantized_products, restored
+from ftx.exporting.int8.quantize import ATTENTION, CONVOLUTIONS, Int8Setting, compress_weights, logits_of
 from ftx.exporting.int8.search import QuantizedBody, quantize_body
 from ftx.exporting.openvino import convert_body, name_canonically
 from ftx.runs.machine import WITHOUT_VNNI, this_set
 from ftx.runtimes.compiled_network import core
 
-# More than the search takes, so that the final pass is another one.
-IMAGES = quantizing.SEARCH_IMAGES + 8
+IMAGES = 40
 
 
 def body(side: int = 8, labels: int = 10) -> ov.Model:
@@ -67,17 +65,17 @@ def test_linear_layers_but_the_head_run_in_int8(quantized: QuantizedBody) -> Non
 
 def test_the_setting_nearest_to_f32_on_held_out_images_is_taken(quantized: QuantizedBody) -> None:
     tried = [one.setting for one in quantized.candidates]
-    assert tried[:4] == list(ATTENTION)
+    assert tried[:2] == list(ATTENTION)
     best = min(quantized.candidates, key=lambda one: one.mean_abs * one.work)
     assert quantized.setting == best.setting
     # They are not all the same, or the search would be for nothing.
     errors = [one.mean_abs for one in quantized.candidates]
     assert max(errors) > 1.05 * min(errors)
-    # Three small products, on whatever machine: far from a second, and no reciprocal of one.
-    assert all(0 < one.latency_ms < 1000 for one in quantized.candidates)
     # Then how ranges are taken, and whether biases are corrected, each from the best before.
-    assert tried[4] == replace(min(quantized.candidates[:4], key=lambda one: one.mean_abs).setting, ranges="widest")
-    assert [one.bias_correction for one in tried[:6]] == [True] * 5 + [False]
+    assert tried[2] == replace(min(quantized.candidates[:2], key=lambda one: one.mean_abs).setting, ranges="mean")
+    best = min(quantized.candidates[:3], key=lambda one: one.mean_abs).setting
+    assert tried[3] == replace(best, bias_correction=True)
+    assert not any(one.bias_correction for one in tried[:3])
 
 
 def test_it_answers_near_to_f32(quantized: QuantizedBody) -> None:
@@ -92,26 +90,71 @@ def test_it_answers_near_to_f32(quantized: QuantizedBody) -> None:
 
 def test_progress_counts_every_image_of_every_pass(listener: Listener, quantized: QuantizedBody) -> None:
     assert listener.steps == listener.total
-    # The settings in turn, the sensitivity of neighbours and of each layer, then the final pass with all images.
-    assert len(listener.descriptions) == len(quantized.candidates) + 3
-    # SmoothQuant takes a pass of its own.
-    passes = sum(1 if one.setting.alpha == -1 else 2 for one in quantized.candidates)
-    final = 1 if quantized.setting.alpha == -1 else 2
-    # Two layers are one group of neighbours.
-    assert listener.total == passes * quantizing.SEARCH_IMAGES + 1 + len(quantized.sensitivities) + final * IMAGES
+    # The settings that NNCF makes in turn, then the sensitivity of neighbours and of each layer.
+    made = [one for one in quantized.candidates if not one.setting.in_float]
+    assert len(listener.descriptions) == len(made) + 2
+    # SmoothQuant takes a pass of its own. Two layers are one group of neighbours.
+    assert listener.total == 2 * len(made) * IMAGES + 1 + len(quantized.sensitivities)
 
 
 @pytest.mark.representative
-def test_images_that_the_search_has_used_up_are_not_gone_through_again() -> None:
-    listener = Listener()
-    few = images(1)[: quantizing.SEARCH_IMAGES]
-    made = quantize_body(body(), few, images(2), progress=listener)
-    assert len(listener.descriptions) == len(made.candidates) + 2
-    assert not any(said.startswith("INT8: calibrating") for said in listener.descriptions)
-    again = quantize_body(body(), few, images(2), settings=(made.setting,))
+@pytest.mark.parametrize("bias_correction", [True, False])
+@pytest.mark.parametrize("alpha", [-1.0, 0.5])
+def test_a_product_that_goes_back_into_float_is_that_of_the_float_model(alpha: float, bias_correction: bool) -> None:
+    """And the others are as NNCF makes them if it ignores that product from the start."""
+    given, batch = sensitive_body(), np.concatenate(images(3))
+    known = {one.name for one in products(given)}
+    setting = Int8Setting(alpha=alpha, bias_correction=bias_correction, ranges="widest")
+    whole = quantize_body(given, images(1), images(2), settings=(setting,)).model
+    rounded = quantized_products(whole, known)
+    assert len(rounded) == 4
+
+    def logits(model: ov.Model) -> np.ndarray:
+        return core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
+
+    exact = logits(given)
+    off = np.abs(logits(whole) - exact).max()
+    assert np.abs(logits(restored(whole, given, rounded)) - exact).max() < 1e-5 * np.abs(exact).max() < off
+    some = restored(whole, given, ["delicate"])
+    assert set(quantized_products(some, known)) == set(rounded) - {"delicate"}
+    own = quantize_body(given, images(1), images(2), settings=(replace(setting, in_float=("delicate",)),)).model
+    assert np.abs(logits(some) - logits(own)).max() < 1e-5 * np.abs(exact).max()
+
+
+def test_of_products_with_one_input_the_others_stay_rounded() -> None:
+    """Queries, keys and values share what rounds their input; and weights may be computed from constants."""
+    generator = np.random.default_rng(0)
+    image = op.parameter([-1, 3, 8, 8], np.float32, name="image")
+    flat = op.gelu(op.reshape(image, np.array([0, -1]), special_zero=True), "erf")
+    both: list[ov.Node] = []
+    for name in ("one", "two"):
+        matrix = op.multiply(op.constant(weights(generator, 192, 32)), np.float32(0.5))
+        product = op.matmul(flat, matrix, False, False)
+        product.set_friendly_name(name)
+        both.append(op.add(product, generator.standard_normal((1, 32)).astype(np.float32)))
+    hidden = op.gelu(op.add(*both), "erf")
+    logits = op.matmul(hidden, weights(generator, 32, 10), False, False)
+    given = ov.Model([logits], [image], "two products")
+    whole = quantize_body(given, images(1), images(2), settings=(Int8Setting(alpha=0.5),)).model
+    assert set(quantized_products(whole, ["one", "two"])) == {"one", "two"}
+    some = restored(whole, given, ["two"])
+    assert quantized_products(some, ["one", "two"]) == ["one"]
+    own = quantize_body(given, images(1), images(2), settings=(Int8Setting(alpha=0.5, in_float=("two",)),)).model
     batch = np.concatenate(images(3))
-    answers = [core().compile_model(model, "CPU")(batch)[0] for model in (made.model, again.model)]
-    np.testing.assert_array_equal(*answers)
+    found, expected = (
+        core().compile_model(one, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0] for one in (some, own)
+    )
+    exact = core().compile_model(given, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
+    # SmoothQuant's scales of the other product do not know the weights of this one.
+    assert np.abs(found - expected).mean() < 0.5 * np.abs(found - exact).mean()
+
+
+@pytest.mark.representative
+def test_the_best_candidate_is_the_model() -> None:
+    made = quantize_body(sensitive_body(), images(1), images(2))
+    best = next(one for one in made.candidates if one.setting == made.setting)
+    exact, found = (logits_of(model, images(2)) for model in (sensitive_body(), made.model))
+    assert best.mean_abs == pytest.approx(float(np.abs(found - exact).mean()), rel=1e-5)
 
 
 def faded_body() -> ov.Model:
@@ -260,13 +303,13 @@ def sensitive_body() -> ov.Model:
 
 @pytest.mark.representative
 def test_the_product_that_loses_most_for_its_work_goes_back_into_float() -> None:
-    made = quantize_body(sensitive_body(), images(1), images(2), settings=PLAIN)
+    made = quantize_body(sensitive_body(), images(1), images(2), settings=PLAIN, max_drop=0.5)
     assert made.sensitivities[0].layer == "delicate"
     assert made.sensitivities[0].gain > 0
     assert "delicate" in made.setting.in_float
     chosen = next(one for one in made.candidates if one.setting == made.setting)
     whole = next(one for one in made.candidates if one.setting == replace(made.setting, in_float=()))
-    assert chosen.mean_abs < 0.7 * whole.mean_abs
+    assert chosen.mean_abs < 0.8 * whole.mean_abs
     assert whole.work < chosen.work <= 1.1 * whole.work
 
 

@@ -98,7 +98,7 @@ def test_what_is_learned_is_learned_for_the_network_that_rounds(
     # batches, and after training the merge in another order, change the last digits of float32.
     assert report.error_before == pytest.approx(error(coarse(teacher), teacher, judging), rel=1e-4)
     assert report.error_after == pytest.approx(error(coarse(learned), teacher, judging), rel=1e-3)
-    assert report.error_after < 0.9 * report.error_before  # a learning rate of zero gives 1
+    assert report.error_after < 0.97 * report.error_before  # a learning rate of zero gives 1
     # The first of the first epoch's 16 images, by the run's seed, and what their logits differed by.
     order = order_generator(before.recipe().seed, 1).permutation(len(images.training))
     with closing(images.training.batches(order[:16], 16, epoch=1)) as batches:
@@ -147,9 +147,9 @@ def test_each_image_of_a_recovery_has_one_use(whole_run: Path) -> None:
     run = Run.open(whole_run)
     images = images_of(run)
     calibrating, judging = calibration_images(run.entries("train"))
-    assert (len(calibrating), len(judging)) == (77, 19)
+    assert (len(calibrating), len(judging)) == (64, 19)
     assert [len(one) for one in (images.training, images.judging, images.validation)] == [77, 19, 24]
-    assert [tuple(image.shape) for image in images.calibration()] == [(1, 3, 32, 32)] * 77
+    assert [tuple(image.shape) for image in images.calibration()] == [(1, 3, 32, 32)] * 64
     with closing(images.validation.batches(range(24), 24, epoch=0)) as batches:
         (found,) = [batch.input for batch in batches]
     pre = run.manifest.preprocess

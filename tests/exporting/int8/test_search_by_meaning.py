@@ -104,7 +104,6 @@ def test_labels_are_those_that_the_runs_thresholds_call(searched: tuple[Run, Sma
     _, choosing = calibration_images(run.entries("train"))
     pixels = [load_pixels(run.data_root() / entry.path, PRE)[None] for entry in choosing]
     batches = [normalise(one, PRE) for one in pixels]
-    # With 32 images to calibrate the model that was judged is the one that is kept.
     found_NC, exact_NC = (logits_of(model, batches) for model in (quantized.model, source.parted))
     best = next(one for one in quantized.candidates if one.setting == quantized.setting)
     assert best.mean_abs == pytest.approx(float(np.abs(found_NC - exact_NC).mean()), rel=1e-5)
@@ -198,7 +197,7 @@ def searching(work: float, sensitivities: list[LayerSensitivity], whole: int) ->
     found.by_name = {
         one.layer: Product(one.layer, one.kind, one.multiplications, left[one.kind]) for one in sensitivities
     }
-    found.best = Candidate(PLAIN[0], mean_abs=1.0, changed=0, images=8, work=work, latency_ms=1.0)
+    found.best = Candidate(PLAIN[0], mean_abs=1.0, changed=0, images=8, work=work)
     found.sensitivities = sensitivities
     return found
 

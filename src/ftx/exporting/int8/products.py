@@ -10,13 +10,19 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from ftx.core.third_parties import no_telemetry
-from ftx.runtimes.graph import source, sources
+from ftx.runtimes.compiled_network import core
+from ftx.runtimes.graph import constant, source, sources, users
 
 with no_telemetry():
     import openvino as ov
+    from openvino import opset13 as ops
 
 ProductKind = Literal["linear", "convolution", "attention"]
+# The end of NNCF's name of what divides activations by the scales of SmoothQuant.
+_SMOOTHED = "nncf_smooth_quant"
 _MOVING = frozenset("Reshape Transpose Squeeze Unsqueeze Slice StridedSlice Gather Split VariadicSplit Concat".split())
 # VNNI adds four products of 8 bits in the time of one of f32.
 INT8_WORK = 1 / 4
@@ -120,6 +126,51 @@ def with_exact_inputs(model: ov.Model, names: Collection[str]) -> ov.Model:
             else:
                 rounding.output(0).replace(exact)
     return changed
+
+
+def restored(model: ov.Model, body: ov.Model, names: Collection[str]) -> ov.Model:
+    """A quantized model in which some products are those of the ``body`` again: inputs, weights and bias.
+
+    That is what NNCF makes if it ignores them from the start, without another calibration. If smoothed values are moved
+    before they reach a product, which others may share, only its inputs are exact, as by ``with_exact_inputs``.
+    """
+    changed = model.clone()
+    exact = {node.get_friendly_name(): node for node in body.get_ordered_ops()}
+    for node in changed.get_ordered_ops():
+        name = node.get_friendly_name()
+        if name not in names or (rounding := _rounded(node.input(0))) is None:
+            continue
+        given = rounding.input(0).get_source_output()
+        smoothed = given.get_node().get_friendly_name().endswith(_SMOOTHED)
+        if source(node).get_friendly_name() == rounding.get_friendly_name():
+            node.input(0).replace_source_output(given.get_node().input_value(0) if smoothed else given)
+        else:
+            rounding.output(0).replace(given)
+            if smoothed:
+                continue
+        node.input(1).replace_source_output(_computed(exact[name].input_value(1)))
+        for user in users(node):
+            if user.get_type_name() == "Add" and user.get_friendly_name() in exact:
+                _restore_bias(user, exact[user.get_friendly_name()])
+    changed.validate_nodes_and_infer_types()
+    return changed
+
+
+def _restore_bias(add: ov.Node, exact: ov.Node) -> None:
+    """Undo the correction of a bias."""
+    for corrected, given in zip(add.inputs(), exact.inputs(), strict=True):
+        bias = constant(given.get_source_output().get_node())
+        if bias is not None and constant(corrected.get_source_output().get_node()) is not None:
+            corrected.replace_source_output(ops.constant(bias).output(0))
+
+
+def _computed(value: ov.Output) -> ov.Output:
+    """A constant of what a graph computes from constants."""
+    known = constant(value.get_node())
+    if known is None:
+        result = ov.Model([ops.result(value)], [], "constant")  # pyright: ignore[reportGeneralTypeIssues]
+        known = core().compile_model(result, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([])[0]
+    return ops.constant(np.array(known)).output(0)
 
 
 def _rounded(port: ov.Input) -> ov.Node | None:

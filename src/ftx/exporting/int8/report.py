@@ -38,13 +38,12 @@ def _row(candidate: Candidate, *, chosen: bool) -> CandidateRow:
         changed=candidate.changed,
         images=candidate.images,
         work=round(candidate.work, 4),
-        latency_ms=round(candidate.latency_ms, 3),
         chosen=chosen,
     )
 
 
 def draw(report: QuantizeReport, path: Path) -> None:
-    """One point for each setting: its latency to the right, its error upwards; the chosen one is filled.
+    """One point for each setting: its estimated time to the right, its error upwards; the chosen one is filled.
 
     Raises: ModuleNotFoundError where matplotlib is not installed.
     """
@@ -53,8 +52,8 @@ def draw(report: QuantizeReport, path: Path) -> None:
         rows = [row for row in report.candidates if row.mean_abs is not None]
         for number, row in enumerate(rows, 1):
             colour = "#d55e00" if row.chosen else "#0072b2"
-            axes.plot(row.latency_ms, row.mean_abs, "o", color=colour, fillstyle="full" if row.chosen else "none")
-            place = (row.latency_ms, row.mean_abs or 0.0)
+            axes.plot(row.work, row.mean_abs, "o", color=colour, fillstyle="full" if row.chosen else "none")
+            place = (row.work, row.mean_abs or 0.0)
             axes.annotate(str(number), place, (5, 3), textcoords="offset points", fontsize=9, color=colour)
             label = f"{row.setting}: {row.changed} of {row.images} labels"
             weight = "bold" if row.chosen else "normal"
@@ -62,7 +61,7 @@ def draw(report: QuantizeReport, path: Path) -> None:
             names.text(0, height, f"{number}", color=colour, fontsize=8, weight=weight, transform=names.transAxes)
             names.text(0.08, height, label, color=colour, fontsize=8, weight=weight, transform=names.transAxes)
         names.set_axis_off()
-        axes.set_xlabel(f"milliseconds an image, {report.machine.cpu}, {report.isa or 'unknown'}")
+        axes.set_xlabel("estimated time, as a fraction of the time in fp32")
         axes.set_ylabel("mean difference of a logit from the float model's")
         axes.set_ylim(bottom=0)
         axes.margins(x=0.1)

@@ -2,15 +2,15 @@
 
 It has four steps, each from the best setting so far: the strength of SmoothQuant (or the preset); how ranges are
 estimated, and whether biases are corrected; products that go back into float, the most sensitive for their work first;
-and, if labels still change beyond the margin for certain, NNCF's accuracy control.
+and, if labels still change beyond the margin for certain, NNCF's accuracy control. NNCF takes seconds to analyse a
+network, however few its images. So each setting is calibrated with all of them, the best one is the INT8 model, and
+products go back into float without NNCF.
 
 Shapes: N images, C labels.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import PairedCounts
 from ftx.core.third_parties import no_telemetry
-from ftx.exporting.int8.products import Product, int8_fraction, products, quantized_products, with_exact_inputs
+from ftx.exporting.int8.products import (
+    Product,
+    int8_fraction,
+    products,
+    quantized_products,
+    restored,
+    with_exact_inputs,
+)
 from ftx.exporting.int8.quantize import (
     ATTENTION,
     CONVOLUTIONS,
@@ -34,30 +41,22 @@ from ftx.exporting.int8.quantize import (
     quantize,
 )
 from ftx.recipe.sections import MAX_DROP
-from ftx.runs.machine import this_set
 from ftx.runs.quantize_json import LayerSensitivity
-from ftx.runtimes.compiled_network import core
-from ftx.runtimes.single_kernels import single_body
 from ftx.tasks.thresholds import Floats
 
 with no_telemetry():
     import openvino as ov
 
-# Images of the search. DINOv2 ViT-S with a linear head on Fashion-MNIST, mean absolute logit difference (the logits'
-# standard deviation is 1.9): with 32 images 0.149, 0.154, 0.111, 0.166 for the four strengths, with 128 images 0.155,
-# 0.147, 0.114, 0.142. The order of the best is the same, and a trial takes 9 s on 2 cores instead of 25.
-SEARCH_IMAGES = 32
-# Judging images by which a product's sensitivity is measured. A ViT-S has 74 products and each takes 2 s, so neighbours
-# are measured together first: a block of a ViT has six in 8 bits.
+# Judging images by which a product's sensitivity is measured. A ViT-S has 74 products, and each is compiled again, so
+# neighbours are measured together first: a block of a ViT has six in 8 bits.
 SENSITIVITY_IMAGES = 16
 NEIGHBOURS = 6
-FINEST = 3
+FINEST = 2
 # How many products go back into float, step by step, and how much work all of them may add: without this limit the
 # smallest error is that of a network with none in 8 bits.
 IN_FLOAT = (1, 2, 4, 8)
 MOST_ADDED = 0.1
 CONFIDENCE = 0.95
-_TIMED = 9
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,7 @@ class Candidate:
 
     ``mean_abs`` is the mean absolute difference of a logit from the float model's, over the judging images; ``changed``
     is how many of these ``images`` have other labels. ``work`` is the fraction of the float model's multiplications
-    that is left, as VNNI counts them. ``latency_ms`` is one image on this machine, in turn with the first candidate,
-    and decides nothing: the same images make the same model, whatever else the machine does.
+    that is left, as VNNI counts them. Nothing is timed: the same images make the same model on each machine.
     """
 
     setting: Int8Setting
@@ -75,7 +73,6 @@ class Candidate:
     changed: int
     images: int
     work: float
-    latency_ms: float
 
     @property
     def loss(self) -> float:
@@ -109,7 +106,7 @@ def quantize_body(
     max_drop: float = MAX_DROP,
     progress: Progress = SILENT,
 ) -> QuantizedBody:
-    """Search for the best setting with the first few calibration images, and quantize with it and all of them.
+    """Search for the best setting, and quantize with it.
 
     ``settings`` are the first ones, by default those for the body's kind; a single one is used without a search.
     ``predicted`` returns the labels of logits, by default the highest. ``overflow_safe`` is for CPUs without VNNI.
@@ -126,13 +123,9 @@ def quantize_body(
     if len(kinds) == 1:
         only = quantize(body, calibration, kinds[0], "INT8: calibrating", progress, overflow_safe=overflow_safe)
         return QuantizedBody(only, kinds[0])
-    few = list(islice(calibration, SEARCH_IMAGES))
-    search = _Search(body, few, held_out, known, predicted or _highest, max_drop, progress, overflow_safe)
+    search = _Search(body, calibration, held_out, known, predicted or _highest, max_drop, progress, overflow_safe)
     search.run(kinds)
-    best, model = search.best, search.model
-    if len(few) < len(calibration):
-        model = search.quantized(best.setting, calibration, f"INT8: calibrating, {best.setting}")
-    return QuantizedBody(model, best.setting, tuple(search.candidates), tuple(search.sensitivities))
+    return QuantizedBody(search.model, search.best.setting, tuple(search.candidates), tuple(search.sensitivities))
 
 
 @dataclass
@@ -140,7 +133,7 @@ class _Search:
     """The candidates so far, and the best of them."""
 
     body: ov.Model
-    few: Batches
+    calibration: Batches
     held_out: Batches
     products: Sequence[Product]
     predicted: PredictedLabels
@@ -151,7 +144,6 @@ class _Search:
     def __post_init__(self) -> None:
         self.by_name = {one.name: one for one in self.products}
         self.exact_NC = logits_of(self.body, self.held_out)
-        self.clock = _Clock(next(iter(self.held_out))[:1])
         self.candidates: list[Candidate] = []
         self.sensitivities: list[LayerSensitivity] = []
         self.best: Candidate
@@ -161,11 +153,10 @@ class _Search:
         """Go through all steps."""
         for setting in settings:
             self.attempt(setting)
-        start = self.best.setting
-        others = ("widest", "mean") if start.ranges_of_activations == "histogram" else ("widest",)
-        for ranges in others:
-            self.attempt(replace(start, ranges=ranges))
-        self.attempt(replace(self.best.setting, bias_correction=False))
+        if self.best.setting.ranges_of_activations != "mean":
+            self.attempt(replace(self.best.setting, ranges="mean"))
+        if not self.best.setting.bias_correction:
+            self.attempt(replace(self.best.setting, bias_correction=True))
         self.put_back()
         counted = PairedCounts(self.best.changed, 0, self.best.images)
         if counted.drop_at_least(CONFIDENCE) > self.max_drop:
@@ -173,14 +164,14 @@ class _Search:
 
     def put_back(self) -> None:
         """Put products back into float, more and more of them, as long as it pays."""
-        start = self.best.setting
+        start, model = self.best.setting, self.model
         self.sensitivities = self.measured_sensitivities()
         order = self.affordable()
         for count in IN_FLOAT:
             if count > len(order):
                 break
-            before = self.candidates[-1]
-            self.attempt(replace(start, in_float=(*start.in_float, *order[:count])))
+            before, some = self.candidates[-1], order[:count]
+            self.judge(replace(start, in_float=(*start.in_float, *some)), restored(model, self.body, some))
             if count > 1 and not self.candidates[-1].loss < before.loss:
                 break
 
@@ -230,8 +221,16 @@ class _Search:
         return sorted(found, key=lambda one: -one.gain / one.multiplications)
 
     def attempt(self, setting: Int8Setting) -> None:
-        """Quantize with the few images, and measure."""
-        model = self.quantized(setting, self.few, f"INT8: trying {setting}")
+        """Quantize in one setting, and measure; with accuracy control by the labels of the judging images."""
+        goal = (
+            LabelGoal(self.held_out, self.exact_NC, self.predicted, self.max_drop) if setting.accuracy_control else None
+        )
+        described, safe = f"INT8: trying {setting}", self.overflow_safe
+        model = quantize(self.body, self.calibration, setting, described, self.progress, overflow_safe=safe, goal=goal)
+        self.judge(setting, model)
+
+    def judge(self, setting: Int8Setting, model: ov.Model) -> None:
+        """Measure a quantized model, and keep it if it is the best so far."""
         logits_NC = logits_of(model, self.held_out)
         same_N = (self.predicted(logits_NC) == self.predicted(self.exact_NC)).all(axis=1)
         found = Candidate(
@@ -240,7 +239,6 @@ class _Search:
             changed=int((~same_N).sum()),
             images=len(same_N),
             work=self.work(model),
-            latency_ms=self.clock.ms(model),
         )
         if not self.candidates or self.is_better(found):
             self.best, self.model = found, model
@@ -249,15 +247,6 @@ class _Search:
     def is_better(self, found: Candidate) -> bool:
         """Whether it replaces the best; with NNCF's control, which is tried because of labels, by the labels."""
         return found.changed < self.best.changed if found.setting.accuracy_control else found.loss < self.best.loss
-
-    def quantized(self, setting: Int8Setting, images: Batches, description: str) -> ov.Model:
-        """The body in one setting."""
-        goal = (
-            LabelGoal(self.held_out, self.exact_NC, self.predicted, self.max_drop) if setting.accuracy_control else None
-        )
-        return quantize(
-            self.body, images, setting, description, self.progress, overflow_safe=self.overflow_safe, goal=goal
-        )
 
     def work(self, model: ov.Model) -> float:
         """The fraction of the float body's multiplications that is left in a quantized model."""
@@ -269,31 +258,3 @@ class _Search:
 def _highest(logits_NC: Floats) -> NDArray[np.bool_]:
     """Shape: [N, C]."""
     return logits_NC == logits_NC.max(axis=1, keepdims=True)
-
-
-class _Clock:
-    """Times one image in each candidate, compiled for one and in the precision that this CPU would use.
-
-    It is timed in turn with the first candidate, so that a slow minute of the machine slows both.
-    """
-
-    def __init__(self, image_13HW: Floats) -> None:
-        self.image_13HW = image_13HW
-        self.first: tuple[ov.InferRequest, float] | None = None
-
-    def ms(self, model: ov.Model) -> float:
-        """The median time, relative to the first candidate's own."""
-        for_one = single_body(model, self.image_13HW.shape, this_set())
-        request = core().compile_model(model if for_one is None else for_one, "CPU").create_infer_request()
-        for _ in range(2):
-            self._seconds(request)
-        if self.first is None:
-            self.first = request, 1e3 * statistics.median(self._seconds(request) for _ in range(_TIMED))
-            return self.first[1]
-        first, first_ms = self.first
-        return first_ms * statistics.median(self._seconds(request) / self._seconds(first) for _ in range(_TIMED))
-
-    def _seconds(self, request: ov.InferRequest) -> float:
-        started = time.perf_counter()
-        request.infer([self.image_13HW])
-        return time.perf_counter() - started
