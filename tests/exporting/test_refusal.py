@@ -75,16 +75,16 @@ def entry(number: int, label: str, split: str = "train") -> Entry:
 def test_int8_is_chosen_on_training_images_that_did_not_calibrate_it() -> None:
     entries = [entry(number, "abcde"[number % 5]) for number in range(1000)]
     calibration, choosing = calibration_images(entries)
-    assert (len(calibration), len(choosing)) == (CALIBRATION_IMAGES, CHOOSING_IMAGES) == (64, 32)
+    assert (len(calibration), len(choosing)) == (CALIBRATION_IMAGES, CHOOSING_IMAGES) == (32, 32)
     assert not {one.sha256 for one in calibration} & {one.sha256 for one in choosing}
-    for some, least in ((calibration, 12), (choosing, 6)):
+    for some, least in ((calibration, 6), (choosing, 6)):
         counts = [sum(one.labels == (label,) for one in some) for label in "abcde"]
         assert min(counts) >= least
         assert max(counts) - min(counts) <= 1
     # A copy of an image under another name is the same image.
     copies = [*entries[:100], *(Entry(f"copy/{one.path}", one.sha256, one.labels, one.split) for one in entries[:100])]
     calibration, choosing = calibration_images(copies)
-    assert (len(calibration), len(choosing)) == (64, 20)
+    assert (len(calibration), len(choosing)) == (32, 20)
     assert not {one.sha256 for one in calibration} & {one.sha256 for one in choosing}
     calibration, choosing = calibration_images(entries[:2])
     assert (len(calibration), len(choosing)) == (1, 1)

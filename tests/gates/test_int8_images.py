@@ -117,11 +117,11 @@ def each_class(names: set[str]) -> list[int]:
     return [sum(f"/{name}/" in one for one in names) for name in CLASSES]
 
 
-def test_128_images_calibrate_and_32_others_choose_all_of_them_for_training(
+def test_32_images_calibrate_and_32_others_choose_all_of_them_for_training(
     phases: list[tuple[str, int | None, list[str]]], run: Run
 ) -> None:
     calibrating, choosing = images(phases, run)
-    assert (len(calibrating), len(choosing)) == (128, 32)
+    assert (len(calibrating), len(choosing)) == (32, 32)
     assert not calibrating & choosing
     assert {name.split("/")[0] for name in calibrating | choosing} == {"train"}
 
@@ -136,9 +136,8 @@ def test_the_classes_take_turns(phases: list[tuple[str, int | None, list[str]]],
 
 def test_each_pass_goes_through_the_images_it_should(phases: list[tuple[str, int | None, list[str]]]) -> None:
     passes = [(description, total) for description, total, _ in phases if description.startswith("INT8")]
-    # Each setting is tried on the first 32, and the best one is made with all 128.
+    # Each setting is calibrated with all of them, and the best one is not made again.
     tried = [total for description, total in passes if description.startswith("INT8: trying")]
-    assert len(tried) >= 5
+    assert len(tried) >= 3
     assert set(tried) == {32}
-    assert passes[-1][0].startswith("INT8: calibrating")
-    assert passes[-1][1] == 128
+    assert not any(description.startswith("INT8: calibrating") for description, _ in passes)

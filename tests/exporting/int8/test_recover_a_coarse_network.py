@@ -147,9 +147,9 @@ def test_each_image_of_a_recovery_has_one_use(whole_run: Path) -> None:
     run = Run.open(whole_run)
     images = images_of(run)
     calibrating, judging = calibration_images(run.entries("train"))
-    assert (len(calibrating), len(judging)) == (64, 19)
+    assert (len(calibrating), len(judging)) == (32, 19)
     assert [len(one) for one in (images.training, images.judging, images.validation)] == [77, 19, 24]
-    assert [tuple(image.shape) for image in images.calibration()] == [(1, 3, 32, 32)] * 64
+    assert [tuple(image.shape) for image in images.calibration()] == [(1, 3, 32, 32)] * 32
     with closing(images.validation.batches(range(24), 24, epoch=0)) as batches:
         (found,) = [batch.input for batch in batches]
     pre = run.manifest.preprocess

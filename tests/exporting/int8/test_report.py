@@ -67,14 +67,14 @@ def test_the_picture_has_a_point_and_a_name_for_each_setting(monkeypatch: pytest
     tried = (
         Candidate(one, mean_abs=0.5, changed=3, images=32, work=0.25),
         Candidate(broken, mean_abs=inf, changed=7, images=32, work=0.25),
-        Candidate(two, mean_abs=0.25, changed=1, images=32, work=0.25),
+        Candidate(two, mean_abs=0.25, changed=1, images=32, work=0.375),
     )
     number = opset13.parameter([1])
     draw(report_of(QuantizedBody(ov.Model([number], [number]), two, tried, ()), IR_INT8), Path("no.svg"))
     points, names = figure.axes
     assert [(line.get_xdata()[0], line.get_ydata()[0], line.get_fillstyle()) for line in points.lines] == [
-        (4.0, 0.5, "none"),
-        (6.0, 0.25, "full"),
+        (0.25, 0.5, "none"),
+        (0.375, 0.25, "full"),
     ]
     assert points.get_ylim()[0] == 0
     texts = [text.get_text() for text in names.texts]
