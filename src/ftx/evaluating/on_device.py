@@ -8,13 +8,11 @@ from pathlib import Path
 
 from ftx.core.errors import ExportError
 from ftx.core.progress import SILENT, Progress
-from ftx.evaluating.measure import Measurements, measure, reference_logits
+from ftx.evaluating.measure import Measurements
 from ftx.evaluating.parity_images import ParityImages
-from ftx.evaluating.releases import Cell
+from ftx.evaluating.releases import Cell, measure_cell
 from ftx.runs.artifacts import Artifact
 from ftx.runs.machine import this_machine, this_set
-from ftx.runs.views import View
-from ftx.runtimes.device import repeated
 from ftx.runtimes.openvino import OpenVinoPredictor
 
 
@@ -32,17 +30,11 @@ def measure_on_device(
     isa, openvino = this_set(), this_machine().openvino
     assert isa is not None, "OpenVINO runs only on CPUs with AVX2"
     plain = replace(images, tinted=images.tinted[:0])
-    views: tuple[View, ...] = ("graph", "files")
     with progress.track(f"Validating on {device}", len(folders)) as bar:
         for artifact, folder in folders.items():
-            held = Measurements(here.reference, here.table, partial=here.partial, spent=here.spent)
             try:
                 predictor = OpenVinoPredictor(folder, device=device)
-                with SILENT.track("", None) as silent:
-                    for _ in repeated(device):
-                        for view in views:
-                            held.add(measure(artifact, predictor, plain, view, silent))
-                held.on_reference[artifact] = [reference_logits(predictor, "graph")]
+                held = measure_cell(artifact, predictor, plain, here, device)
                 yield Cell(artifact, isa, openvino, held, device=device)
             except ExportError as error:
                 yield Cell(artifact, isa, openvino, None, f"{error.what}: {error.found}", device)

@@ -110,9 +110,8 @@ def validate(
         report = _validate_folder(folder, table, max_drop, isa, data, device, progress)
         return finish(report, require_proof=require_proof)
     run = target if isinstance(target, Run) else Run.open(path)
+    check_device(device, core())  # before minutes of work
     homes = install_releases(openvino, wheels, progress) if openvino else {}
-    if device != CPU:
-        check_device(device, core())
     return _validate_run(run, data, images, table, max_drop, isa, homes, device, require_proof, progress)
 
 

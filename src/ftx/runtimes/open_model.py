@@ -59,6 +59,7 @@ def load(
     missing; GateFailed if it failed ``ftx validate`` on this machine, except with ``allow_failed``, or, with
     ``require_proof``, is not proved there.
     """
+    device = options.get("device", CPU)
     if artifact is None or isinstance(artifact, Run):
         return _load_best(Run.open() if artifact is None else artifact, compute, goal, progress, options)
     if not isinstance(artifact, Path | str) or not str(artifact):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -70,15 +71,15 @@ def load(
         )
     folder = Path(artifact)
     if str(artifact) in ARTIFACTS and not folder.exists():  # as for ftx eval
-        predictor = load_artifact(Run.open(), str(artifact), compute=compute, device=options.get("device", CPU))
+        predictor = load_artifact(Run.open(), str(artifact), compute=compute, device=device)
         _check_verdict(predictor, progress, options)
         return predictor
     if is_run(folder):
         return _load_best(Run.open(folder), compute, goal, progress, options)
     if folder.is_dir() and not _is_model(folder) and any(folder.glob(f"*/{CARD_FILE}")):
-        folder, why = best_of(folder, options.get("device", CPU))
+        folder, why = best_of(folder, device)
         progress.note(f"model: {folder}, {why}")
-    predictor = load_folder(folder, compute=compute, goal=goal, device=options.get("device", CPU))
+    predictor = load_folder(folder, compute=compute, goal=goal, device=device)
     _check_verdict(predictor, progress, options)
     return predictor
 
