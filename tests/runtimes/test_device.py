@@ -152,3 +152,16 @@ def test_a_run_keeps_the_verdict_of_a_device_next_to_its_models(validated_run: P
     assert known.run is not None
     assert [one.machine for one in known.sets] == [this_machine(AUTO)]
     assert len([row for row in known.sets[0].rows if row.view == "graph"]) == 2  # before and after the pause
+
+
+@pytest.mark.representative
+def test_a_wrong_device_fails_the_cells_of_a_run_and_not_the_cpu(
+    validated_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the device, and not the CPU, is what ran there."""
+    run = Path(shutil.copytree(validated_run, tmp_path / "run"))
+    monkeypatch.setattr(CompiledNetwork, "request", other_outputs(0))
+    report = validate(run, device=AUTO)
+    assert not report.ok
+    assert {one.verdict for one in report.releases} == {"failed"}
+    assert "failed" not in report.verdicts.values()

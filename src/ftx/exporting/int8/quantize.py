@@ -91,8 +91,8 @@ class Int8Setting:
 
 
 # No strength is best for all: vit_b_16 keeps most with 0.15, swin_v2_s with 0.5, and deit3_small without SmoothQuant
-# (published references of OpenVINO). Of nine networks that ftx trained, 0.5 was best for seven and 0.15 for two. So those
-# without it, and with 0.95, NNCF's default, are not tried. Biases are corrected only in the best setting, as that
+# (published references of OpenVINO). Of nine networks that ftx trained, 0.5 was best for seven, and 0.15 for two. So
+# those without it, and with 0.95, NNCF's default, are not tried. Biases are corrected only in the best setting, as that
 # changes the error by at most 13 %.
 ATTENTION = tuple(Int8Setting(alpha=alpha, ranges="widest", bias_correction=False) for alpha in (0.15, 0.5))
 CONVOLUTIONS = (Int8Setting(preset="performance"), Int8Setting(preset="mixed"))
