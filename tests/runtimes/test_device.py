@@ -143,6 +143,7 @@ def test_the_commands_take_the_device_and_the_verdict(model: Path, colour_model:
     assert call("validate", str(model), "--device", AUTO, "--isa", "avx2").status == 2
 
 
+@pytest.mark.representative
 def test_a_run_keeps_the_verdict_of_a_device_next_to_its_models(validated_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(validated_run, tmp_path / "run"))
     report = validate(run, device=AUTO)
