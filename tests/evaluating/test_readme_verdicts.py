@@ -24,5 +24,5 @@ def test_the_card_has_what_is_certified_and_whether_that_proves_it(validated_run
     certificates = [certificate(), certificate(isa="avx2", images=200, changed=2)]
     section = _section(report.model_copy(update={"certificates": certificates}))
     assert "Certificate of openvino/int8-checked, for new images from the same source:" in section
-    assert f"- avx512_vnni, batch: proved, {certificates[0].summary}\n" in section
-    assert "- avx2, batch: unproved, not certified: needs 299 images, has 200" in section
+    assert f"- avx512_vnni, int8, batch: proved, {certificates[0].summary}\n" in section
+    assert "- avx2, int8, batch: unproved, not certified: needs 299 images, has 200" in section

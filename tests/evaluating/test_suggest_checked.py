@@ -10,8 +10,7 @@ from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.measure import Measurements
 from ftx.evaluating.suggest_checked import suggest_checked
 from ftx.runs.artifacts import IR_FP32, IR_INT8
-from ftx.runs.compute_precision import F32
-from ftx.runtimes.openvino import default_compute
+from ftx.runs.compute_precision import F32, ComputePrecision, Dtype
 from ftx.tasks.labels import Labels
 from ftx.tasks.multiclass import Multiclass
 
@@ -20,10 +19,18 @@ EXACT_NC = np.array([[0.2, 0.0], [2.5, 0.0], *([3.0, 0.0] for _ in range(8))], n
 MOVED_N = np.array([0.5, 1.5, *[0.1] * 8], np.float32)
 
 
-def measured(quick_NC: np.ndarray, int8_ms: float) -> Measurements:
+# As a CPU without bf16 runs them.
+AUTO = ComputePrecision("f32", chosen_by_runtime=True)
+
+
+@pytest.fixture(autouse=True)
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftx.evaluating.suggest_checked.default_compute", lambda: AUTO)
+
+
+def measured(quick_NC: np.ndarray, int8_ms: float, auto: ComputePrecision = AUTO) -> Measurements:
     task = Multiclass(Labels.multiclass("ab"))
     known = Reference(tuple("abcdefghij"), EXACT_NC, EXACT_NC[:0], task)
-    auto = default_compute()
     subjects = [(IR_FP32, "graph", F32, 1.0), (IR_FP32, "files", F32, 10.0), (IR_INT8, "files", auto, int8_ms)]
     found = Measurements(known, Bounds.of(None))
     for subject in subjects:
@@ -50,3 +57,14 @@ def test_nothing_is_suggested_if_no_label_changes_or_one_of_both_is_missing() ->
     alone = measured(EXACT_NC[::-1], 1.0)
     del alone.from_files[IR_FP32, F32]
     assert suggest_checked(Path("runs/x"), alone) is None
+
+
+@pytest.mark.parametrize(("dtype", "part"), [("f32", "1.10"), ("bf16", "0.60")])
+def test_bf16_counts_where_the_cpu_computes_in_it(dtype: Dtype, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = ComputePrecision(dtype, chosen_by_runtime=True)
+    monkeypatch.setattr("ftx.evaluating.suggest_checked.default_compute", lambda: auto)
+    found = measured(EXACT_NC - MOVED_N[:, None] * np.array([1, 0], np.float32), 10.0, auto)
+    # fp32 moves the first decision of bf16 by 0.2, and the margin of the second is 0.1. So one of ten runs twice.
+    found.from_files[IR_FP32, auto] = np.concatenate([[[0.4, 0.0], [0.1, 0.0]], EXACT_NC[2:]]).astype(np.float32)
+    found.comparisons.append(compare(found.reference, EXACT_NC, Subject(IR_FP32, "files", auto, 5.0), FREE))
+    assert f"about {part} of" in (suggest_checked(Path("runs/x"), found) or "")

@@ -18,7 +18,7 @@ from ftx.exporting.ovms import export_ovms
 from ftx.runs.artifacts import IR_INT8_CHECKED
 from ftx.runs.certificate_json import read_certificates
 from ftx.runs.run import Run
-from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.tasks.decisions import movements
 
 
@@ -34,9 +34,10 @@ def test_it_is_exported_certified_and_validated(fresh_run: Run, monkeypatch: pyt
     assert not any(path.is_symlink() for path in checked.iterdir())
     exported = report.artifacts[1]
     assert exported.size_bytes == sum(path.stat().st_size for path in checked.glob("*.[xb]*") if path.suffix != ".json")
-    assert [one.source for one in exported.certificates] == ["val"]
-    (certificate,) = read_certificates(checked).certificates
-    assert (certificate.images, [certificate]) == (12, exported.certificates)
+    certificate, *others = read_certificates(checked).certificates
+    assert (certificate.images, certificate.source, certificate.quick) == (12, "val", "int8")
+    assert [one.quick for one in others] == (["bf16"] if default_compute().dtype == "bf16" else [])
+    assert [certificate, *others] == exported.certificates
     # By the logits of both for the same images, in numpy.
     store = [Path(fresh_run.manifest.data_root) / entry.path for entry in fresh_run.entries("val")]
     quick, exact = (OpenVinoPredictor(checked, part=part) for part in ("int8", "fp32"))

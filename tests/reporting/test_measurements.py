@@ -102,10 +102,10 @@ def test_what_was_found_in_other_sets_stands_beside_with_how_it_was_found(facts:
         ("openvino/int8", "amx", "not_run", "this CPU lacks it"),
     ]
     assert set_rows(replace(facts, parity=None)) == []
-    two = [certificate(), certificate(kernels="single", changed=0)]
+    two = [certificate(), certificate(quick="bf16", kernels="single", changed=0)]
     assert certificate_rows(replace(facts, parity=facts.parity.model_copy(update={"certificates": two}))) == [
-        ("avx512_vnni", "batch", two[0].summary, two[0].cost),
-        ("avx512_vnni", "single", two[1].summary, two[1].cost),
+        ("avx512_vnni", "int8", "batch", two[0].summary, two[0].cost),
+        ("avx512_vnni", "bf16", "single", two[1].summary, two[1].cost),
     ]
     assert certificate_rows(facts) == []
     # Their rows are none of this machine's.

@@ -73,14 +73,20 @@ def test_where_int8_changed_no_label_it_needs_no_second_model() -> None:
     assert none.summary.startswith("int8 has the same bound without the second model: at most 1 % of labels differ")
 
 
-def test_it_covers_only_how_it_was_measured() -> None:
-    known = certificate()
-    assert known.covers("avx512_vnni", BF16, "batch", "2026.4.1")
-    assert known.covers("avx512_vnni", ComputePrecision("bf16"), "batch", "2026.4.1")
-    assert not known.covers("avx2", BF16, "batch", "2026.4.1")
-    assert not known.covers("avx512_vnni", ComputePrecision("f32"), "batch", "2026.4.1")
-    assert not known.covers("avx512_vnni", BF16, "single", "2026.4.1")
-    assert not known.covers("avx512_vnni", BF16, "batch", "2025.4.0")
+def test_the_model_that_takes_least_time_runs_first_where_it_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text("{}")
+    bf16 = certificate(quick="bf16", bound=2.0, time_vs_fp32=0.4)
+    keep_certificates(tmp_path, [certificate(), bf16])
+    known = read_certificates(tmp_path)
+    assert len(known.certificates) == 2
+    assert known.quick_model("avx512_vnni", "bf16", "2026.4.1") == "bf16"
+    assert known.quick_model("avx2", "bf16", "2026.4.1") == "int8"
+    assert known.quick_model("avx512_vnni", "f32", "2026.4.1") == "int8"
+    assert known.quick_model("avx512_vnni", "bf16", "2025.4.0") == "int8"
+    assert known.largest_bound == 0.5  # of int8
+    keep_certificates(tmp_path, [bf16.model_copy(update={"time_vs_fp32": 0.6})])
+    assert read_certificates(tmp_path).quick_model("avx512_vnni", "bf16", "2026.4.1") == "int8"
+    assert bf16.model_copy(update={"changed": 0}).summary.startswith("bf16 has the same bound without")
 
 
 def test_each_way_to_run_keeps_its_newest_certificate(tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ from ftx.evaluating.certify import certify, is_certified
 from ftx.runs.card_json import CERTIFICATE_FILE, Card, read_card, write_card
 from ftx.runs.certificate import Certificate
 from ftx.runs.certificate_json import keep_certificates, read_certificates
+from ftx.runs.compute_precision import ComputePrecision, Dtype
 from ftx.runs.machine import cpu_flags, sets_of, this_machine, this_set
 from ftx.runtimes import checked_network, load
-from ftx.runtimes.openvino import OpenVinoPredictor
+from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.serving.registry import ModelSource
 
 SIZES = [(16, 16), (16, 16), (24, 40), (16, 16)]
@@ -127,6 +128,42 @@ def test_images_within_the_bound_get_the_logits_of_the_float_model(folder: Path)
     )
 
 
+def test_where_bf16_takes_less_time_it_runs_first(folder: Path) -> None:
+    images = shades(40)
+    # Of the two the one that takes less time, and of its own bound, not of int8's.
+    certified(folder, 0.1, time_vs_fp32=0.6)
+    predictor = certified(folder, 0.5, quick="bf16")
+    assert (predictor.quick, predictor.checked and predictor.checked.bound) == ("bf16", 0.5)
+    ran: list[str | None] = []
+    for pixels, one in zip(images, predictor.ran_from_files(map(encoded, images)), strict=True):
+        assert not isinstance(one, Exception)
+        exact_C = colour_logits(pixels[None])[0]
+        # Not the logits of int8, which are rounded to halves.
+        np.testing.assert_allclose(one[0], exact_C, atol=0.05)
+        if abs(margin(exact_C) - 0.5) > 0.05:  # bf16 has three digits
+            assert one[1] == ("fp32" if margin(exact_C) <= 0.5 else "bf16")
+        ran.append(one[1])
+    assert 10 < ran.count("fp32") < 30
+    assert OpenVinoPredictor(folder, "f32").quick == "int8"
+    assert certified(folder, 0.5, quick="bf16", time_vs_fp32=0.7).quick == "int8"
+
+
+def test_where_the_cpu_computes_in_bf16_that_is_certified_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [encoded(one) for one in shades(30)]
+    cases: list[tuple[Dtype, list[str]]] = [("f32", ["int8"]), ("bf16", ["int8", "bf16"])]
+    found: list[Certificate] = []
+    for dtype, quick in cases:
+        chosen = ComputePrecision(dtype, chosen_by_runtime=True)
+        monkeypatch.setattr("ftx.evaluating.certify.default_compute", lambda chosen=chosen: chosen)
+        found = certify(folder, images, "val")
+        assert [one.quick for one in found] == quick
+    int8, bf16 = found
+    assert bf16.bound < 0.05 < int8.bound  # the float model's own logits, at most rounded
+    assert bf16.changed < int8.changed
+    keep_certificates(folder, found)
+    assert is_certified(folder) == (default_compute().dtype == "bf16")
+
+
 def test_each_way_to_run_a_batch_checks_it(folder: Path) -> None:
     pixels_NHWC = np.stack([one for one in shades(40) if one.shape == (16, 16, 3)])
     predictor = certified(folder, 0.5)
@@ -202,7 +239,7 @@ def test_the_float_model_is_checked_like_the_other_files(folder: Path, spoil: st
 
 def test_the_bound_is_the_largest_movement_of_the_images(folder: Path) -> None:
     images = shades(30)
-    (found,) = certify(folder, [encoded(one) for one in images], "val")
+    found = certify(folder, [encoded(one) for one in images], "val")[0]
     exact_NC = np.concatenate([colour_logits(one[None]) for one in images])
     quick_NC = coarse(exact_NC)
     best_N1 = quick_NC.argmax(axis=1)[:, None]
@@ -233,12 +270,12 @@ def test_a_device_certifies_itself_on_unlabelled_images(folder: Path, tmp_path: 
     assert not is_certified(folder)
     done = call("validate", str(folder), "--data", str(images), "--json")
     assert done.status == 0, done.err
-    (found,) = json.loads(done.out)["certificates"]
+    found = json.loads(done.out)["certificates"][0]
     assert (found["images"], found["source"]) == (12, f"images in {images}")
     assert found["bound"] == certify(folder, [encoded(one) for one in shades(12)], "same")[0].bound
     assert is_certified(folder)
     printed = " ".join(call("validate", str(folder)).err.split())
-    assert f"openvino/int8-checked on {this_set()}, batch: " in printed
+    assert f"openvino/int8-checked on {this_set()}, int8, batch: " in printed
     done = call("validate", str(folder), "--data", str(tmp_path / "none"))
     assert done.status == 2
 

@@ -294,8 +294,8 @@ def print_export(report: ExportReport) -> None:
         if item.searched is not None:
             print_search(item.searched, setting(item))
         if item.certificates:
-            worst = max(item.certificates, key=lambda one: one.twice)
-            console.print_note(f"{item.artifact}: {worst.summary}; {worst.cost}", "dim")
+            used = min(item.certificates, key=lambda one: one.time_vs_fp32)
+            console.print_note(f"{item.artifact}, {used.quick} first: {used.summary}; {used.cost}", "dim")
         if console.shows_details() or item.verdict == "failed":
             sentence = f"{item.artifact}: {VERDICT_WORDS[item.verdict]} on its reference images, {item.summary}"
             console.print_note(sentence, "bad" if item.verdict == "failed" else "dim")

@@ -167,7 +167,7 @@ def print_parity(report: ParityReport) -> None:
         figures = report.summary[artifact] if console.shows_details() else without_details(report.summary[artifact])
         console.print_note(f"{artifact}: {VERDICT_WORDS[verdict]}, {figures}", VERDICT_STYLES[verdict])
     for one in report.certificates:
-        console.print_note(f"{IR_INT8_CHECKED} on {one.isa}, {one.kernels}: {one.summary}; {one.cost}", "dim")
+        console.print_note(f"{IR_INT8_CHECKED} on {one.way}: {one.summary}; {one.cost}", "dim")
     for problem in report.problems:
         console.print_note(problem, "bad")
     if console.shows_details():

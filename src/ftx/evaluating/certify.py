@@ -1,4 +1,4 @@
-"""How far the float model moves the decisions of int8 on calibration images: the bound of an int8-checked model.
+"""How far the float model moves the decisions of the quick one on calibration images: the bound of int8-checked.
 
 Shapes: N images, C labels.
 """
@@ -17,10 +17,11 @@ from ftx.data.image_store import EncodedImage, ImageLike, ImageStore
 from ftx.evaluating.measure import file_logits, files_latency_ms
 from ftx.evaluating.parity_images import certifying_images
 from ftx.evaluating.predict import look_up, no_images
-from ftx.runs.certificate import Certificate
+from ftx.runs.certificate import Certificate, QuickModel
 from ftx.runs.certificate_json import keep_certificates, read_certificates
 from ftx.runs.machine import InstructionSet, this_machine, this_set
 from ftx.runs.run import Run
+from ftx.runs.views import KernelPath
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute, kernel_paths
 from ftx.tasks.decisions import margins, movements
 from ftx.tasks.thresholds import Floats
@@ -55,10 +56,15 @@ def certify_device(folder: Path, data: Path, progress: Progress = SILENT) -> Non
 
 def is_certified(folder: Path) -> bool:
     """Whether each way in which this process may run an int8-checked folder has a certificate."""
-    here, openvino = (this_set(), default_compute().dtype), this_machine().openvino
-    known = read_certificates(folder).certificates
-    found = [one for one in known if (one.isa, one.compute.dtype) == here and one.machine.openvino == openvino]
-    return len(found) >= len(kernel_paths(folder, "auto"))
+    here = (this_set(), default_compute().dtype, this_machine().openvino)
+    known = {(one.quick, one.kernels) for one in read_certificates(folder).certificates if one.is_of(*here)}
+    return known >= set(_ways(folder))
+
+
+def _ways(folder: Path) -> list[tuple[QuickModel, KernelPath]]:
+    """How this process may run the quick model of an int8-checked folder."""
+    ways: list[tuple[QuickModel, KernelPath]] = [("int8", path) for path in kernel_paths(folder, "auto")]
+    return [*ways, ("bf16", "batch")] if default_compute().dtype == "bf16" else ways
 
 
 def certified_here(folder: Path, isa: InstructionSet | None, max_drop: float) -> str | None:
@@ -77,24 +83,29 @@ def certify(folder: Path, images: Sequence[ImageLike], source: str, progress: Pr
     Raises: ExportError for the folder; ImageError, DataError for an image.
     """
     found: list[Certificate] = []
-    paths = kernel_paths(folder, "auto")
-    with progress.track("Certifying int8", (len(paths) + 1) * len(images)) as bar:
+    ways = _ways(folder)
+    with progress.track("Certifying", (len(ways) + 1) * len(images)) as bar:
         exact = OpenVinoPredictor(folder, part="fp32")
         exact_NC, exact_ms = file_logits(exact, images, bar), files_latency_ms(exact, images)
-        for path in paths:
-            predictor = OpenVinoPredictor(folder, kernels=path, part="int8")
+        for quick, path in ways:
+            predictor = OpenVinoPredictor(folder, kernels=path, part=quick)
             logits_NC = file_logits(predictor, images, bar)
             time = files_latency_ms(predictor, images) / exact_ms
-            found.append(certificate_of(predictor, logits_NC, exact_NC, source, time))
+            found.append(certificate_of(predictor, quick, logits_NC, exact_NC, source, time))
     return found
 
 
 def certificate_of(
-    predictor: OpenVinoPredictor, logits_NC: Floats, exact_NC: Floats, source: str, time_vs_fp32: float
+    predictor: OpenVinoPredictor,
+    quick: QuickModel,
+    logits_NC: Floats,
+    exact_NC: Floats,
+    source: str,
+    time_vs_fp32: float,
 ) -> Certificate:
-    """The certificate for the int8 model as it is opened, by its logits and the float model's. Shape: [N, C] each.
+    """The certificate for the quick model as it is opened, by its logits and the float model's. Shape: [N, C] each.
 
-    ``time_vs_fp32`` is that of one image by int8 only, divided by that of the float model.
+    ``time_vs_fp32`` is that of one image by the quick model only, divided by that of the float model.
     Raises: ExportError if a logit is not finite.
     """
     if not (np.isfinite(logits_NC).all() and np.isfinite(exact_NC).all()):
@@ -111,6 +122,7 @@ def certificate_of(
     return Certificate(
         machine=this_machine(),
         isa=this_set(),
+        quick=quick,
         compute=predictor.compute,
         kernels=predictor.kernel_path,
         source=source,

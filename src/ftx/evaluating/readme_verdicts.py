@@ -43,7 +43,7 @@ def _section(report: ParityReport) -> str:
     ]
     if report.certificates:
         lines.append(f"\nCertificate of {IR_INT8_CHECKED}, for new images from the same source:\n")
-        lines += [f"- {one.isa}, {one.kernels}: {one.verdict}, {one.summary}" for one in report.certificates]
+        lines += [f"- {one.way}: {one.verdict}, {one.summary}" for one in report.certificates]
     return "\n".join(lines)
 
 

@@ -21,15 +21,19 @@ def suggest_checked(run: Path, measured: Measurements) -> str | None:
     Its bound and its time are estimates from the held-out images: the certificate takes others.
     """
     auto, task = default_compute(), measured.reference.task
-    quick_NC, exact_NC = measured.from_files.get((IR_INT8, auto)), measured.from_files.get((IR_FP32, F32))
-    if quick_NC is None or exact_NC is None:
+    int8_NC, exact_NC = measured.from_files.get((IR_INT8, auto)), measured.from_files.get((IR_FP32, F32))
+    if int8_NC is None or exact_NC is None:
         return None
-    changed = int((task.predicted(quick_NC) != task.predicted(exact_NC)).any(axis=1).sum())
+    changed = int((task.predicted(int8_NC) != task.predicted(exact_NC)).any(axis=1).sum())
     if not changed:
         return None
-    twice = float(np.mean(margins(task, quick_NC) <= movements(task, quick_NC, exact_NC).max()))
-    part = _latency_ms(measured, IR_INT8, auto) / _latency_ms(measured, IR_FP32, F32) + twice
-    what = f"int8 changes {changed} of {len(quick_NC):,} labels of fp32"
+    exact_ms = _latency_ms(measured, IR_FP32, F32)
+    parts: list[float] = []
+    for artifact in (IR_INT8, IR_FP32) if auto.dtype == "bf16" else (IR_INT8,):
+        quick_NC = measured.from_files[artifact, auto]
+        twice = float(np.mean(margins(task, quick_NC) <= movements(task, quick_NC, exact_NC).max()))
+        parts.append(_latency_ms(measured, artifact, auto) / exact_ms + twice)
+    part, what = min(parts), f"int8 changes {changed} of {len(int8_NC):,} labels of fp32"
     if part <= MOST_TIME:
         again = f"{shell_command(EXPORT_IR, run)} --precision int8-checked"
         return f"{what}; int8-checked keeps them in about {part:.2f} of its time: {again}"

@@ -97,10 +97,10 @@ def set_rows(facts: RunFacts) -> list[tuple[str, str, str, str]]:
     return [(one.artifact, one.isa, str(one), one.summary) for one in facts.parity.sets]
 
 
-def certificate_rows(facts: RunFacts) -> list[tuple[str, str, str, str]]:
-    """What is certified of int8-checked: instruction set, kernels, certificate, its cost."""
+def certificate_rows(facts: RunFacts) -> list[tuple[str, str, str, str, str]]:
+    """What is certified of int8-checked: instruction set, first model, kernels, certificate, its cost."""
     known = facts.parity.certificates if facts.parity else []
-    return [(one.isa or "none", one.kernels, one.summary, one.cost) for one in known]
+    return [(one.isa or "none", one.quick, one.kernels, one.summary, one.cost) for one in known]
 
 
 def latency(facts: RunFacts) -> Latency | None:

@@ -1,4 +1,6 @@
-"""The certificate of an int8-checked model: how far the float model moves the decisions of int8, on n images.
+"""The certificate of an int8-checked model: how far the float model moves the decisions of the quick one, on n images.
+
+The quick model is int8; or, where the CPU computes in bf16, the float model in bf16 if that takes less time.
 
 The bound is the largest movement (``ftx.tasks.decisions``). With 95 % confidence, a new image exceeds it with
 probability at most 1 - 0.05^(1/n), if it is from the same source. Its labels can then differ from the float model's.
@@ -14,24 +16,28 @@ from pydantic import Field
 
 from ftx.core.closed_model import ClosedModel
 from ftx.core.statistics import fraction_at_most
-from ftx.runs.compute_precision import ComputeField, ComputePrecision
+from ftx.runs.compute_precision import ComputeField, Dtype
 from ftx.runs.machine import InstructionSet, Machine
 from ftx.runs.views import KernelPath
 
 CONFIDENCE = 0.95
+# The model that runs first.
+QuickModel = Literal["int8", "bf16"]
 # int8-checked pays if one image takes at most this part of fp32's time, with the second runs.
 MOST_TIME = 0.8
 
 
 class Certificate(ClosedModel):
-    """The bound for one way to run the int8 model, and the images that it was measured on."""
+    """The bound for one way to run the quick model, and the images that it was measured on."""
 
     machine: Machine
     """The machine that was measured."""
     isa: InstructionSet | None
     """The instruction set that decided which kernels ran; null on a CPU older than AVX2."""
+    quick: QuickModel = "int8"
+    """The model that runs first: ``int8``, or the float model in ``bf16``."""
     compute: ComputeField
-    """The precision that the int8 model computed in where it does not compute in 8 bits, for example ``auto:bf16``."""
+    """The precision that the model computed in where it does not compute in 8 bits, for example ``auto:bf16``."""
     kernels: KernelPath
     """``batch``: with the kernels for batches. ``single``: with those for single images."""
     source: str
@@ -41,7 +47,7 @@ class Certificate(ClosedModel):
     bound: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """The largest movement of an image, in logits. Images with a smaller margin also run in float."""
     changed: Annotated[int, Field(ge=0)]
-    """The number of these images for which int8 without the float model predicts other labels."""
+    """The number of these images for which the quick model without the float model predicts other labels."""
     twice: Annotated[int, Field(ge=0)]
     """The number of these images that also run in float."""
     time_vs_fp32: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -54,17 +60,22 @@ class Certificate(ClosedModel):
 
     @property
     def verdict(self) -> Literal["proved", "unproved"]:
-        """Proved if fewer labels can differ than int8 changed by itself."""
+        """Proved if fewer labels can differ than the quick model changed by itself."""
         return "proved" if self.differ_at_most < self.changed / self.images else "unproved"
 
     @property
     def needed_images(self) -> int | None:
-        """The number of images that would prove it if the rest stays; None if int8 changed no label."""
+        """The number of images that would prove it if the rest stays; None if the quick model changed no label."""
         if not self.changed:
             return None
         if self.changed == self.images:
             return 1
         return math.floor(math.log(1 - CONFIDENCE) / math.log(1 - self.changed / self.images)) + 1
+
+    @property
+    def way(self) -> str:
+        """How the model was run, in words."""
+        return f"{self.isa}, {self.quick}, {self.kernels}"
 
     @property
     def at_most(self) -> str:
@@ -78,7 +89,7 @@ class Certificate(ClosedModel):
         if self.verdict == "proved":
             return self.at_most
         if self.needed_images is None:
-            return f"int8 has the same bound without the second model: {self.at_most}"
+            return f"{self.quick} has the same bound without the second model: {self.at_most}"
         return f"not certified: needs {self.needed_images:,} images, has {self.images:,}"
 
     @property
@@ -88,10 +99,9 @@ class Certificate(ClosedModel):
         pays = "" if self.time_vs_fp32 <= MOST_TIME else ", so fp32 is the better choice here"
         return f"{twice}; one image takes {self.time_vs_fp32:.2f} of fp32's time{pays}"
 
-    def covers(self, isa: InstructionSet | None, compute: ComputePrecision, kernels: KernelPath, openvino: str) -> bool:
-        """Whether a process that runs the model so computes the same."""
-        here = (isa, compute.dtype, kernels, openvino)
-        return (self.isa, self.compute.dtype, self.kernels, self.machine.openvino) == here
+    def is_of(self, isa: InstructionSet | None, dtype: Dtype, openvino: str) -> bool:
+        """Whether it was measured with this instruction set, precision and version of OpenVINO."""
+        return (self.isa, self.compute.dtype, self.machine.openvino) == (isa, dtype, openvino)
 
 
 def _up(value: float) -> float:

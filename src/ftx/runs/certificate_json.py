@@ -17,7 +17,9 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.core.version import __version__
 from ftx.runs.card_json import CERTIFICATE_FILE
-from ftx.runs.certificate import Certificate
+from ftx.runs.certificate import Certificate, QuickModel
+from ftx.runs.compute_precision import Dtype
+from ftx.runs.machine import InstructionSet
 from ftx.runs.proof_json import ir_digest
 
 CERTIFICATE_SCHEMA = 1
@@ -33,12 +35,17 @@ class Certificates(ClosedModel):
     ir: str
     """The SHA-256 hash of the ``card.json`` of the model."""
     certificates: list[Certificate] = Field(default_factory=list[Certificate])
-    """One entry for each instruction set, precision, kind of kernel and version of OpenVINO."""
+    """One entry for each quick model, instruction set, precision, kind of kernel and version of OpenVINO."""
 
     @property
     def largest_bound(self) -> float:
-        """For a way to run that no certificate covers; infinite without any: each image then also runs in float."""
-        return max((one.bound for one in self.certificates), default=math.inf)
+        """For int8 run in a way that no certificate covers; infinite without any: each image also runs in float."""
+        return max((one.bound for one in self.certificates if one.quick == "int8"), default=math.inf)
+
+    def quick_model(self, isa: InstructionSet | None, dtype: Dtype, openvino: str) -> QuickModel:
+        """The model that takes least time for one image there; int8 if nothing was measured."""
+        known = [one for one in self.certificates if one.is_of(isa, dtype, openvino)]
+        return min(known, key=lambda one: one.time_vs_fp32).quick if known else "int8"
 
 
 def read_certificates(folder: Path) -> Certificates:
@@ -64,4 +71,4 @@ def keep_certificates(folder: Path, found: list[Certificate], progress: Progress
 
 
 def _way(one: Certificate) -> tuple[object, ...]:
-    return one.isa, one.compute.dtype, one.kernels, one.machine.openvino
+    return one.quick, one.isa, one.compute.dtype, one.kernels, one.machine.openvino

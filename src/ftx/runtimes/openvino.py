@@ -18,7 +18,7 @@ from ftx.data.image_store import ImageLike, OpenImageFile
 from ftx.data.preprocess import Pixels, Preprocess, resize_crop
 from ftx.runs.artifacts import FLOAT_IR_FILE, IR_FILE, IR_INT8_CHECKED, RuntimeName
 from ftx.runs.card_json import Card, read_card
-from ftx.runs.certificate import Certificate
+from ftx.runs.certificate import Certificate, QuickModel
 from ftx.runs.certificate_json import read_certificates
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
 from ftx.runs.machine import CPU, Kernels, cpu_flags, is_held, this_machine, this_set
@@ -66,8 +66,8 @@ class OpenVinoPredictor:
     ``outputs`` has the shape of each output by its name, logits first; -1 is a dimension that is not known before.
     ``threads`` is how many compute, those of all ``streams`` together, and ``streams`` how many requests are computed
     at a time. With the ``kernel_path`` single, a batch is computed image by image.
-    Of int8-checked, ``checked`` runs both models, and ``certificate`` has its bound; it is None if none was measured
-    for how this process runs int8.
+    ``quick``, ``checked`` and ``certificate`` are of int8-checked: the model that runs first, what runs both, and the
+    bound; that is None if none was measured for how this process runs the quick one.
     """
 
     name: RuntimeName = "openvino"
@@ -104,7 +104,9 @@ class OpenVinoPredictor:
                 where=folder,
                 fix=f"merge an update into it: ftx apply UPDATE {folder} OUT",
             )
-        path = folder / (FLOAT_IR_FILE if part == "fp32" else IR_FILE)
+        both = part is None and self.card.artifact == IR_INT8_CHECKED
+        self.quick: QuickModel | None = _quick_model(folder, compute) if both else None
+        path = folder / (FLOAT_IR_FILE if (part or self.quick) in ("bf16", "fp32") else IR_FILE)
         self.folder, self.preprocess = folder, self.card.preprocess
         self.batch, self.device = batch, device
         started = time.perf_counter()
@@ -115,7 +117,6 @@ class OpenVinoPredictor:
             if part == "fp32":
                 properties |= IN_F32
             self.outputs = output_shapes(model)
-            both = part is None and self.card.artifact == IR_INT8_CHECKED
             if both and device != CPU:
                 raise ExportError(
                     "int8-checked runs only on the CPU, for which its bound was measured",
@@ -148,8 +149,15 @@ class OpenVinoPredictor:
         self.certificate: Certificate | None = None
         if exact is not None:
             known = read_certificates(folder)
-            way = (this_set(), self.compute, self.kernel_path, this_machine().openvino)
-            self.certificate = next((one for one in known.certificates if one.covers(*way)), None)
+            here = (this_set(), dtype, this_machine().openvino)
+            self.certificate = next(
+                (
+                    one
+                    for one in known.certificates
+                    if one.is_of(*here) and (one.quick, one.kernels) == (self.quick, self.kernel_path)
+                ),
+                None,
+            )
             bound = known.largest_bound if self.certificate is None else self.certificate.bound
             counts = self.certificate and (self.certificate.twice, self.certificate.images)
             self.checked = CheckedNetwork(self._network, exact, self.task, bound, counts, drops_patches=drops_patches)
@@ -241,10 +249,8 @@ class OpenVinoPredictor:
 
         def rows(pixels_NHWC: Pixels) -> list[tuple[Floats, RanModel | None]]:
             (logits_NC,), twice_N = run(pixels_NHWC)
-            ran: list[RanModel | None] = (
-                [None] * len(logits_NC) if twice_N is None else ["fp32" if twice else "int8" for twice in twice_N]
-            )
-            return list(zip(logits_NC, ran, strict=True))
+            twice_N = np.zeros(len(logits_NC), dtype=np.bool_) if twice_N is None else twice_N
+            return [(row_C, "fp32" if twice else self.quick) for row_C, twice in zip(logits_NC, twice_N, strict=True)]
 
         return feed_files(
             (one if isinstance(one, ImageError) else OpenImageFile(one) for one in images),
@@ -322,6 +328,13 @@ def graph_input(image: Image.Image, preprocess: Preprocess, most_pixels: int = M
     if image.width * image.height <= most_pixels:
         return np.asarray(image)
     return frame(resize_crop(image, preprocess)[None], preprocess)[0]
+
+
+def _quick_model(folder: Path, compute: Compute) -> QuickModel:
+    """Which model of int8-checked runs first."""
+    if compute != "auto":
+        return "int8"
+    return read_certificates(folder).quick_model(this_set(), default_compute().dtype, this_machine().openvino)
 
 
 def _float_network(folder: Path, card: Card, properties: Mapping[str, Any]) -> CompiledNetwork:

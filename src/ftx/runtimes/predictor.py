@@ -41,7 +41,7 @@ _Given = TypeVar("_Given")
 _Row = TypeVar("_Row")
 _Items = Sequence[Pixels | ImageError]
 # Which of its two models predicted an image, in an int8-checked model; None in any other.
-RanModel = Literal["int8", "fp32"]
+RanModel = Literal["int8", "bf16", "fp32"]
 
 
 class Predictor(Protocol):

@@ -89,7 +89,9 @@ class Images:
         try:
             async with self._decoded(image) as decoded:
                 outputs = await self._run(version, decoded)
-                plain = to_prediction(name, outputs[LOGITS], task, scores=scores, ran=_ran(outputs))
+                plain = to_prediction(
+                    name, outputs[LOGITS], task, scores=scores, ran=_ran(outputs, version.predictor.quick)
+                )
                 if saliency and plain.error is None and MAPS in outputs:
                     maps = await self.in_thread(_draw, version, plain, decoded, outputs)
         except ImageError as error:
@@ -124,9 +126,9 @@ class Images:
             raise too_narrow(width, height)
 
 
-def _ran(outputs: ImageOutputs) -> RanModel | None:
+def _ran(outputs: ImageOutputs, quick: RanModel | None) -> RanModel | None:
     """The model of int8-checked that predicted an image; None for any other model."""
-    return ("fp32" if outputs[TWICE] else "int8") if TWICE in outputs else None
+    return ("fp32" if outputs[TWICE] else quick) if TWICE in outputs else None
 
 
 def _size(content: bytes) -> tuple[int, int, int]:
