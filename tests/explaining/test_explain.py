@@ -339,7 +339,7 @@ def test_eight_bits_of_a_convolutional_network_leave_its_maps() -> None:
     pre = Preprocess(64, 64, 64, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     body = convert_body(trace(explained(model, [range(3)], pre), pre), pre, "conv")
     noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-    made = quantize(body, NormalisedImages(noise, pre), Int8Setting(preset="mixed"), "int8", Listener())
+    made = quantize(body, NormalisedImages(noise, pre), Int8Setting(preset="mixed"), Listener())
     assert len(quantized_products(made, {one.name for one in products(body)})) > 3
     assert roundings_beside_logits(made) == []
 
@@ -350,7 +350,7 @@ def test_eight_bits_are_for_what_logits_need(with_maps: Run) -> None:
     sources = [Source(with_maps, None, Listener(), explain=maps) for maps in (False, True)]
     pixels = [load_pixels(with_maps.data_root() / entry.path, sources[0].manifest.preprocess) for entry in calibration]
     batches = NormalisedImages(np.stack(pixels[:8]), sources[0].manifest.preprocess)
-    plain, mapped = (quantize(one.parted, batches, Int8Setting(alpha=0.5), "int8", Listener()) for one in sources)
+    plain, mapped = (quantize(one.parted, batches, Int8Setting(alpha=0.5), Listener()) for one in sources)
     assert only_for_maps(sources[0].parted) == []
     beside = only_for_maps(sources[1].parted)
     assert beside

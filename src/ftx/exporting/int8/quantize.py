@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ftx.core.progress import Progress, ProgressTask
+from ftx.core.progress import ProgressTask
 from ftx.core.signal_stack import handle_signals_on_own_stack
 from ftx.core.third_parties import no_telemetry, only_errors_of
 from ftx.exporting.int8.products import head_of, only_for_maps
@@ -131,12 +131,16 @@ class LabelGoal:
         return float(np.mean(same)), None
 
 
+def reads(setting: Int8Setting, calibration: Batches) -> int:
+    """How many images NNCF reads for a setting: SmoothQuant needs a separate pass over them."""
+    return (1 if setting.alpha is None or setting.alpha < 0 else 2) * len(calibration)
+
+
 def quantize(
     body: ov.Model,
     calibration: Batches,
     setting: Int8Setting,
-    description: str,
-    progress: Progress,
+    task: ProgressTask,
     *,
     overflow_safe: bool = False,
     goal: LabelGoal | None = None,
@@ -144,15 +148,13 @@ def quantize(
     """Quantize a body in one setting, with the ranges of its activations on training images; the head stays f32.
 
     ``overflow_safe`` leaves weights one bit less: without VNNI (AVX2, AVX512) two products of 8 bits are added in 16,
-    and saturate. ``goal`` is for a setting with accuracy control.
+    and saturate. ``goal`` is for a setting with accuracy control. ``task`` advances by ``reads``.
     Shape: each item is a batch of normalised images, f32 [N, 3, H, W].
     """
-    # SmoothQuant needs a separate pass over the images.
-    passes = 1 if setting.alpha is None or setting.alpha < 0 else 2
     # The head's rounding goes straight into the logits, and it is a 49th of a ViT's layers and far less of its work:
     # left in f32, the error of the search below fell from 0.136 to 0.117.
     scope = _all_but(*kept_in_float(body), *setting.in_float)
-    with progress.track(description, passes * len(calibration)) as task, quiet():
+    with quiet():
 
         def calibrated(ranges: Ranges) -> ov.Model:
             known: dict[str, Any] = {

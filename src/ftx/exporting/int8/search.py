@@ -11,6 +11,7 @@ Shapes: N images, C labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,7 +19,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from ftx.core.progress import SILENT, Progress
+from ftx.core.progress import SILENT, Progress, ProgressTask
 from ftx.core.statistics import PairedCounts
 from ftx.core.third_parties import no_telemetry
 from ftx.exporting.int8.products import (
@@ -39,6 +40,7 @@ from ftx.exporting.int8.quantize import (
     compiled,
     logits_of,
     quantize,
+    reads,
 )
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.quantize_json import LayerSensitivity
@@ -57,6 +59,8 @@ FINEST = 2
 IN_FLOAT = (1, 2, 4, 8)
 MOST_ADDED = 0.1
 CONFIDENCE = 0.95
+# To clone, compile and run a model takes a twelfth of a setting's time, in which NNCF reads 64 images or 32: in images.
+COMPILED = 5
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,8 @@ def quantize_body(
     kinds = settings or (ATTENTION if attention else CONVOLUTIONS)
     kinds = tuple(replace(one, in_float=(*one.in_float, *attention)) for one in kinds)
     if len(kinds) == 1:
-        only = quantize(body, calibration, kinds[0], "INT8: calibrating", progress, overflow_safe=overflow_safe)
+        with progress.track("Quantizing", reads(kinds[0], calibration)) as task:
+            only = quantize(body, calibration, kinds[0], task, overflow_safe=overflow_safe)
         return QuantizedBody(only, kinds[0])
     search = _Search(body, calibration, held_out, known, predicted or _highest, max_drop, progress, overflow_safe)
     search.run(kinds)
@@ -148,19 +153,31 @@ class _Search:
         self.sensitivities: list[LayerSensitivity] = []
         self.best: Candidate
         self.model: ov.Model
+        self.task: ProgressTask
 
     def run(self, settings: Sequence[Int8Setting]) -> None:
         """Go through all steps."""
-        for setting in settings:
-            self.attempt(setting)
-        if self.best.setting.ranges_of_activations != "mean":
-            self.attempt(replace(self.best.setting, ranges="mean"))
-        if not self.best.setting.bias_correction:
-            self.attempt(replace(self.best.setting, bias_correction=True))
-        self.put_back()
+        with self.progress.track("Comparing int8 settings", self.steps(settings)) as self.task:
+            for setting in settings:
+                self.attempt(setting)
+            if self.best.setting.ranges_of_activations != "mean":
+                self.attempt(replace(self.best.setting, ranges="mean"))
+            if not self.best.setting.bias_correction:
+                self.attempt(replace(self.best.setting, bias_correction=True))
+            self.put_back()
         counted = PairedCounts(self.best.changed, 0, self.best.images)
         if counted.drop_at_least(CONFIDENCE) > self.max_drop:
-            self.attempt(replace(self.best.setting, accuracy_control=True))
+            with self.progress.track("Controlling the accuracy of int8", None) as self.task:
+                self.attempt(replace(self.best.setting, accuracy_control=True))
+
+    def steps(self, settings: Sequence[Int8Setting]) -> int:
+        """About how many images are read, as the settings are alike; a model that is only compiled counts as some."""
+        first = settings[0]
+        tried = len(settings) + (first.ranges_of_activations != "mean") + (not first.bias_correction)
+        layers = len(self.products) - len(first.in_float)
+        singly = min(layers, NEIGHBOURS * FINEST)
+        compiled_again = tried + math.ceil(layers / NEIGHBOURS) + singly + len(IN_FLOAT)
+        return tried * reads(first, self.calibration) + compiled_again * COMPILED
 
     def put_back(self) -> None:
         """Put products back into float, more and more of them, as long as it pays."""
@@ -200,23 +217,16 @@ class _Search:
 
         full = error(self.model)
 
-        def gains(sets: Sequence[Sequence[Product]], what: str) -> list[float]:
-            found: list[float] = []
-            with self.progress.track(f"INT8: sensitivity of {what}", len(sets)) as task:
-                for together in sets:
-                    found.append(full - error(with_exact_inputs(self.model, [one.name for one in together])))
-                    task.advance()
-            return found
+        def gain(together: Sequence[Product]) -> float:
+            self.task.advance(COMPILED)
+            return full - error(with_exact_inputs(self.model, [one.name for one in together]))
 
-        worth = [
-            gain / sum(one.multiplications for one in group)
-            for group, gain in zip(groups, gains(groups, "neighbouring layers"), strict=True)
-        ]
+        worth = [gain(group) / sum(one.multiplications for one in group) for group in groups]
         finest = sorted(range(len(groups)), key=lambda number: -worth[number])[:FINEST]
         layers = [one for number in finest for one in groups[number]]
         found = [
-            LayerSensitivity(layer=one.name, kind=one.kind, multiplications=one.multiplications, gain=gain)
-            for one, gain in zip(layers, gains([[one] for one in layers], "each layer"), strict=True)
+            LayerSensitivity(layer=one.name, kind=one.kind, multiplications=one.multiplications, gain=gain([one]))
+            for one in layers
         ]
         return sorted(found, key=lambda one: -one.gain / one.multiplications)
 
@@ -225,12 +235,13 @@ class _Search:
         goal = (
             LabelGoal(self.held_out, self.exact_NC, self.predicted, self.max_drop) if setting.accuracy_control else None
         )
-        described, safe = f"INT8: trying {setting}", self.overflow_safe
-        model = quantize(self.body, self.calibration, setting, described, self.progress, overflow_safe=safe, goal=goal)
+        safe = self.overflow_safe
+        model = quantize(self.body, self.calibration, setting, self.task, overflow_safe=safe, goal=goal)
         self.judge(setting, model)
 
     def judge(self, setting: Int8Setting, model: ov.Model) -> None:
         """Measure a quantized model, and keep it if it is the best so far."""
+        self.task.advance(COMPILED)
         logits_NC = logits_of(model, self.held_out)
         same_N = (self.predicted(logits_NC) == self.predicted(self.exact_NC)).all(axis=1)
         found = Candidate(
