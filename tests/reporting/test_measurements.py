@@ -11,9 +11,17 @@ from tests.runs.test_bench_json import bench_of, row_of
 from tests.runs.test_certificate_json import certificate
 
 from ftx.reporting.facts import RunFacts, gather
-from ftx.reporting.measurements import certificate_rows, chain, latency, set_rows, shown_precision
+from ftx.reporting.measurements import (
+    VerdictMatrix,
+    certificate_rows,
+    chain,
+    latency,
+    set_rows,
+    shown_precision,
+    verdict_matrix,
+)
 from ftx.runs.compute_precision import read_compute
-from ftx.runs.parity_json import RowBound, SetVerdict
+from ftx.runs.parity_json import ReleaseVerdict, RowBound, SetVerdict
 from ftx.runs.run import Run
 
 
@@ -102,6 +110,25 @@ def test_what_was_found_in_other_sets_stands_beside_with_how_it_was_found(facts:
         ("openvino/int8", "amx", "not_run", "this CPU lacks it"),
     ]
     assert set_rows(replace(facts, parity=None)) == []
+    assert verdict_matrix(facts) is None
+    assert facts.parity.machine is not None
+    here = facts.parity.machine.openvino
+    fp32 = {"artifact": "openvino/fp32", "summary": "as here"}
+    releases = [
+        ReleaseVerdict(**fp32, isa="amx", emulated=False, verdict="proved", openvino="2025.4.1"),
+        ReleaseVerdict(**fp32, isa="avx2", emulated=True, verdict="failed", openvino="2025.4.1"),
+        ReleaseVerdict(**fp32, isa="amx", emulated=False, verdict="unproved", openvino=here, device="AUTO:CPU"),
+    ]
+    known = facts.parity.model_copy(update={"sets": sets, "releases": releases})
+    assert verdict_matrix(replace(facts, parity=known)) == VerdictMatrix(
+        ["avx2", "amx"],
+        [
+            ("openvino/fp32", here, ["proved", ""]),
+            ("openvino/fp32", "2025.4.1", ["failed", "proved"]),
+            ("openvino/fp32", f"{here}, AUTO:CPU", ["", "unproved"]),
+            ("openvino/int8", here, ["failed", "not_run"]),
+        ],
+    )
     two = [certificate(), certificate(quick="bf16", kernels="single", changed=0)]
     assert certificate_rows(replace(facts, parity=facts.parity.model_copy(update={"certificates": two}))) == [
         ("avx512_vnni", "int8", "batch", two[0].summary, two[0].cost),

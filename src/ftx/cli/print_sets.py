@@ -11,7 +11,6 @@ from ftx.runs.machine import CPU
 if TYPE_CHECKING:
     from ftx.evaluating import ParityReport, ParityRow
     from ftx.runs.machine import InstructionSet
-    from ftx.runs.parity_json import ReleaseVerdict
 
 
 def print_sets(report: ParityReport) -> None:
@@ -54,8 +53,8 @@ def print_releases(report: ParityReport) -> None:
     if not report.releases:
         return
     sets = list(dict.fromkeys(one.isa for one in report.releases))
-    cells = {(one.artifact, _runtime(one), one.isa): one for one in report.releases}
-    rows = list(dict.fromkeys((one.artifact, _runtime(one)) for one in report.releases))
+    cells = {(one.artifact, one.runtime, one.isa): one for one in report.releases}
+    rows = list(dict.fromkeys((one.artifact, one.runtime) for one in report.releases))
     found = [[cells.get((*row, isa)) for isa in sets] for row in rows]
     console.print_table(
         ("model", "OpenVINO", *sets),
@@ -73,12 +72,8 @@ def print_releases(report: ParityReport) -> None:
     )
     for one in report.releases:
         if one.verdict not in ("proved", "not_run"):
-            where = f"{one.artifact} on {one.isa} with OpenVINO {_runtime(one)}"
+            where = f"{one.artifact} on {one.isa} with OpenVINO {one.runtime}"
             console.print_note(f"{where}: {VERDICT_WORDS[one.verdict]}, {one.summary}", VERDICT_STYLES[one.verdict])
-
-
-def _runtime(cell: ReleaseVerdict) -> str:
-    return cell.openvino if cell.device == CPU else f"{cell.openvino}, {cell.device}"
 
 
 def _of_set(row: ParityRow) -> tuple[str, InstructionSet | None, bool]:

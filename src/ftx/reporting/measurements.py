@@ -11,6 +11,7 @@ from ftx.reporting.facts import RunFacts
 from ftx.reporting.figures import bars
 from ftx.runs.artifacts import TRAINED, Artifact
 from ftx.runs.compute_precision import ComputePrecision
+from ftx.runs.machine import INSTRUCTION_SETS
 from ftx.runs.parity_json import ParityRow, latency_rows
 from ftx.runs.views import View
 
@@ -95,6 +96,26 @@ def set_rows(facts: RunFacts) -> list[tuple[str, str, str, str]]:
     if facts.parity is None:
         return []
     return [(one.artifact, one.isa, str(one), one.summary) for one in facts.parity.sets]
+
+
+@dataclass(frozen=True)
+class VerdictMatrix:
+    """The verdicts by instruction set, for each model and version of OpenVINO; "" where nothing was run."""
+
+    sets: list[str]
+    rows: list[tuple[str, str, list[str]]]
+
+
+def verdict_matrix(facts: RunFacts) -> VerdictMatrix | None:
+    """This version of OpenVINO first, then the others, and devices; None if only this one was run."""
+    if facts.parity is None or not facts.parity.releases:
+        return None
+    here = facts.parity.machine.openvino
+    found: dict[tuple[str, str, str], str] = {(one.artifact, here, one.isa): one.verdict for one in facts.parity.sets}
+    found |= {(one.artifact, one.runtime, one.isa): one.verdict for one in facts.parity.releases}
+    sets = [isa for isa in INSTRUCTION_SETS if any(isa == of for *_, of in found)]
+    ways = sorted({(artifact, runtime): None for artifact, runtime, _ in found}, key=lambda way: way[0])
+    return VerdictMatrix(list(sets), [(*way, [found.get((*way, isa), "") for isa in sets]) for way in ways])
 
 
 def certificate_rows(facts: RunFacts) -> list[tuple[str, str, str, str, str]]:

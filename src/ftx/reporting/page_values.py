@@ -22,7 +22,7 @@ from ftx.reporting.figures import loss_curve, metric_curve, precision_recall, re
 from ftx.reporting.headline import tiles
 from ftx.reporting.held_out import HeldOutPredictions, class_scores_of
 from ftx.reporting.leakage import leakage
-from ftx.reporting.measurements import certificate_rows, chain, latency, set_rows, shown_precision
+from ftx.reporting.measurements import certificate_rows, chain, latency, set_rows, shown_precision, verdict_matrix
 from ftx.reporting.pictures import Case, PictureBudget, cases, samples
 from ftx.runs.best_epoch import best_epoch
 from ftx.tasks.base import choosing_metric
@@ -65,6 +65,7 @@ def page_values(
         "reliability": reliability(of_scores) if of_scores else None,
         "hops": chain(facts),
         "set_rows": set_rows(facts),
+        "runtimes": verdict_matrix(facts),
         "certificate_rows": certificate_rows(facts),
         "latency": latency(facts),
         "provenance": provenance(facts),

@@ -253,6 +253,11 @@ class ReleaseVerdict(SetVerdict):
     device: str = CPU
     """The device that ran the model, by OpenVINO's name; on another than the CPU, ``isa`` is that of the machine."""
 
+    @property
+    def runtime(self) -> str:
+        """The version of OpenVINO, and the device unless it is the CPU."""
+        return self.openvino if self.device == CPU else f"{self.openvino}, {self.device}"
+
 
 class ParityReport(CommandReport):
     """How much accuracy the exported models lose, compared with the trained model."""
