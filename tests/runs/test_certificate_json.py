@@ -10,7 +10,7 @@ import pytest
 
 from ftx.runs.card_json import CERTIFICATE_FILE
 from ftx.runs.certificate import Certificate
-from ftx.runs.certificate_json import keep_certificates, read_certificates
+from ftx.runs.certificate_json import Certificates, keep_certificates, read_certificates
 from ftx.runs.compute_precision import ComputePrecision
 from ftx.runs.machine import Machine
 
@@ -71,6 +71,16 @@ def test_where_int8_changed_no_label_it_needs_no_second_model() -> None:
     none = certificate(changed=0)
     assert (none.verdict, none.needed_images) == ("unproved", None)
     assert none.summary.startswith("int8 has the same bound without the second model: at most 1 % of labels differ")
+
+
+def test_it_covers_only_how_it_was_measured() -> None:
+    known = Certificates(ir="0", certificates=[certificate()])
+    assert known.measured("avx512_vnni", "bf16", "2026.4.1") == [certificate()]
+    assert not known.measured("avx2", "bf16", "2026.4.1")
+    assert not known.measured("avx512_vnni", "f32", "2026.4.1")
+    assert not known.measured("avx512_vnni", "bf16", "2025.4.0")
+    pinned = certificate(compute=ComputePrecision("bf16"))
+    assert Certificates(ir="0", certificates=[pinned]).measured("avx512_vnni", "bf16", "2026.4.1") == [pinned]
 
 
 def test_the_model_that_takes_least_time_runs_first_where_it_was_measured(tmp_path: Path) -> None:

@@ -322,4 +322,4 @@ def _print_job(report: PredictReport) -> None:
 def _print_twice(twice: int, images: int) -> None:
     """How many images of int8-checked also ran in fp32, if any."""
     if twice:
-        console.print_note(f"{twice:,} of {images:,} images also ran in fp32, because int8 was in doubt", "dim")
+        console.print_note(f"{twice:,} of {images:,} images also ran in fp32, as their labels were doubtful", "dim")

@@ -56,8 +56,7 @@ def certify_device(folder: Path, data: Path, progress: Progress = SILENT) -> Non
 
 def is_certified(folder: Path) -> bool:
     """Whether each way in which this process may run an int8-checked folder has a certificate."""
-    here = (this_set(), default_compute().dtype, this_machine().openvino)
-    known = {(one.quick, one.kernels) for one in read_certificates(folder).certificates if one.is_of(*here)}
+    known = read_certificates(folder).measured(this_set(), default_compute().dtype, this_machine().openvino)
     # By number: with only AVX2, a model that is opened for batches has the kernels for single images too.
     return len(known) >= len(_ways(folder))
 

@@ -49,7 +49,7 @@ class Prediction(ClosedModel):
     scores: dict[str, float] | None = None
     """The score of every label, from 0 to 1; null without ``--scores``."""
     ran: RanModel | None = None
-    """Only for int8-checked: the model whose prediction this is. ``fp32`` runs if the int8 labels are doubtful."""
+    """Only for int8-checked: the model whose prediction this is. ``fp32`` runs if the first labels are doubtful."""
     error: str | None = None
     """Why there is no prediction; null if there is one."""
 

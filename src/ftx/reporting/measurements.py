@@ -114,7 +114,7 @@ def verdict_matrix(facts: RunFacts) -> VerdictMatrix | None:
     found: dict[tuple[str, str, str], str] = {(one.artifact, here, one.isa): one.verdict for one in facts.parity.sets}
     found |= {(one.artifact, one.runtime, one.isa): one.verdict for one in facts.parity.releases}
     sets = [isa for isa in INSTRUCTION_SETS if any(isa == of for *_, of in found)]
-    ways = sorted({(artifact, runtime): None for artifact, runtime, _ in found}, key=lambda way: way[0])
+    ways = sorted(dict.fromkeys((artifact, runtime) for artifact, runtime, _ in found), key=lambda way: way[0])
     return VerdictMatrix(list(sets), [(*way, [found.get((*way, isa), "") for isa in sets]) for way in ways])
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ftx.core.closed_model import ClosedModel
 from ftx.core.statistics import fraction_at_most
-from ftx.runs.compute_precision import ComputeField, Dtype
+from ftx.runs.compute_precision import ComputeField
 from ftx.runs.machine import InstructionSet, Machine
 from ftx.runs.views import KernelPath
 
@@ -98,10 +98,6 @@ class Certificate(ClosedModel):
         twice = f"{100 * self.twice / self.images:.1f} % of images also run in fp32"
         pays = "" if self.time_vs_fp32 <= MOST_TIME else ", so fp32 is the better choice here"
         return f"{twice}; one image takes {self.time_vs_fp32:.2f} of fp32's time{pays}"
-
-    def is_of(self, isa: InstructionSet | None, dtype: Dtype, openvino: str) -> bool:
-        """Whether it was measured with this instruction set, precision and version of OpenVINO."""
-        return (self.isa, self.compute.dtype, self.machine.openvino) == (isa, dtype, openvino)
 
 
 def _up(value: float) -> float:

@@ -42,9 +42,14 @@ class Certificates(ClosedModel):
         """For int8 run in a way that no certificate covers; infinite without any: each image also runs in float."""
         return max((one.bound for one in self.certificates if one.quick == "int8"), default=math.inf)
 
+    def measured(self, isa: InstructionSet | None, dtype: Dtype, openvino: str) -> list[Certificate]:
+        """Those that were measured with this instruction set, precision and version of OpenVINO."""
+        here = (isa, dtype, openvino)
+        return [one for one in self.certificates if (one.isa, one.compute.dtype, one.machine.openvino) == here]
+
     def quick_model(self, isa: InstructionSet | None, dtype: Dtype, openvino: str) -> QuickModel:
         """The model that takes least time for one image there; int8 if nothing was measured."""
-        known = [one for one in self.certificates if one.is_of(isa, dtype, openvino)]
+        known = self.measured(isa, dtype, openvino)
         return min(known, key=lambda one: one.time_vs_fp32).quick if known else "int8"
 
 

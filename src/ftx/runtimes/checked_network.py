@@ -1,4 +1,4 @@
-"""A network in 8 bits whose doubtful images also run in float, and get the float model's outputs.
+"""A quick network whose doubtful images also run in float, and get the float model's outputs.
 
 An image is doubtful if one of its decisions is not clearer than a bound: the largest movement of calibration images;
 or if the model drops patches, and two of the image tie for the last place.
@@ -27,9 +27,9 @@ FALSE_ALARMS = 0.001
 
 
 class CheckedNetwork:
-    """Requests as those of the network in 8 bits; ``exact`` is the same network in float.
+    """Requests as those of the quick network, in 8 bits or bf16; ``exact`` is the same network in float.
 
-    With ``drops_patches``, the network in 8 bits has one more output (``add_choice_margins``).
+    With ``drops_patches``, the quick network has one more output (``add_choice_margins``).
     ``images`` have run so far, ``twice`` of them also in float. Of the ``known[1]`` images that gave the bound,
     ``known[0]`` did. If more do now, in ``rises`` of the windows so far, the bound may not hold for such images: then
     ``note`` gets a sentence, once.

@@ -19,7 +19,7 @@ from ftx.data.preprocess import Pixels, Preprocess, resize_crop
 from ftx.runs.artifacts import FLOAT_IR_FILE, IR_FILE, IR_INT8_CHECKED, RuntimeName
 from ftx.runs.card_json import Card, read_card
 from ftx.runs.certificate import Certificate, QuickModel
-from ftx.runs.certificate_json import read_certificates
+from ftx.runs.certificate_json import Certificates, read_certificates
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
 from ftx.runs.machine import CPU, Kernels, cpu_flags, is_held, this_machine, this_set
 from ftx.runs.views import KernelPath
@@ -105,7 +105,8 @@ class OpenVinoPredictor:
                 fix=f"merge an update into it: ftx apply UPDATE {folder} OUT",
             )
         both = part is None and self.card.artifact == IR_INT8_CHECKED
-        self.quick: QuickModel | None = _quick_model(folder, compute) if both else None
+        known = read_certificates(folder) if both else None
+        self.quick: QuickModel | None = known and _quick_model(known, compute)
         path = folder / (FLOAT_IR_FILE if (part or self.quick) in ("bf16", "fp32") else IR_FILE)
         self.folder, self.preprocess = folder, self.card.preprocess
         self.batch, self.device = batch, device
@@ -147,17 +148,9 @@ class OpenVinoPredictor:
         self.has_maps = MAPS in self.outputs
         self.checked: CheckedNetwork | None = None
         self.certificate: Certificate | None = None
-        if exact is not None:
-            known = read_certificates(folder)
-            here = (this_set(), dtype, this_machine().openvino)
-            self.certificate = next(
-                (
-                    one
-                    for one in known.certificates
-                    if one.is_of(*here) and (one.quick, one.kernels) == (self.quick, self.kernel_path)
-                ),
-                None,
-            )
+        if exact is not None and known is not None:
+            way, here = (self.quick, self.kernel_path), known.measured(this_set(), dtype, this_machine().openvino)
+            self.certificate = next((one for one in here if (one.quick, one.kernels) == way), None)
             bound = known.largest_bound if self.certificate is None else self.certificate.bound
             counts = self.certificate and (self.certificate.twice, self.certificate.images)
             self.checked = CheckedNetwork(self._network, exact, self.task, bound, counts, drops_patches=drops_patches)
@@ -330,11 +323,11 @@ def graph_input(image: Image.Image, preprocess: Preprocess, most_pixels: int = M
     return frame(resize_crop(image, preprocess)[None], preprocess)[0]
 
 
-def _quick_model(folder: Path, compute: Compute) -> QuickModel:
+def _quick_model(known: Certificates, compute: Compute) -> QuickModel:
     """Which model of int8-checked runs first."""
     if compute != "auto":
         return "int8"
-    return read_certificates(folder).quick_model(this_set(), default_compute().dtype, this_machine().openvino)
+    return known.quick_model(this_set(), default_compute().dtype, this_machine().openvino)
 
 
 def _float_network(folder: Path, card: Card, properties: Mapping[str, Any]) -> CompiledNetwork:

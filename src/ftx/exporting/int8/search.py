@@ -235,8 +235,7 @@ class _Search:
         goal = (
             LabelGoal(self.held_out, self.exact_NC, self.predicted, self.max_drop) if setting.accuracy_control else None
         )
-        safe = self.overflow_safe
-        model = quantize(self.body, self.calibration, setting, self.task, overflow_safe=safe, goal=goal)
+        model = quantize(self.body, self.calibration, setting, self.task, overflow_safe=self.overflow_safe, goal=goal)
         self.judge(setting, model)
 
     def judge(self, setting: Int8Setting, model: ov.Model) -> None:
