@@ -26,6 +26,8 @@ from ftx.reporting.report import report
 from ftx.runs.artifacts import DENSE, IR_FP32, IR_INT8, TRAINED
 from ftx.runs.compute_precision import F32
 from ftx.runs.kept_logits import keep_logits, read_logits
+from ftx.runs.machine import InstructionSet
+from ftx.runs.parity_json import PARITY_FILE, ReleaseVerdict, Verdict, read_parity
 from ftx.runs.run import Run
 
 SECTIONS = "verdict data curves confusion classes calibration errors parity latency provenance".split()
@@ -217,6 +219,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
+SETS_OF_RELEASE: dict[InstructionSet, Verdict] = {"amx": "unproved", "avx2": "proved", "avx512": "failed"}
+KINDS = {"proved": "ok", "failed": "bad", "unproved": "warn"}
+
+
 def table(html: str, caption: str) -> list[list[str]]:
     """The cells of a table's body."""
     (body,) = re.findall(rf"{re.escape(caption)}.*?<tbody>(.*?)</tbody>", html, re.DOTALL)
@@ -259,6 +265,26 @@ def test_the_tables_have_the_figures_of_each_label(small: Run, monkeypatch: pyte
     )
     assert "6 of 8, by the openvino/fp32 model" in html
     assert "8 test images, predicted by the openvino/fp32 model in fp32 on" in html
+
+
+def test_a_picture_has_the_verdict_of_each_version_of_openvino(small: Run) -> None:
+    caption = "Verdict for each version of OpenVINO"
+    assert caption not in page_of(small)
+    path = small.path / PARITY_FILE
+    parity = read_parity(small.path)
+    assert parity is not None
+    parity.releases = [
+        ReleaseVerdict(
+            artifact="openvino/fp32", isa=isa, emulated=False, verdict=verdict, summary="", openvino="2025.4.1"
+        )
+        for isa, verdict in SETS_OF_RELEASE.items()
+    ]
+    path.write_text(parity.model_dump_json(), encoding="utf-8")
+    html = page_of(small)
+    # Whatever the report has of this version, the other has its row, in the order of the sets.
+    rows = [row for row in table(html, f"<span>{caption}</span>") if row[1] == "2025.4.1"]
+    assert rows == [["openvino/fp32", "2025.4.1", "proved", "failed", "unproved"]]
+    assert [html.count(f'badge {kind}">{verdict}</span></td>') for verdict, kind in KINDS.items()] == [1, 1, 1]
 
 
 def test_all_near_duplicates_are_counted_and_the_first_shown(small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
