@@ -117,6 +117,7 @@ def test_what_was_found_in_other_sets_stands_beside_with_how_it_was_found(facts:
     releases = [
         ReleaseVerdict(**fp32, isa="amx", emulated=False, verdict="proved", openvino="2025.4.1"),
         ReleaseVerdict(**fp32, isa="avx2", emulated=True, verdict="failed", openvino="2025.4.1"),
+        ReleaseVerdict(**fp32, isa="avx2", emulated=True, verdict="unproved", openvino=here),
         ReleaseVerdict(**fp32, isa="amx", emulated=False, verdict="unproved", openvino=here, device="AUTO:CPU"),
     ]
     known = facts.parity.model_copy(update={"sets": sets, "releases": releases})

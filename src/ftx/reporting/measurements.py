@@ -111,8 +111,9 @@ def verdict_matrix(facts: RunFacts) -> VerdictMatrix | None:
     if facts.parity is None or not facts.parity.releases:
         return None
     here = facts.parity.machine.openvino
-    found: dict[tuple[str, str, str], str] = {(one.artifact, here, one.isa): one.verdict for one in facts.parity.sets}
-    found |= {(one.artifact, one.runtime, one.isa): one.verdict for one in facts.parity.releases}
+    own: dict[tuple[str, str, str], str] = {(one.artifact, here, one.isa): one.verdict for one in facts.parity.sets}
+    others = {(one.artifact, one.runtime, one.isa): one.verdict for one in facts.parity.releases}
+    found = own | others | own  # --openvino may name this version too: its verdict here is the one of the other tables
     sets = [isa for isa in INSTRUCTION_SETS if any(isa == of for *_, of in found)]
     ways = sorted(dict.fromkeys((artifact, runtime) for artifact, runtime, _ in found), key=lambda way: way[0])
     return VerdictMatrix(list(sets), [(*way, [found.get((*way, isa), "") for isa in sets]) for way in ways])
