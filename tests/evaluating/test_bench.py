@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from tests.conftest import Listener
 
 from ftx.core.errors import EnvironmentFault, InputError, RunError
+from ftx.core.files import check_writable
 from ftx.core.processors import Processors, cores
 from ftx.core.third_parties import no_telemetry
 from ftx.evaluating.bench import (
@@ -25,7 +26,6 @@ from ftx.evaluating.bench import (
     BenchOptions,
     _Candidate,
     _candidates,
-    _check_writable,
     _near_the_best,
     _notes,
     _row,
@@ -34,7 +34,7 @@ from ftx.evaluating.bench import (
 )
 from ftx.evaluating.bench_plot import draw
 from ftx.evaluating.bench_process import BenchJob, BenchMeasurement, batches_of, measure
-from ftx.runs.artifacts import IRS
+from ftx.runs.artifacts import IR_INT8_CHECKED, IRS
 from ftx.runs.bench_json import BENCH_FILE, BENCH_PLOT, BenchReport, BenchRow
 from ftx.runs.card_json import TUNING_FILE, read_card
 from ftx.runs.compute_precision import F32
@@ -251,6 +251,9 @@ def test_settings_are_all_that_a_machine_has_room_for(folder: Path) -> None:
     assert all(streams <= threads for _, threads, streams in swept)
     assert {(batch, 6, 4) for batch in TRIED_BATCHES} <= swept
     assert tried(replace(f32, threads=(2,), streams=(1, 4))) == {(batch, 2, 1) for batch in BATCHES}
+    # What is certified is the precision that OpenVINO chooses.
+    checked = [one.job for one in _candidates(IR_INT8_CHECKED, folder, None, BenchOptions(), HERE)]
+    assert {job.compute for job in checked} == {"auto"}
 
 
 def row(**changes: object) -> BenchRow:
@@ -397,7 +400,7 @@ def test_what_is_no_model_is_not_called_a_run(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_kept_no_setting_is_searched_for() -> None:
     with pytest.raises(EnvironmentFault, match="this path cannot be written to"):
-        _check_writable([Path("/sys")])
+        check_writable(Path("/sys"))
 
 
 def test_a_chosen_precision_that_is_slower_than_f32_is_said() -> None:

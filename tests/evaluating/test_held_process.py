@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 from tests.evaluating.written_runs import keep, written_run
 
 from ftx.core.errors import DataError
+from ftx.core.progress import SILENT
 from ftx.data.preprocess import load_pixels
 from ftx.evaluating import validate
-from ftx.evaluating.held_process import HeldModel, measure_here
+from ftx.evaluating.held_process import HeldModel, measure_here, measure_in_sets
+from ftx.evaluating.logit_bounds import Bounds
+from ftx.evaluating.measure import measure_run
+from ftx.evaluating.parity_images import run_images
 from ftx.runs.artifacts import IR_FP32, IR_INT8, Artifact
 from ftx.runs.machine import cpu_flags, sets_of, this_set
 from ftx.runs.proof_json import read_proof
@@ -65,6 +70,18 @@ def test_as_many_images_are_asked_about_as_were_wanted_of_the_model_that_was_nam
         atol = 1e-4 * max(1.0, float(np.abs(expected).max()))
         np.testing.assert_allclose(row.logits.array, expected, rtol=0, atol=atol)
         assert (row.isa, row.emulated, row.logits.images) == (this_set(), False, 3)
+
+
+@pytest.mark.representative
+@pytest.mark.skipif(this_set() == "avx2" or "avx2" not in sets_of(cpu_flags()), reason="no other set than AVX2")
+def test_images_that_made_a_model_say_nothing_about_it_in_another_set_either(run: Run, tmp_path: Path) -> None:
+    entries, images = run_images(run, tmp_path / "moved", None)
+    here = measure_run(run, [IR_FP32], entries, images, Bounds.of(None), SILENT)
+    here = replace(here, spent={IR_FP32: {0, 1}})
+    models = {IR_FP32: held(run, tmp_path / "moved", IR_FP32)}
+    ((_, _, found),) = measure_in_sets(models, ["avx2"], here, SILENT)
+    assert found is not None
+    assert {one.images for one in found.comparisons} == {len(entries) - 2}
 
 
 @pytest.mark.representative

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ftx.core.statistics import PairedCounts, wilson_interval
 from ftx.evaluating.comparison import Comparison, Reference, Subject, compare
-from ftx.evaluating.judge import judge
+from ftx.evaluating.judge import Evidence, judge, verdict_on
 from ftx.evaluating.logit_bounds import BOUNDS, Bound
 from ftx.runs.artifacts import ARTIFACTS, IR_FP32, IR_INT8
 from ftx.runs.compute_precision import F32, ComputePrecision, read_compute
@@ -315,3 +316,18 @@ def test_a_label_among_several_is_lost_by_itself() -> None:
     assert (found.lost, found.labelled) == (4, 20)
     assert found.worst_class is not None
     assert (found.worst_class.name, found.worst_class.lost, found.worst_class.labelled) == ("a", 4, 10)
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        ({}, "proved"),
+        ({"same": "unproved"}, "proved"),
+        ({"other": "unproved"}, "proved"),
+        ({"same": "failed"}, "failed"),
+        ({"other": "failed"}, "failed"),
+        ({"faults": ["off"]}, "failed"),
+    ],
+)
+def test_a_certificate_mends_nothing_that_failed(given: dict[str, Any], verdict: str) -> None:
+    assert verdict_on(Evidence(certified="at most 1 %", **given))[0] == verdict

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import one_int8_setting
+from tests.conftest import Listener, one_int8_setting
 
 from ftx.core.errors import InputError
 from ftx.data.dataset import Entry, Split
@@ -16,8 +17,10 @@ from ftx.evaluating.parity_images import certifying_images, certifying_rows
 from ftx.exporting import export
 from ftx.exporting.ovms import export_ovms
 from ftx.runs.artifacts import IR_INT8_CHECKED
+from ftx.runs.card_json import CERTIFICATE_FILE
 from ftx.runs.certificate_json import read_certificates
 from ftx.runs.run import Run
+from ftx.runtimes import load
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.tasks.decisions import movements
 
@@ -58,6 +61,14 @@ def test_it_is_exported_certified_and_validated(fresh_run: Run, monkeypatch: pyt
         rows = validate(fresh_run).rows
     images = {(row.artifact, row.images) for row in rows if row.view == "files" and row.subject.precision == "int8"}
     assert images == {("openvino/int8", 12), ("openvino/int8-checked", 6)}
+    # Whoever opens the run is told as well.
+    (checked / CERTIFICATE_FILE).unlink()
+    for other in (fp32, int8):
+        shutil.rmtree(other)
+    listener = Listener()
+    load(fresh_run, progress=listener)
+    note = "int8-checked is not certified on this CPU and version of OpenVINO: each image also runs in fp32"
+    assert note in listener.said
     with pytest.raises(InputError) as caught:
         export_ovms(fresh_run, fresh_run.path / "ovms", precisions=["int8-checked"])
     assert "ftx serve" in str(caught.value.fix)

@@ -127,7 +127,17 @@ def test_what_was_found_in_other_sets_stands_beside_with_how_it_was_found(facts:
             ("openvino/fp32", here, ["proved", ""]),
             ("openvino/fp32", "2025.4.1", ["failed", "proved"]),
             ("openvino/fp32", f"{here}, AUTO:CPU", ["", "unproved"]),
-            ("openvino/int8", here, ["failed", "not_run"]),
+            ("openvino/int8", here, ["failed", ""]),
+        ],
+    )
+    # Without --isa, this version's verdicts are those of the models on this machine.
+    rows = [row.model_copy(update={"isa": "amx"}) for row in facts.parity.own_rows if row.artifact == "openvino/fp32"]
+    alone = known.model_copy(update={"sets": [], "releases": releases[:1], "rows": rows})
+    assert verdict_matrix(replace(facts, parity=alone)) == VerdictMatrix(
+        ["amx"],
+        [
+            ("openvino/fp32", here, [facts.parity.verdicts["openvino/fp32"]]),
+            ("openvino/fp32", "2025.4.1", ["proved"]),
         ],
     )
     two = [certificate(), certificate(quick="bf16", kernels="single", changed=0)]

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from tests.conftest import Listener
 
 from ftx.runs.card_json import CERTIFICATE_FILE
 from ftx.runs.certificate import Certificate
@@ -61,7 +62,8 @@ def test_one_that_bounds_no_less_names_the_images_that_would() -> None:
     two = certificate(images=200, changed=2)
     assert two.verdict == "unproved"
     assert two.needed_images == 299
-    assert two.summary == "not certified: needs 299 images, has 200"
+    assert two.summary == f"not certified: needs 299 images to differ less than int8; {two.at_most}"
+    assert two.at_most == "at most 1.5 % of labels differ from fp32's (95 % confidence, 200 images)"
     assert certificate(images=299, changed=2.99).verdict == "proved"
     assert certificate(images=298, changed=2.98).verdict == "unproved"
     assert certificate(images=1, changed=1).needed_images == 1
@@ -89,13 +91,18 @@ def test_the_model_that_takes_least_time_runs_first_where_it_was_measured(tmp_pa
     keep_certificates(tmp_path, [certificate(), bf16])
     known = read_certificates(tmp_path)
     assert len(known.certificates) == 2
-    assert known.quick_model("avx512_vnni", "bf16", "2026.4.1") == "bf16"
-    assert known.quick_model("avx2", "bf16", "2026.4.1") == "int8"
-    assert known.quick_model("avx512_vnni", "f32", "2026.4.1") == "int8"
-    assert known.quick_model("avx512_vnni", "bf16", "2025.4.0") == "int8"
+    assert known.quick_model("avx512_vnni", "bf16", "2026.4.1", "batch") == "bf16"
+    assert known.quick_model("avx2", "bf16", "2026.4.1", "batch") == "int8"
+    assert known.quick_model("avx512_vnni", "f32", "2026.4.1", "batch") == "int8"
+    assert known.quick_model("avx512_vnni", "bf16", "2025.4.0", "batch") == "int8"
     assert known.largest_bound == 0.5  # of int8
+    # Of int8, only the kernels count by which it would run.
+    keep_certificates(tmp_path, [certificate(kernels="single", time_vs_fp32=0.3)])
+    known = read_certificates(tmp_path)
+    assert known.quick_model("avx512_vnni", "bf16", "2026.4.1", "single") == "int8"
+    assert known.quick_model("avx512_vnni", "bf16", "2026.4.1", "batch") == "bf16"
     keep_certificates(tmp_path, [bf16.model_copy(update={"time_vs_fp32": 0.6})])
-    assert read_certificates(tmp_path).quick_model("avx512_vnni", "bf16", "2026.4.1") == "int8"
+    assert read_certificates(tmp_path).quick_model("avx512_vnni", "bf16", "2026.4.1", "batch") == "int8"
     assert bf16.model_copy(update={"changed": 0}).summary.startswith("bf16 has the same bound without")
 
 
@@ -111,6 +118,21 @@ def test_each_way_to_run_keeps_its_newest_certificate(tmp_path: Path) -> None:
         ("avx512_vnni", "single", 0.75),
     ]
     assert known.largest_bound == 0.75
+
+
+def test_one_that_proves_less_replaces_it_only_if_it_exceeds_the_bound(tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text("{}")
+    listener = Listener()
+    few = certificate(images=20, changed=0)
+    keep_certificates(tmp_path, [certificate()])
+    keep_certificates(tmp_path, [few, certificate(isa="avx2", images=20, changed=0)], listener)
+    assert [one.images for one in read_certificates(tmp_path).certificates] == [299, 20]
+    assert listener.said == [f"avx512_vnni, int8, batch: the certificate of 299 images stays. New: {few.summary}"]
+    larger = few.model_copy(update={"bound": 0.75})
+    keep_certificates(tmp_path, [larger])
+    assert read_certificates(tmp_path).certificates[0] == larger
+    keep_certificates(tmp_path, [certificate()])
+    assert read_certificates(tmp_path).certificates[0] == certificate()
 
 
 @pytest.mark.parametrize("spoil", ["other model", "newer", "infinite", "negative", "no JSON", "missing"])

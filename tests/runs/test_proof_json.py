@@ -71,6 +71,11 @@ def test_a_validation_keeps_the_sets_that_were_not_asked_about_and_drops_what_de
     keep_proof(folder, ir, report, IR_FP32, answers, sets=[again])
     proof = read_proof(folder)
     assert [(one.isa, one.summary) for one in proof.sets] == [("avx2", "first"), ("avx512", "second")]
+    on_gpu = again.model_copy(update={"machine": again.machine.model_copy(update={"device": "GPU"})})
+    keep_proof(folder, ir, report, IR_FP32, answers, sets=[on_gpu])
+    assert [(one.isa, one.machine.device) for one in read_proof(folder).sets] == [
+        ("avx2", "CPU"), ("avx512", "CPU"), ("avx512", "GPU")
+    ]  # fmt: skip
     assert proof.devices == []
     assert proof.run is not None
     assert (proof.run.verdict, proof.run.summary) == (report.verdicts["openvino/fp32"], report.summary["openvino/fp32"])

@@ -17,8 +17,9 @@ from tests.conftest import ColourModel, Listener, colour_logits, colour_pixels, 
 from tests.effects.lab import call
 from tests.serving.conftest import running
 
-from ftx.core.errors import ExportError
+from ftx.core.errors import EnvironmentFault, ExportError
 from ftx.data.image_store import EncodedImage
+from ftx.evaluating import validate
 from ftx.evaluating.bench_process import batches_of
 from ftx.evaluating.certify import certify, is_certified
 from ftx.runs.card_json import CERTIFICATE_FILE, Card, read_card, write_card
@@ -162,6 +163,16 @@ def test_where_the_cpu_computes_in_bf16_that_is_certified_too(folder: Path, monk
     assert bf16.changed < int8.changed
     keep_certificates(folder, found)
     assert is_certified(folder) == (default_compute().dtype == "bf16")
+
+
+def test_with_only_avx2_one_certificate_is_enough(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a vision transformer in int8 has the kernels for single images also where it is opened for batches."""
+    f32 = ComputePrecision("f32", chosen_by_runtime=True)
+    monkeypatch.setattr("ftx.evaluating.certify.default_compute", lambda: f32)
+    certified(folder, 0.5, kernels="batch", compute=f32, isa="avx512" if this_set() == "avx2" else "avx2")
+    assert not is_certified(folder)
+    certified(folder, 0.5, kernels="single", compute=f32)
+    assert is_certified(folder)
 
 
 def test_each_way_to_run_a_batch_checks_it(folder: Path) -> None:
@@ -310,6 +321,67 @@ def test_enough_images_prove_a_device_without_labels_and_a_wrong_float_model_fai
     assert "its float model: a logit is off by 0.01" in call("validate", str(folder)).err
 
 
+def test_the_certificate_of_another_machine_is_no_proof_here(folder: Path) -> None:
+    enough = {"images": 2995, "changed": 60, "source": "val"}
+    another = this_machine().model_copy(update={"cpu": "another"})
+    certified(folder, 0.5, **enough, machine=another)
+    assert validate(folder).verdicts == {"openvino/int8-checked": "unproved"}
+    certified(folder, 0.5, **enough)
+    assert validate(folder).verdicts == {"openvino/int8-checked": "proved"}
+
+
+def test_what_cannot_be_kept_is_not_measured(
+    folder: Path, colour_model: ColourModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftx.evaluating.certify.certify", pytest.fail)
+    done = call("validate", str(folder), "--data", str(colour_model.images), "--device", "AUTO:CPU")
+    assert (done.status, "--data certifies int8-checked, which runs only on the CPU" in done.err) == (2, True)
+
+    def read_only(path: Path) -> None:
+        raise EnvironmentFault("the folder cannot be written", where=path)
+
+    monkeypatch.setattr("ftx.evaluating.certify.check_writable", read_only)
+    done = call("validate", str(folder), "--data", str(colour_model.images))
+    assert (done.status, str(folder) in done.err) == (3, True)
+
+
+def test_images_whose_patches_tie_run_in_float_and_bound_nothing(folder: Path) -> None:
+    """The model keeps two of three patches, whose scores are the exponentials of its logits."""
+    model = openvino.Core().read_model(folder / "model.xml", config={"ENABLE_MMAP": False})
+    result = model.get_results()[0]
+    logits = result.input(0).get_source_output()
+    chosen = op.topk(op.exp(logits), op.constant(3), 1, "max", "value")
+    kept = op.slice(chosen.output(1), [0], [2], [1], [1])
+    unused = op.multiply(op.reduce_sum(op.convert(kept, "f32"), op.constant(1), keep_dims=True), np.float32(0))
+    added = op.add(logits, unused)
+    result.input(0).replace_source_output(added.output(0))
+    added.output(0).set_names({"logits"})
+    model.validate_nodes_and_infer_types()
+    openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    card = json.loads((folder / "card.json").read_text())
+    write_card(folder, Card.model_validate(card | {"keep_tokens": {"1": 0.6}}))
+
+    colours_NC = np.random.default_rng(1).integers(60, 200, size=(30, 3), dtype=np.uint8)
+    images = [np.broadcast_to(one_C, (16, 16, 3)) for one_C in colours_NC]
+    exact_NC = np.concatenate([colour_logits(one[None]) for one in images])
+    scores_NC = np.sort(coarse(exact_NC), axis=1)
+    tied_N = scores_NC[:, 0] == scores_NC[:, 1]
+    close_N = scores_NC[:, 2] == scores_NC[:, 1]
+    assert tied_N.any()
+    assert (tied_N & ~close_N).any()
+    found = certify(folder, [encoded(one) for one in images], "val")[0]
+    quick_NC = coarse(exact_NC)
+    best_N, rows = quick_NC.argmax(axis=1), np.arange(30)
+    moved_NC = (quick_NC - exact_NC)[rows, best_N][:, None] - (quick_NC - exact_NC)
+    assert found.bound == pytest.approx(moved_NC[~tied_N].max(), abs=1e-4)
+    margin_N = scores_NC[:, 2] - scores_NC[:, 1]
+    assert found.twice == (tied_N | (margin_N <= found.bound)).sum()
+    assert tied_N.sum() < found.twice < 30
+    predictor = certified(folder, 0.0)
+    ran = [one[1] for one in predictor.ran_from_files(map(encoded, images)) if isinstance(one, tuple)]
+    assert ran == ["fp32" if doubtful else "int8" for doubtful in tied_N | close_N]
+
+
 def test_only_int8_checked_takes_images_of_a_device(colour_model: ColourModel) -> None:
     done = call("validate", str(colour_model.folder), "--data", str(colour_model.images))
     assert done.status == 2
@@ -320,11 +392,14 @@ def test_only_int8_checked_takes_images_of_a_device(colour_model: ColourModel) -
 def test_a_limited_process_certifies_its_own_instruction_set(folder: Path, tmp_path: Path) -> None:
     images = tmp_path / "photos"
     images.mkdir()
-    for number, pixels in enumerate(shades(8)):
+    for number, pixels in enumerate(shades(149)):
         Image.fromarray(pixels).save(images / f"{number}.png")
     other = next(one for one in sets_of(cpu_flags()) if one != this_set())
-    done = call("validate", str(folder), "--data", str(images), "--isa", other)
-    assert done.status == 0, done.err
+    report = validate(folder, data=images, isa=[other])
+    assert report.transfer is not None
+    assert report.transfer.verdict == "proved"
+    assert [(one.isa, one.verdict) for one in report.sets] == [(other, "proved")]
+    assert {one.machine.openvino for one in report.certificates} == {this_machine().openvino}
     assert {one.isa for one in read_certificates(folder).certificates} == {this_set(), other}
 
 

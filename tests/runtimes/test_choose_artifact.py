@@ -290,6 +290,20 @@ def test_a_proof_on_the_cpu_is_none_on_another_device(device: Path) -> None:
         noted(folder, device="AUTO")
 
 
+@needs_a_set
+def test_a_proof_on_a_gpu_is_none_on_the_cpu(device: Path) -> None:
+    gpu = this_machine("GPU").model_dump(mode="json") | {"cpu": "another"}
+
+    def change(proof: Any) -> None:
+        proof["sets"] = [proof["run"] | {"machine": gpu, "isa": this_set()}]
+        proof["run"] |= {"verdict": "unproved"}
+
+    edit_json(device / "fp16" / "proof.json", change)
+    assert chosen_of(device)[0] == "int8"
+    with pytest.raises(GateFailed, match="--require-proof"):
+        noted(device / "fp16", require_proof=True)
+
+
 def test_a_verdict_of_another_release_counts_once_that_is_installed(device: Path) -> None:
     """``ftx validate RUN --openvino`` keeps it next to the models."""
     here = this_machine().model_dump(mode="json")

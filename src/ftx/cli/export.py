@@ -50,7 +50,7 @@ def command(
             "--precision",
             metavar="LIST",
             help=f"Precisions of the OpenVINO models, separated by commas: {', '.join(IRS)}. int8-weights: only the "
-            "weights are int8. int8-checked: int8 first, and fp32 for images whose int8 label is doubtful. "
+            "weights are int8. int8-checked: int8 or bf16 first, then fp32 for doubtful images. "
             "int8-overflow-safe: for CPUs without VNNI. ONNX models are always fp32.  [default: fp32]",
         ),
     ] = None,

@@ -117,9 +117,6 @@ def command(
     )
     status = console.show(report, print_parity, json=json)
     print_what_saturates(report, data)
-    # Who has verified int8 need not think of another.
-    if report.suggestion and (console.shows_details() or report.verdicts[IR_INT8.name] != "proved"):
-        console.print_note(report.suggestion, "dim")
     return status
 
 
@@ -168,6 +165,9 @@ def print_parity(report: ParityReport) -> None:
         console.print_note(f"{artifact}: {VERDICT_WORDS[verdict]}, {figures}", VERDICT_STYLES[verdict])
     for one in report.certificates:
         console.print_note(f"{IR_INT8_CHECKED} on {one.way}: {one.summary}; {one.cost}", "dim")
+    # Who has verified int8 need not think of another.
+    if report.suggestion and (console.shows_details() or report.verdicts[IR_INT8.name] != "proved"):
+        console.print_note(report.suggestion, "dim")
     for problem in report.problems:
         console.print_note(problem, "bad")
     if console.shows_details():

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from ftx.core.disk import disk_faults, fsync_folder, make_folder, place_for_files, settle, umask
 from ftx.core.errors import EnvironmentFault, InputError, RunError
@@ -51,6 +52,12 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     with staged_file(path) as staged:
         staged.write_bytes(content)
+
+
+def check_writable(folder: Path) -> None:
+    """Find out that a folder cannot be written before minutes of work, and not after them. Raises: EnvironmentFault."""
+    with disk_faults(folder), TemporaryFile(dir=folder):
+        pass
 
 
 @contextmanager

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import numpy as np
 
 from ftx.core.child_process import run_in_child
-from ftx.core.disk import disk_faults
 from ftx.core.errors import InputError, nearest
+from ftx.core.files import check_writable
 from ftx.core.packages import install_command
 from ftx.core.processors import Processors, processors
 from ftx.core.progress import SILENT, Progress
@@ -95,7 +94,8 @@ def bench(
     here = processors()
     _check_processors(options, here)
     if options.save:
-        _check_writable(folders.values())
+        for folder in folders.values():
+            check_writable(folder)
     candidates = [
         candidate
         for artifact, folder in folders.items()
@@ -184,13 +184,6 @@ def _models(target: Run | Path | str | None, options: BenchOptions) -> tuple[Run
     return run, {artifact: run.require(artifact) for artifact in (*others, *chosen)}
 
 
-def _check_writable(folders: Iterable[Path]) -> None:
-    """Find out before the minutes of a search, and not after them."""
-    for folder in folders:
-        with disk_faults(folder), TemporaryFile(dir=folder):
-            pass
-
-
 def _can_run(run: Run, artifact: Artifact) -> bool:
     """Whether the run has it, and the package that runs it is installed."""
     from importlib.util import find_spec
@@ -221,7 +214,7 @@ def _candidates(
 ) -> list[_Candidate]:
     """Every setting of one model to try, with at most as many streams as threads."""
     computes = tuple(options.computes) or COMPUTES
-    if options.device != CPU:
+    if options.device != CPU or artifact == IR_INT8_CHECKED:  # its certificates are for what OpenVINO chooses
         computes = ("auto",)
     elif not artifact.tunable or default_compute().dtype == "f32":
         computes = computes[:1]  # both are the same

@@ -31,7 +31,7 @@ class Evidence:
     ``partial`` is why these images cannot prove it.
     The verdict of another machine is ``same`` if this machine computes the same logits, else ``other``;
     ``there`` states it with the difference of the logits, ``changes`` the labels that change from there to here.
-    ``certified`` is why an int8-checked model can lose no more than the margin, if its float model loses nothing.
+    ``certified`` is why an int8-checked model can lose no more than the margin here, if its float model loses nothing.
     """
 
     faults: Sequence[str] = ()
@@ -65,9 +65,9 @@ def _other(found: Evidence, here: str) -> str:
 # The first line whose condition is met gives the verdict.
 VERDICTS: tuple[Rule, ...] = (
     Rule(lambda found: found.faults, "failed", lambda found: found.faults[0]),
-    Rule(lambda found: found.certified, "proved", lambda found: found.certified or ""),
     # The same logits as on the machine that judged all held-out images.
     Rule(lambda found: found.same == "failed", "failed", _same),
+    Rule(lambda found: found.certified and found.other != "failed", "proved", lambda found: found.certified or ""),
     Rule(lambda found: found.same == "proved" and found.partial, "unproved", lambda found: found.figures),
     Rule(lambda found: found.same and (found.proved or found.same == "proved"), "proved", _same),
     Rule(lambda found: found.same, "unproved", _same),

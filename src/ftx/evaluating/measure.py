@@ -64,7 +64,7 @@ def graph_logits_of_files(
     Raises: as ``file_logits``.
     """
     decode = partial(load_pixels, pre=pre)
-    return _stacked(feed_files(images, decode, predictor.logits), progress)
+    return stacked(feed_files(images, decode, predictor.logits), progress)
 
 
 def file_logits(predictor: Predictor, images: Sequence[ImageLike], progress: ProgressTask) -> Floats:
@@ -72,10 +72,11 @@ def file_logits(predictor: Predictor, images: Sequence[ImageLike], progress: Pro
 
     Raises: ImageError for an image that cannot be read, DataError for one that has changed since the run was made.
     """
-    return _stacked(predictor.logits_from_files(images), progress)
+    return stacked(predictor.logits_from_files(images), progress)
 
 
-def _stacked(outputs: Iterable[Floats | ImageError], progress: ProgressTask) -> Floats:
+def stacked(outputs: Iterable[Floats | ImageError], progress: ProgressTask) -> Floats:
+    """One array of all. Shape: [C] each, to [N, C]. Raises: ImageError for an image that cannot be read."""
     rows: list[Floats] = []
     for output in outputs:
         if isinstance(output, ImageError):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ftx.core.errors import ExportError, InputError, RunError, shell_command
 from ftx.core.progress import SILENT, Progress
-from ftx.evaluating.certify import certified_here, certify_device, certify_run, is_certified
+from ftx.evaluating.certify import certified_on, certify_device, certify_run, is_certified
 from ftx.evaluating.held_process import HeldModel, measure_in_sets
 from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import Bounds
@@ -36,6 +36,7 @@ from ftx.evaluating.transfer import transfer
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IR_FILE, IR_INT8_CHECKED, IRS, TRAINED, Artifact
 from ftx.runs.card_json import CARD_FILE, REFERENCE_FILE, read_card
+from ftx.runs.certificate import Certificate
 from ftx.runs.certificate_json import read_certificates
 from ftx.runs.machine import CPU, InstructionSet, this_machine, this_set
 from ftx.runs.parity_json import ParityReport
@@ -105,6 +106,11 @@ def validate(
             raise InputError(
                 "--bound cannot be combined with --isa", where=folder, fix="run the command with one of them"
             )
+        if data is not None and device != CPU:
+            raise InputError(
+                "--data certifies int8-checked, which runs only on the CPU", found=device, fix="leave out --device"
+            )
+        check_device(device, core())
         if isa and device != CPU:
             raise InputError("--isa is only for the CPU", found=device, fix=f"use --device {CPU}, or leave out --isa")
         report = _validate_folder(folder, table, max_drop, isa, data, device, progress)
@@ -140,7 +146,7 @@ def _validate_folder(
     reference = f"{REFERENCE_FILE}: the trained model in torch f32, before its merge"
     report = parity_report(judged, margin, whole=partial is None, split="reference", reference=reference)
     report.folder, report.machine = str(folder), this_machine(device)
-    certified = certified_here(folder, this_set(), margin) if checked else None
+    certified = certified_on(report.machine, folder, margin) if checked else None
     found = transfer(measured, judged, proof, margin, machine=report.machine, partial=partial, certified=certified)
     add_transfer(report, found)
     if partial is None:
@@ -155,11 +161,11 @@ def _validate_folder(
             continue
         proof = read_proof(folder)
         judged = judge(held.comparisons, margin, faults=measured.faults, partial=measured.partial)
-        certified = certified_here(folder, isa, margin) if checked else None
+        certified = certified_on(held_machine(isa), folder, margin) if checked else None
         found = transfer(held, judged, proof, margin, machine=held_machine(isa), isa=isa, certified=certified)
         keep_transfer(folder, proof, found)
         add_set(report, artifact, isa, judged, found)
-    report.certificates = read_certificates(folder).certificates if checked else []
+    report.certificates = _certificates(folder) if checked else []
     return report
 
 
@@ -216,11 +222,17 @@ def _validate_run(
         if cell.held is not None and judged is not None:
             proof = set_proof(report, cell.artifact, cell.isa, judged, cell.held, cell)
             proofs.setdefault(cell.artifact, []).append(proof)
-    report.certificates = [] if checked is None else read_certificates(checked).certificates
+    report.certificates = [] if checked is None else _certificates(checked)
     report.suggestion = suggest_checked(run.path, measured) if checked is None else None
     finish(report, require_proof=require_proof)
     keep(run, report, measured, irs, proofs, progress)
     return report
+
+
+def _certificates(folder: Path) -> list[Certificate]:
+    """Those of this version of OpenVINO."""
+    here = this_machine().openvino
+    return [one for one in read_certificates(folder).certificates if one.machine.openvino == here]
 
 
 def _exported(run: Run) -> list[Artifact]:

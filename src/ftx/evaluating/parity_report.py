@@ -98,7 +98,7 @@ def add_release(report: ParityReport, cell: Cell, judged: ParityJudgement | None
         ReleaseVerdict(
             artifact=cell.artifact.name,
             isa=cell.isa,
-            emulated=cell.isa != this_set(),
+            emulated=cell.isa != this_set() or is_held(cpu_flags()),
             openvino=cell.openvino,
             device=cell.device,
             verdict=verdict,

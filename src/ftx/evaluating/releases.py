@@ -68,7 +68,7 @@ def install_releases(
 
 def _installed(release: str, wheels: Path | None) -> Path:
     python = f"{sys.version_info.major}{sys.version_info.minor}"
-    home = cache_folder("openvino", f"{release}-python{python}", keep=_KEPT_RELEASES)
+    home = cache_folder("openvino-releases", f"{release}-python{python}", keep=_KEPT_RELEASES)
     if home is None:
         raise EnvironmentFault("the user's cache cannot be written", fix="set XDG_CACHE_HOME to another folder")
     if any(home.iterdir()):

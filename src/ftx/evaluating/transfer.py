@@ -108,9 +108,12 @@ def _count(changes: PairedCounts) -> str:
 
 
 def _nearest(measured: Measurements, proofs: Sequence[RunProof], bound: float, isa: InstructionSet | None) -> _Distance:
-    """The verdict from where the logits are the same; of none, or of several, that of this instruction set."""
-    of_this_set_first = sorted(proofs, key=lambda proof: proof.isa != isa)
-    found = [_Distance(proof, _furthest(measured, proof)) for proof in of_this_set_first]
+    """The verdict from where the logits are the same; of none, or of several, that of this instruction set
+    and version of OpenVINO.
+    """
+    here = isa, this_machine().openvino
+    nearest_first = sorted(proofs, key=lambda one: (one.isa != here[0], one.machine.openvino != here[1]))
+    found = [_Distance(proof, _furthest(measured, proof)) for proof in nearest_first]
     return next((one for one in found if one.off is not None and one.off <= bound), found[0])
 
 

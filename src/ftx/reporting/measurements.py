@@ -110,10 +110,14 @@ def verdict_matrix(facts: RunFacts) -> VerdictMatrix | None:
     """This version of OpenVINO first, then the others, and devices; None if only this one was run."""
     if facts.parity is None or not facts.parity.releases:
         return None
-    here = facts.parity.machine.openvino
-    own: dict[tuple[str, str, str], str] = {(one.artifact, here, one.isa): one.verdict for one in facts.parity.sets}
+    here, verdicts = facts.parity.machine.openvino, facts.parity.verdicts
+    own: dict[tuple[str, str, str], str] = {
+        (row.artifact, here, row.isa): verdicts[row.artifact] for row in facts.parity.own_rows if row.isa is not None
+    }
+    own |= {(one.artifact, here, one.isa): one.verdict for one in facts.parity.sets if one.verdict != "not_run"}
     others = {(one.artifact, one.runtime, one.isa): one.verdict for one in facts.parity.releases}
     found = own | others | own  # --openvino may name this version too: its verdict here is the one of the other tables
+    found = {cell: verdict for cell, verdict in found.items() if verdict != "not_run"}
     sets = [isa for isa in INSTRUCTION_SETS if any(isa == of for *_, of in found)]
     ways = sorted(dict.fromkeys((artifact, runtime) for artifact, runtime, _ in found), key=lambda way: way[0])
     return VerdictMatrix(list(sets), [(*way, [found.get((*way, isa), "") for isa in sets]) for way in ways])

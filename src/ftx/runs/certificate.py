@@ -90,7 +90,7 @@ class Certificate(ClosedModel):
             return self.at_most
         if self.needed_images is None:
             return f"{self.quick} has the same bound without the second model: {self.at_most}"
-        return f"not certified: needs {self.needed_images:,} images, has {self.images:,}"
+        return f"not certified: needs {self.needed_images:,} images to differ less than {self.quick}; {self.at_most}"
 
     @property
     def cost(self) -> str:

@@ -21,6 +21,7 @@ from ftx.runs.certificate import Certificate, QuickModel
 from ftx.runs.compute_precision import Dtype
 from ftx.runs.machine import InstructionSet
 from ftx.runs.proof_json import ir_digest
+from ftx.runs.views import KernelPath
 
 CERTIFICATE_SCHEMA = 1
 
@@ -47,9 +48,9 @@ class Certificates(ClosedModel):
         here = (isa, dtype, openvino)
         return [one for one in self.certificates if (one.isa, one.compute.dtype, one.machine.openvino) == here]
 
-    def quick_model(self, isa: InstructionSet | None, dtype: Dtype, openvino: str) -> QuickModel:
-        """The model that takes least time for one image there; int8 if nothing was measured."""
-        known = self.measured(isa, dtype, openvino)
+    def quick_model(self, isa: InstructionSet | None, dtype: Dtype, openvino: str, kernels: KernelPath) -> QuickModel:
+        """The model that takes least time for one image there, int8 with these kernels; int8 if none was measured."""
+        known = [one for one in self.measured(isa, dtype, openvino) if one.quick == "bf16" or one.kernels == kernels]
         return min(known, key=lambda one: one.time_vs_fp32).quick if known else "int8"
 
 
@@ -64,11 +65,19 @@ def read_certificates(folder: Path) -> Certificates:
 
 
 def keep_certificates(folder: Path, found: list[Certificate], progress: Progress = SILENT) -> None:
-    """Add certificates, in the place of those for the same ways to run; a folder that cannot be written is noted."""
+    """Add certificates, in the place of those for the same ways to run; a folder that cannot be written is noted.
+
+    One that proves less than the known one replaces it only if its bound is larger: then the known bound is exceeded.
+    """
     known = read_certificates(folder)
-    ways = {_way(one) for one in found}
-    others = [one for one in known.certificates if _way(one) not in ways]
-    text = known.model_copy(update={"certificates": [*others, *found]}).model_dump_json(indent=2)
+    kept = {_way(one): one for one in known.certificates}
+    for one in found:
+        before = kept.get(_way(one))
+        if before is not None and before.verdict == "proved" and one.verdict != "proved" and one.bound <= before.bound:
+            progress.note(f"{one.way}: the certificate of {before.images:,} images stays. New: {one.summary}")
+        else:
+            kept[_way(one)] = one
+    text = known.model_copy(update={"certificates": list(kept.values())}).model_dump_json(indent=2)
     try:
         write_atomic(folder / CERTIFICATE_FILE, f"{text}\n".encode())
     except EnvironmentFault as fault:

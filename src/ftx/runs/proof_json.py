@@ -181,8 +181,8 @@ def keep_proof(
 
     What is known of other instruction sets stays.
     """
-    measured = [(proof.isa, proof.machine.openvino) for proof in sets or []]
-    others = [proof for proof in _known_sets(folder, ir) if (proof.isa, proof.machine.openvino) not in measured]
+    measured = [_where(proof) for proof in sets or []]
+    others = [proof for proof in _known_sets(folder, ir) if _where(proof) not in measured]
     found = RunProof(
         verdict=report.verdicts[artifact.name],
         summary=report.summary[artifact.name],
@@ -196,6 +196,10 @@ def keep_proof(
         isa=this_set(),
     )
     _write(folder, Proof(ir=ir, run=found, sets=[*others, *(sets or [])]), progress)
+
+
+def _where(proof: RunProof) -> tuple[object, ...]:
+    return proof.isa, proof.machine.openvino, proof.machine.device
 
 
 def _known_sets(folder: Path, ir: str) -> list[RunProof]:

@@ -174,7 +174,7 @@ def _proved_in_set(folder: Path) -> RunProof | None:
         return None
     known = [one for one in (proof.run, *proof.sets) if one is not None and one.isa is not None]
     alike = [one for one in known if one.isa == this_set() and one.machine.openvino == this_machine().openvino]
-    return next((one for one in alike if one.verdict == "proved"), None)
+    return next((one for one in alike if one.verdict == "proved" and one.machine.device == CPU), None)
 
 
 def _latency_ms(folder: Path, proof: RunProof | None) -> float | None:

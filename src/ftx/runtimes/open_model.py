@@ -196,7 +196,9 @@ def _load_best(run: Run, compute: Compute, goal: TuningGoal, progress: Progress,
     chosen, why = best_ir(run, device)
     progress.note(f"model: {run.folder(chosen)}, {why}")
     check_proof(run.folder(chosen), SILENT, **options)
-    return load_artifact(run, chosen, compute=compute, goal=goal, device=device)
+    predictor = load_artifact(run, chosen, compute=compute, goal=goal, device=device)
+    _note_doubts(predictor, progress)
+    return predictor
 
 
 def _trained(run: Run, folder: Path) -> Predictor:

@@ -83,6 +83,7 @@ class OpenVinoPredictor:
         cache: Path | None = None,
         kernels: KernelPath = "batch",
         part: RanModel | None = None,
+        quick: QuickModel | None = None,
         device: str = CPU,
     ) -> None:
         """Check the card and the hashes, then open and compile the model.
@@ -90,7 +91,8 @@ class OpenVinoPredictor:
         OpenVINO chooses what is None, except ``threads`` in a container whose CPU quota is less than the processors
         that it sees. ``batch`` is the most images of one size that share a request if files are predicted, ``cache``
         the folder of what OpenVINO compiled. With ``kernels`` single, int8 is compiled for one image at a time if that
-        is faster for one. ``part`` opens only one of the two models of int8-checked.
+        is faster for one. ``part`` opens only one of the two models of int8-checked; ``quick`` is the one that runs
+        first, if not its certificates but the caller chooses it.
         ``device`` is OpenVINO's name of what computes; other devices than the CPU choose ``threads`` and ``streams``.
         Raises: ExportError if the folder is incomplete or OpenVINO cannot read the model; InputError, EnvironmentFault
         for a device that is not there.
@@ -106,7 +108,7 @@ class OpenVinoPredictor:
             )
         both = part is None and self.card.artifact == IR_INT8_CHECKED
         known = read_certificates(folder) if both else None
-        self.quick: QuickModel | None = known and _quick_model(known, compute)
+        self.quick: QuickModel | None = known and (quick or _quick_model(known, compute, kernels))
         path = folder / (FLOAT_IR_FILE if (part or self.quick) in ("bf16", "fp32") else IR_FILE)
         self.folder, self.preprocess = folder, self.card.preprocess
         self.batch, self.device = batch, device
@@ -323,11 +325,11 @@ def graph_input(image: Image.Image, preprocess: Preprocess, most_pixels: int = M
     return frame(resize_crop(image, preprocess)[None], preprocess)[0]
 
 
-def _quick_model(known: Certificates, compute: Compute) -> QuickModel:
+def _quick_model(known: Certificates, compute: Compute, kernels: KernelPath) -> QuickModel:
     """Which model of int8-checked runs first."""
     if compute != "auto":
         return "int8"
-    return known.quick_model(this_set(), default_compute().dtype, this_machine().openvino)
+    return known.quick_model(this_set(), default_compute().dtype, this_machine().openvino, kernels)
 
 
 def _float_network(folder: Path, card: Card, properties: Mapping[str, Any]) -> CompiledNetwork:

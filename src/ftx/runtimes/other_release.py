@@ -38,7 +38,7 @@ class OtherRelease:
 
     name: RuntimeName = "openvino"
 
-    def __init__(self, folder: Path, home: Path, isa: InstructionSet, device: str = "CPU") -> None:
+    def __init__(self, folder: Path, home: Path, isa: InstructionSet) -> None:
         """Start the process and compile the model. Raises: ExportError if that OpenVINO cannot."""
         card = read_card(folder)
         self.folder, self.preprocess, self.task = folder, card.preprocess, card.meaning.open()
@@ -52,7 +52,7 @@ class OtherRelease:
             stderr=subprocess.DEVNULL,
             env={**os.environ, **(environment(isa) if isa != this_set() else {})},
         )
-        facts = self._send({"model": str(folder / IR_FILE), "device": device, "properties": {}})
+        facts = self._send({"model": str(folder / IR_FILE), "device": "CPU", "properties": {}})
         self.version = str(facts["version"])
         self.compute = ComputePrecision(cast("Dtype", facts["compute"]), chosen_by_runtime=True)
         self._primitives: Mapping[str, int] = facts["primitives"]
