@@ -147,6 +147,10 @@ def test_where_bf16_takes_less_time_it_runs_first(folder: Path) -> None:
     assert 10 < ran.count("fp32") < 30
     assert OpenVinoPredictor(folder, "f32").quick == "int8"
     assert certified(folder, 0.5, quick="bf16", time_vs_fp32=0.7).quick == "int8"
+    # int8 with the kernels for single images counts only where it would run with them.
+    certified(folder, 0.1, kernels="single", time_vs_fp32=0.4)
+    certified(folder, 0.5, quick="bf16")
+    assert [OpenVinoPredictor(folder, kernels=one).quick for one in ("batch", "single")] == ["bf16", "int8"]
 
 
 def test_where_the_cpu_computes_in_bf16_that_is_certified_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
