@@ -268,8 +268,8 @@ def test_the_tables_have_the_figures_of_each_label(small: Run, monkeypatch: pyte
 
 
 def test_a_picture_has_the_verdict_of_each_version_of_openvino(small: Run) -> None:
-    caption = "Verdict for each version of OpenVINO"
-    assert caption not in page_of(small)
+    caption = "Verdict for each version of OpenVINO (emulated for older instruction sets than that of this CPU)"
+    assert "Verdict for each version of OpenVINO" not in page_of(small)
     path = small.path / PARITY_FILE
     parity = read_parity(small.path)
     assert parity is not None
@@ -284,7 +284,8 @@ def test_a_picture_has_the_verdict_of_each_version_of_openvino(small: Run) -> No
     # Whatever the report has of this version, the other has its row, in the order of the sets.
     rows = [row for row in table(html, f"<span>{caption}</span>") if row[1] == "2025.4.1"]
     assert rows == [["openvino/fp32", "2025.4.1", "proved", "failed", "unproved"]]
-    assert [html.count(f'badge {kind}">{verdict}</span></td>') for verdict, kind in KINDS.items()] == [1, 1, 1]
+    row = html.partition("<td>2025.4.1</td>")[2].partition("</tr>")[0]
+    assert [row.count(f'badge {kind}">{verdict}</span></td>') for verdict, kind in KINDS.items()] == [1, 1, 1]
 
 
 def test_all_near_duplicates_are_counted_and_the_first_shown(small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
