@@ -111,8 +111,8 @@ def _nearest(measured: Measurements, proofs: Sequence[RunProof], bound: float, i
     """The verdict from where the logits are the same; of none, or of several, that of this instruction set
     and version of OpenVINO.
     """
-    here = isa, this_machine().openvino
-    nearest_first = sorted(proofs, key=lambda one: (one.isa != here[0], one.machine.openvino != here[1]))
+    openvino = this_machine().openvino
+    nearest_first = sorted(proofs, key=lambda one: (one.isa != isa, one.machine.openvino != openvino))
     found = [_Distance(proof, _furthest(measured, proof)) for proof in nearest_first]
     return next((one for one in found if one.off is not None and one.off <= bound), found[0])
 

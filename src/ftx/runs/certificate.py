@@ -47,7 +47,9 @@ class Certificate(ClosedModel):
     bound: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """The largest movement of an image, in logits. Images with a smaller margin also run in float."""
     changed: Annotated[int, Field(ge=0)]
-    """The number of these images for which the quick model without the float model predicts other labels."""
+    """The number of these images for which the quick model without the float model predicts other labels. If the model
+    drops patches, images in which two patches tie are not counted.
+    """
     twice: Annotated[int, Field(ge=0)]
     """The number of these images that also run in float."""
     time_vs_fp32: Annotated[float, Field(gt=0, allow_inf_nan=False)]
