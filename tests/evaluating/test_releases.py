@@ -38,8 +38,11 @@ def test_a_model_computes_the_same_in_the_other_process(colour_model: ColourMode
         predictor.logits(pixels)
 
 
-def test_a_process_is_limited_to_the_set(colour_model: ColourModel, tmp_path: Path) -> None:
+def test_a_process_is_limited_to_the_set(
+    colour_model: ColourModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The fault shows in a process of that set only."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # not the release that another test installed
     other = next(one for one in sets_of(cpu_flags()) if one != this_set())
     write_wheel(tmp_path / "wheels", "2025.4.1", "labels", environment(other)["ONEDNN_MAX_CPU_ISA"])
     home = install_releases(["2025.4"], tmp_path / "wheels")["2025.4"]
