@@ -34,6 +34,7 @@ from ftx.evaluating.bench import (
 )
 from ftx.evaluating.bench_plot import draw
 from ftx.evaluating.bench_process import BenchJob, BenchMeasurement, batches_of, measure
+from ftx.exporting import export
 from ftx.runs.artifacts import IR_INT8_CHECKED, IRS
 from ftx.runs.bench_json import BENCH_FILE, BENCH_PLOT, BenchReport, BenchRow
 from ftx.runs.card_json import TUNING_FILE, read_card
@@ -213,6 +214,20 @@ def test_what_no_machine_could_do_is_refused_before_the_first_process(
     with pytest.raises(InputError) as raised:
         bench(folder, options)
     assert named in str(raised.value)
+
+
+@pytest.mark.slow
+def test_int8_checked_is_measured_only_in_the_precision_of_its_bound(whole_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole_run, tmp_path / "run"))
+    in_f32 = BenchOptions(computes=("f32",), batches=(1,), threads=(1,), streams=(1,), seconds=QUICK)
+    export(run, formats=["openvino"], precisions=["int8-checked"])
+    with pytest.raises(InputError, match="precision that OpenVINO chooses"):
+        bench(run / "openvino" / "int8-checked", in_f32)
+    with pytest.raises(InputError, match="precision that OpenVINO chooses"):
+        bench(run, replace(in_f32, precisions=("int8-checked", "fp32")))
+    # Of a run, the others are measured.
+    assert {row.artifact for row in bench(run, in_f32).rows} >= {"openvino/fp32"}
+    assert "openvino/int8-checked" not in {row.artifact for row in bench(run, in_f32).rows}
 
 
 def test_keeping_needs_a_row_for_one_image(folder: Path) -> None:

@@ -62,6 +62,11 @@ class BenchOptions:
     save: bool = False
     device: str = CPU
 
+    @property
+    def in_auto(self) -> bool:
+        """Whether models run in the precision that OpenVINO chooses."""
+        return "auto" in (self.computes or COMPUTES)
+
 
 DEFAULTS = BenchOptions()
 
@@ -91,6 +96,9 @@ def bench(
     """
     check_device(options.device, core())
     run, folders = _models(target, options)
+    if IR_INT8_CHECKED in folders and not options.in_auto:
+        found, fix = "--compute fp32", "add --compute auto, or choose other models: --precision NAME"
+        raise InputError("int8-checked runs only in the precision that OpenVINO chooses", found=found, fix=fix)
     here = processors()
     _check_processors(options, here)
     if options.save:
@@ -179,7 +187,7 @@ def _models(target: Run | Path | str | None, options: BenchOptions) -> tuple[Run
     others = [one for one in ARTIFACTS.values() if one.timed and not one.tunable and _can_run(run, one)]
     if options.precisions or options.save or options.device != CPU:
         others = []
-    if options.device != CPU and not options.precisions:
+    if (options.device != CPU or not options.in_auto) and not options.precisions:
         chosen = [one for one in chosen if one != IR_INT8_CHECKED]
     return run, {artifact: run.require(artifact) for artifact in (*others, *chosen)}
 
