@@ -36,7 +36,7 @@ def test_a_model_computes_the_same_in_the_other_process(
         assert predictor.kernels().isa == own
         assert not predictor.kernels().emulated
         # A user may have limited this process, and so the other one.
-        monkeypatch.setattr("ftx.runtimes.other_release.is_held", lambda flags: flags == cpu_flags())
+        monkeypatch.setattr("ftx.runs.machine.is_held", lambda flags: flags == cpu_flags())
         assert predictor.kernels().emulated
         assert predictor.compute.chosen_by_runtime
     with pytest.raises(ExportError, match="this OpenVINO cannot run the model"):

@@ -97,8 +97,8 @@ def bench(
     check_device(options.device, core())
     run, folders = _models(target, options)
     if IR_INT8_CHECKED in folders and not options.in_auto:
-        found, fix = "--compute fp32", "add --compute auto, or choose other models: --precision NAME"
-        raise InputError("int8-checked runs only in the precision that OpenVINO chooses", found=found, fix=fix)
+        what = "--compute must be auto for int8-checked, which runs only in the precision that OpenVINO chooses"
+        raise InputError(what, found="--compute fp32", fix="use --compute auto")
     here = processors()
     _check_processors(options, here)
     if options.save:
@@ -188,7 +188,7 @@ def _models(target: Run | Path | str | None, options: BenchOptions) -> tuple[Run
     if options.precisions or options.save or options.device != CPU:
         others = []
     if (options.device != CPU or not options.in_auto) and not options.precisions:
-        chosen = [one for one in chosen if one != IR_INT8_CHECKED]
+        chosen = [one for one in chosen if one != IR_INT8_CHECKED] or chosen
     return run, {artifact: run.require(artifact) for artifact in (*others, *chosen)}
 
 

@@ -19,7 +19,7 @@ from ftx.runs.machine import (
     Machine,
     cpu_flags,
     environment,
-    is_held,
+    is_emulated,
     sets_of,
     this_machine,
     this_set,
@@ -59,7 +59,7 @@ def add_own_set(report: ParityReport, sets: Sequence[InstructionSet]) -> None:
     """This machine's own instruction set, if it is one of ``sets``: its verdicts are those of the report."""
     isa = this_set()
     if isa is not None and isa in sets:
-        emulated = is_held(cpu_flags())
+        emulated = is_emulated(isa)
         report.sets += [
             SetVerdict(artifact=name, isa=isa, emulated=emulated, verdict=verdict, summary=report.summary[name])
             for name, verdict in report.verdicts.items()
@@ -98,7 +98,7 @@ def add_release(report: ParityReport, cell: Cell, judged: ParityJudgement | None
         ReleaseVerdict(
             artifact=cell.artifact.name,
             isa=cell.isa,
-            emulated=cell.isa != this_set() or is_held(cpu_flags()),
+            emulated=is_emulated(cell.isa),
             openvino=cell.openvino,
             device=cell.device,
             verdict=verdict,

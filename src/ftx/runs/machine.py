@@ -137,6 +137,11 @@ def this_set() -> InstructionSet | None:
     return set_in_use(cpu_flags())
 
 
+def is_emulated(isa: InstructionSet | None) -> bool:
+    """Whether kernels of this set run on a CPU that would use a younger one, in this process or one limited to it."""
+    return isa != this_set() or is_held(cpu_flags())
+
+
 def cpu_flags() -> frozenset[str]:
     """The CPU's flags, as Linux names them; none without /proc/cpuinfo."""
     return _cpu_info()[1]

@@ -21,7 +21,7 @@ from ftx.runs.card_json import Card, read_card
 from ftx.runs.certificate import Certificate, QuickModel
 from ftx.runs.certificate_json import Certificates, read_certificates
 from ftx.runs.compute_precision import Compute, ComputePrecision, Dtype
-from ftx.runs.machine import CPU, Kernels, cpu_flags, is_held, this_machine, this_set
+from ftx.runs.machine import CPU, Kernels, is_emulated, this_machine, this_set
 from ftx.runs.views import KernelPath
 from ftx.runtimes.check_ir import check_complete, check_ports, check_width, model_info_of, output_shapes
 from ftx.runtimes.checked_network import CheckedNetwork
@@ -160,7 +160,7 @@ class OpenVinoPredictor:
     def kernels(self) -> Kernels:
         """What computes the products: convolutions, linear layers, attention; in a network for one image, its body."""
         known = primitives(self._network.compiled) if self.device == CPU else {}
-        return Kernels(this_set(), is_held(cpu_flags()), known)
+        return Kernels(this_set(), is_emulated(this_set()), known)
 
     def request(self) -> Callable[[Pixels], Mapping[str, Floats]]:
         """A request for one thread, which may run it many times: all outputs of the model.

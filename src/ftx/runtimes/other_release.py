@@ -23,7 +23,7 @@ from ftx.data.preprocess import Pixels
 from ftx.runs.artifacts import IR_FILE, RuntimeName
 from ftx.runs.card_json import read_card
 from ftx.runs.compute_precision import ComputePrecision, Dtype
-from ftx.runs.machine import InstructionSet, Kernels, cpu_flags, environment, is_held, this_set
+from ftx.runs.machine import InstructionSet, Kernels, environment, is_emulated, this_set
 from ftx.runtimes import release_process
 from ftx.runtimes.openvino import frame, graph_input
 from ftx.runtimes.predictor import feed_files
@@ -72,7 +72,7 @@ class OtherRelease:
 
     def kernels(self) -> Kernels:
         """What computes the products."""
-        return Kernels(self._isa, self._isa != this_set() or is_held(cpu_flags()), self._primitives)
+        return Kernels(self._isa, is_emulated(self._isa), self._primitives)
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         """As in ``Predictor``."""
