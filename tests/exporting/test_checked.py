@@ -29,6 +29,7 @@ from ftx.tasks.decisions import movements
 @pytest.mark.slow
 def test_it_is_exported_certified_and_validated(fresh_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with one_int8_setting():
+        alone = export(fresh_run, formats=["openvino"], precisions=["int8"])
         report = export(fresh_run, formats=["openvino"], precisions=["fp32", "int8", "int8-checked"])
     fp32, checked, int8 = (fresh_run.path / one.path for one in report.artifacts)
     assert checked == fresh_run.require(IR_INT8_CHECKED)
@@ -42,6 +43,9 @@ def test_it_is_exported_certified_and_validated(fresh_run: Run, monkeypatch: pyt
     assert (certificate.images, certificate.source, certificate.quick) == (12, "val", "int8")
     assert [one.quick for one in others] == (["bf16"] if default_compute().dtype == "bf16" else [])
     assert [certificate, *others] == exported.certificates
+    # With int8 and no int8-checked, a hint from the same measurement.
+    assert f"of {certificate.changed or 'none'} of 12 images" in (alone.suggestion or "")
+    assert report.suggestion is None
     # By the logits of both for the same images, in numpy.
     store = [Path(fresh_run.manifest.data_root) / entry.path for entry in fresh_run.entries("val")]
     quick, exact = (OpenVinoPredictor(checked, part=part) for part in ("int8", "fp32"))

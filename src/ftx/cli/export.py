@@ -299,6 +299,8 @@ def print_export(report: ExportReport) -> None:
         if console.shows_details() or item.verdict == "failed":
             sentence = f"{item.artifact}: {VERDICT_WORDS[item.verdict]} on its reference images, {item.summary}"
             console.print_note(sentence, "bad" if item.verdict == "failed" else "dim")
+    if report.suggestion is not None:
+        console.print_note(report.suggestion, "dim")
     console.print_note(f"next: {shell_command('ftx validate', report.run)}", "dim")
 
 

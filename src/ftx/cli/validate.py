@@ -14,7 +14,7 @@ from ftx.cli.print_sets import print_releases, print_sets
 from ftx.cli.shared_options import DeviceOption, JsonFlag, RequireProofFlag, TargetArgument, check_usage, split_commas
 from ftx.cli.verdict_words import VERDICT_STYLES, VERDICT_WORDS, in_table
 from ftx.core.errors import InputError, check_known, shell_command
-from ftx.runs.artifacts import EXPORT_IR, IR_INT8, IR_INT8_CHECKED, IR_INT8_SAFE, TRAINED
+from ftx.runs.artifacts import EXPORT_IR, IR_INT8_CHECKED, IR_INT8_SAFE, TRAINED
 from ftx.runs.machine import CPU, INSTRUCTION_SETS, InstructionSet, this_set
 
 if TYPE_CHECKING:
@@ -165,9 +165,6 @@ def print_parity(report: ParityReport) -> None:
         console.print_note(f"{artifact}: {VERDICT_WORDS[verdict]}, {figures}", VERDICT_STYLES[verdict])
     for one in report.certificates:
         console.print_note(f"{IR_INT8_CHECKED} on {one.way}: {one.summary}; {one.cost}", "dim")
-    # Who has verified int8 need not think of another.
-    if report.suggestion and (console.shows_details() or report.verdicts[IR_INT8.name] != "proved"):
-        console.print_note(report.suggestion, "dim")
     for problem in report.problems:
         console.print_note(problem, "bad")
     if console.shows_details():

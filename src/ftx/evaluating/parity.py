@@ -31,7 +31,6 @@ from ftx.evaluating.parity_report import (
     set_proof,
 )
 from ftx.evaluating.releases import install_releases, measure_in_releases
-from ftx.evaluating.suggest_checked import suggest_checked
 from ftx.evaluating.transfer import transfer
 from ftx.recipe.sections import MAX_DROP
 from ftx.runs.artifacts import DENSE, EXPORT_IR, EXPORTED, IR_FILE, IR_INT8_CHECKED, IRS, TRAINED, Artifact
@@ -223,7 +222,6 @@ def _validate_run(
             proof = set_proof(report, cell.artifact, cell.isa, judged, cell.held, cell)
             proofs.setdefault(cell.artifact, []).append(proof)
     report.certificates = [] if checked is None else _certificates(checked)
-    report.suggestion = suggest_checked(run.path, measured) if checked is None else None
     finish(report, require_proof=require_proof)
     keep(run, report, measured, irs, proofs, progress)
     return report

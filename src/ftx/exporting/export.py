@@ -75,6 +75,8 @@ class ExportReport(CommandReport):
     """The new run that ``--recover`` made, and that is exported; null without ``--recover``."""
     artifacts: list[ExportedArtifact]
     """The exported models, in the order of the export."""
+    suggestion: str | None = None
+    """Whether int8-checked would pay on this machine; null if int8 was not exported, or the run has int8-checked."""
 
 
 def export(
@@ -114,7 +116,12 @@ def export(
             check_space(opened.path, dense_bytes)
             written.append(_write(source, artifact))
             task.advance(artifact=artifact.name)
-    return ExportReport(run=str(opened.path), recovered=recovered, artifacts=written)
+    suggestion = None
+    if IR_INT8 in chosen and not opened.has(IR_INT8_CHECKED):
+        from ftx.exporting.suggest_checked import suggest_checked
+
+        suggestion = suggest_checked(source)
+    return ExportReport(run=str(opened.path), recovered=recovered, artifacts=written, suggestion=suggestion)
 
 
 def _recovered(

@@ -101,15 +101,20 @@ def _write_ir(source: Source, artifact: Artifact, folder: Path) -> QuantizedBody
     return quantized
 
 
-def _write_checked(source: Source, artifact: Artifact, folder: Path) -> QuantizedBody:
-    """The int8 IR and the float one, and the bound between them for this machine."""
-    card = card_of(source.run, artifact.variant, source.manifest.digest(DENSE))
+def write_checked(source: Source, folder: Path) -> None:
+    """The int8 IR and the float one, without a bound between them."""
+    card = card_of(source.run, IR_INT8_CHECKED.variant, source.manifest.digest(DENSE))
     write_ir(source.body, card, folder)
     for made, name in ((IR_FILE, FLOAT_IR_FILE), (IR_WEIGHTS, FLOAT_IR_WEIGHTS)):
         (folder / made).rename(folder / name)
     write_ir(source.int8.model, card, folder)
     write_reference(source.reference, folder)
     write_card(folder, card)
+
+
+def _write_certified(source: Source, artifact: Artifact, folder: Path) -> QuantizedBody:
+    """Both, and the bound for this machine."""
+    write_checked(source, folder)
     certify_run(source.run, folder, source.data, source.progress)
     return source.int8
 
@@ -137,5 +142,5 @@ def _judge_onnx(source: Source, artifact: Artifact, folder: Path, max_drop: floa
 WRITERS: Mapping[Artifact, Writer] = {
     ONNX: Writer(_write_onnx, _judge_onnx),
     **dict.fromkeys(BODIES, Writer(_write_ir, _judge_ir)),
-    IR_INT8_CHECKED: Writer(_write_checked, _judge_ir),
+    IR_INT8_CHECKED: Writer(_write_certified, _judge_ir),
 }

@@ -299,8 +299,6 @@ class ParityReport(CommandReport):
     """The verdicts with the releases of ``--openvino``, on the same instruction sets."""
     certificates: list[Certificate] = []  # noqa: RUF012  pydantic copies it
     """Only for int8-checked: what is certified, for each instruction set and version of OpenVINO."""
-    suggestion: str | None = None
-    """Whether int8-checked would pay on this machine; null if the run has it, or int8 changes no label."""
 
     @property
     def int8_saturates(self) -> bool:

@@ -36,7 +36,7 @@ class CandidateRow(ClosedModel):
     in_float: list[str]
     """The layers that are not quantized."""
     accuracy_control: bool
-    """Whether NNCF's accuracy control leaves more layers unquantized."""
+    """Whether more layers are left unquantized because too many labels changed."""
     mean_abs: float | None
     """The mean absolute difference of a logit from the float model; null if a logit is not finite."""
     changed: int

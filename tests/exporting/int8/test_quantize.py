@@ -14,11 +14,18 @@ from tests.conftest import Listener
 
 from ftx.backbones.split_network import full_model
 from ftx.core.signal_stack import OFF, SignalStack
+from ftx.core.statistics import PairedCounts
 from ftx.data.preprocess import Preprocess
 from ftx.exporting.export_source import trace
-from ftx.exporting.int8.products import int8_fraction, products, quantized_products, restored
+from ftx.exporting.int8.products import (
+    int8_fraction,
+    only_products_rounded,
+    products,
+    quantized_products,
+    restored,
+)
 from ftx.exporting.int8.quantize import ATTENTION, CONVOLUTIONS, Int8Setting, compress_weights, logits_of
-from ftx.exporting.int8.search import QuantizedBody, quantize_body
+from ftx.exporting.int8.search import CONFIDENCE, QuantizedBody, quantize_body
 from ftx.exporting.openvino import convert_body, name_canonically
 from ftx.runs.machine import WITHOUT_VNNI, this_set
 from ftx.runtimes.compiled_network import core
@@ -312,19 +319,71 @@ def test_the_product_that_loses_most_for_its_work_goes_back_into_float() -> None
     assert whole.work < chosen.work <= 1.1 * whole.work
 
 
+def residual_body() -> ov.Model:
+    """Four convolutions, two of which read the same values as a sum does."""
+    generator = np.random.default_rng(0)
+    image = op.parameter([-1, 3, 8, 8], np.float32, name="image")
+
+    def convolved(given: ov.Node, rows: int, columns: int, side: int, name: str) -> ov.Node:
+        kernel = weights(generator, rows * side * side, columns).T.reshape(columns, rows, side, side).copy()
+        ends = [side // 2] * 2
+        made = op.convolution(given, op.constant(kernel), [1, 1], ends, ends, [1, 1])
+        made.set_friendly_name(name)
+        return made
+
+    stem = op.relu(convolved(image, 3, 16, 3, "stem"))
+    total = op.add(stem, convolved(op.relu(convolved(stem, 16, 16, 3, "first")), 16, 16, 1, "second"))
+    wide = op.relu(convolved(op.relu(total), 16, 64, 1, "third"))
+    mean = op.reduce_mean(wide, np.array([2, 3]), False)
+    logits = op.matmul(mean, weights(generator, 64, 100), False, False)
+    logits.output(0).set_names({"logits"})
+    return ov.Model([logits], [image], "residual")
+
+
+def test_without_other_rounding_products_that_go_back_leave_the_float_model() -> None:
+    given, batch = residual_body(), np.concatenate(images(3))
+    whole = quantize_body(given, images(1), images(2), settings=(Int8Setting(preset="mixed"),)).model
+    names = {one.name for one in products(given)}
+    only = only_products_rounded(whole, names)
+    rounded = quantized_products(whole, names)
+    assert quantized_products(only, names) == rounded == ["stem", "first", "second", "third"]
+
+    def error(model: ov.Model) -> float:
+        compiled = (core().compile_model(one, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}) for one in (model, given))
+        found, exact = (one(batch)[0] for one in compiled)
+        return float(np.abs(found - exact).max())
+
+    assert error(only) > 0
+    assert error(restored(whole, given, rounded)) > 1e-3
+    assert error(restored(only, given, rounded)) < 1e-6
+
+
 @pytest.mark.representative
 def test_labels_that_change_beyond_the_margin_call_for_accuracy_control() -> None:
-    """A margin of nothing, so that any change is too many: NNCF puts layers back until its own measure holds."""
-    given = body(labels=100)
-    made = quantize_body(
-        given, images(1), images(2), settings=PLAIN, max_drop=1e-6, predicted=lambda logits_NC: logits_NC > 0
-    )
-    last = made.candidates[-1]
-    assert last.setting.accuracy_control
-    assert made.setting == last.setting
-    assert last.work > made.candidates[0].work
-    without = [one for one in made.candidates if not one.setting.accuracy_control]
-    assert last.changed < min(one.changed for one in without)
+    """The products that multiply least go back first, until the labels are within the margin."""
+
+    def made(max_drop: float) -> QuantizedBody:
+        return quantize_body(
+            residual_body(),
+            images(1),
+            images(2),
+            settings=CONVOLUTIONS,
+            max_drop=max_drop,
+            predicted=lambda logits_NC: logits_NC > 0.02,
+        )
+
+    strict = made(1e-6)
+    controlled = [one for one in strict.candidates if one.setting.accuracy_control]
+    least = ["second", "stem", "third"]
+    assert [list(one.setting.in_float) for one in controlled] == [least[:1], least[:2], least]
+    assert strict.setting == controlled[-1].setting
+    first, second, last = (one.changed for one in controlled)
+    assert last < second < first
+    assert [one.work for one in controlled] == sorted(one.work for one in controlled)
+    # The second is enough for another margin.
+    enough = made(PairedCounts(second, 0, IMAGES).drop_at_least(CONFIDENCE) + 1e-6)
+    assert enough.candidates == strict.candidates[:-1]
+    assert enough.setting == controlled[1].setting
     # A Core that NNCF made and dropped takes the thread's signal stack with it, and the next Ctrl-C is the last.
     after = SignalStack()
     assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(after)) == 0

@@ -128,6 +128,18 @@ def with_exact_inputs(model: ov.Model, names: Collection[str]) -> ov.Model:
     return changed
 
 
+def only_products_rounded(model: ov.Model, names: Collection[str]) -> ov.Model:
+    """A quantized model in which only products, of these ``names``, take rounded values: no sum, mean or activation."""
+    changed = model.clone()
+    for node in changed.get_ordered_ops():
+        if node.get_friendly_name() not in names and node.get_type_name() not in _MOVING:
+            for port in node.inputs():
+                rounding = port.get_source_output().get_node()
+                if rounding.get_type_name() == "FakeQuantize":
+                    port.replace_source_output(rounding.input_value(0))
+    return changed
+
+
 def restored(model: ov.Model, body: ov.Model, names: Collection[str]) -> ov.Model:
     """A quantized model in which some products are those of the ``body`` again: inputs, weights and bias.
 

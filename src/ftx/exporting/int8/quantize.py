@@ -9,8 +9,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ from ftx.tasks.thresholds import Floats
 with no_telemetry():
     import nncf
     import openvino as ov
-    from nncf.quantization.advanced_parameters import AdvancedAccuracyRestorerParameters
     from nncf.quantization.range_estimator import RangeEstimatorParameters, RangeEstimatorParametersSet
 
 # The labels of logits. Shape: [N, C] -> [N, C].
@@ -41,8 +39,6 @@ RANGES: Mapping[Ranges, RangeEstimatorParameters] = {
     "widest": RangeEstimatorParametersSet.MINMAX,
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
 }
-# The most layers that NNCF's accuracy control puts back into float: each takes an evaluation of all judging images.
-MOST_REVERTED = 24
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,8 @@ class Int8Setting:
     ``alpha`` is how far SmoothQuant moves the activations' outliers into the weights: 0 not at all, 1 wholly,
     below 0 it is left out. Of the presets, performance has activations on a scale about 0, mixed between
     their own ends, which suits hard-swish, SiLU and GELU: they end a little below 0 and far above.
-    ``in_float`` names the products of the network that stay as they are, ``accuracy_control`` leaves the choice of them
-    to NNCF.
+    ``in_float`` names the products of the network that stay as they are. With ``accuracy_control`` only products are
+    rounded, and more of them stay.
     """
 
     alpha: float | None = None
@@ -110,27 +106,6 @@ class Batches(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class LabelGoal:
-    """The goal of NNCF's accuracy control: at most the fraction ``max_drop`` of these images changes its labels.
-
-    Shape: ``exact_NC`` the float model's logits, in the order of the images.
-    """
-
-    images: Batches
-    exact_NC: Floats
-    predicted: PredictedLabels
-    max_drop: float
-
-    def kept(self, model: ov.CompiledModel, items: Iterable[tuple[Floats, Floats]]) -> tuple[float, None]:
-        """The fraction of some of the images whose labels are the float model's."""
-        same = [
-            bool((self.predicted(first_output(model, image)) == self.predicted(exact_C[None])).all())
-            for image, exact_C in items
-        ]
-        return float(np.mean(same)), None
-
-
 def reads(setting: Int8Setting, calibration: Batches) -> int:
     """How many images NNCF reads for a setting: SmoothQuant needs a separate pass over them."""
     return (1 if setting.alpha is None or setting.alpha < 0 else 2) * len(calibration)
@@ -143,12 +118,11 @@ def quantize(
     task: ProgressTask,
     *,
     overflow_safe: bool = False,
-    goal: LabelGoal | None = None,
 ) -> ov.Model:
     """Quantize a body in one setting, with the ranges of its activations on training images; the head stays f32.
 
     ``overflow_safe`` leaves weights one bit less: without VNNI (AVX2, AVX512) two products of 8 bits are added in 16,
-    and saturate. ``goal`` is for a setting with accuracy control. ``task`` advances by ``reads``.
+    and saturate. ``task`` advances by ``reads``.
     Shape: each item is a batch of normalised images, f32 [N, 3, H, W].
     """
     # The head's rounding goes straight into the logits, and it is a 49th of a ViT's layers and far less of its work:
@@ -157,28 +131,15 @@ def quantize(
     with quiet():
 
         def calibrated(ranges: Ranges) -> ov.Model:
-            known: dict[str, Any] = {
-                "model": body,
-                "calibration_dataset": nncf.Dataset(_CountedBatches(calibration, task)),
+            return nncf.quantize(
+                body,
+                nncf.Dataset(_CountedBatches(calibration, task)),
                 # Without it a ViT with outliers fell to cosine 0.37 against f32.
-                "model_type": None if setting.alpha is None else nncf.ModelType.TRANSFORMER,
-                "preset": None if setting.preset is None else nncf.QuantizationPreset(setting.preset),
-                "subset_size": len(calibration),
-                "ignored_scope": scope,
-            }
-            advanced = _advanced(setting, ranges, overflow_safe=overflow_safe)
-            if not setting.accuracy_control:
-                return nncf.quantize(**known, advanced_parameters=advanced)
-            assert goal is not None
-            return nncf.quantize_with_accuracy_control(
-                **known,
-                validation_dataset=nncf.Dataset(list(zip(goal.images, goal.exact_NC, strict=True)), itemgetter(0)),
-                validation_fn=goal.kept,
-                max_drop=goal.max_drop,
-                advanced_quantization_parameters=advanced,
-                advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(
-                    max_num_iterations=MOST_REVERTED
-                ),
+                model_type=None if setting.alpha is None else nncf.ModelType.TRANSFORMER,
+                preset=None if setting.preset is None else nncf.QuantizationPreset(setting.preset),
+                subset_size=len(calibration),
+                ignored_scope=scope,
+                advanced_parameters=_advanced(setting, ranges, overflow_safe=overflow_safe),
             )
 
         try:

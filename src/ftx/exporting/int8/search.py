@@ -2,9 +2,9 @@
 
 It has four steps, each from the best setting so far: the strength of SmoothQuant (or the preset); how ranges are
 estimated, and whether biases are corrected; products that go back into float, the most sensitive for their work first;
-and, if labels still change beyond the margin for certain, NNCF's accuracy control. NNCF takes seconds to analyse a
-network, however few its images. So each setting is calibrated with all of them, the best one is the INT8 model, and
-products go back into float without NNCF.
+and, if labels still change beyond the margin for certain, accuracy control: more products go back, those that multiply
+least first. NNCF takes seconds to analyse a network, however few its images. So each setting is calibrated with all of
+them, the best one is the INT8 model, and products go back into float without NNCF.
 
 Shapes: N images, C labels.
 """
@@ -25,6 +25,7 @@ from ftx.core.third_parties import no_telemetry
 from ftx.exporting.int8.products import (
     Product,
     int8_fraction,
+    only_products_rounded,
     products,
     quantized_products,
     restored,
@@ -35,7 +36,6 @@ from ftx.exporting.int8.quantize import (
     CONVOLUTIONS,
     Batches,
     Int8Setting,
-    LabelGoal,
     PredictedLabels,
     compiled,
     logits_of,
@@ -58,6 +58,8 @@ FINEST = 2
 # smallest error is that of a network with none in 8 bits.
 IN_FLOAT = (1, 2, 4, 8)
 MOST_ADDED = 0.1
+# Accuracy control puts these fractions of the other products back into float, until labels are kept.
+CONTROLLED = (1 / 4, 1 / 2, 3 / 4)
 CONFIDENCE = 0.95
 # To clone, compile and run a model takes a twelfth of a setting's time, in which NNCF reads 64 images or 32: in images.
 COMPILED = 5
@@ -165,10 +167,7 @@ class _Search:
             if not self.best.setting.bias_correction:
                 self.attempt(replace(self.best.setting, bias_correction=True))
             self.put_back()
-        counted = PairedCounts(self.best.changed, 0, self.best.images)
-        if counted.drop_at_least(CONFIDENCE) > self.max_drop:
-            with self.progress.track("Controlling the accuracy of int8", None) as self.task:
-                self.attempt(replace(self.best.setting, accuracy_control=True))
+            self.control()
 
     def steps(self, settings: Sequence[Int8Setting]) -> int:
         """About how many images are read, as the settings are alike; a model that is only compiled counts as some."""
@@ -191,6 +190,24 @@ class _Search:
             self.judge(replace(start, in_float=(*start.in_float, *some)), restored(model, self.body, some))
             if count > 1 and not self.candidates[-1].loss < before.loss:
                 break
+
+    def control(self) -> None:
+        """Put products back until labels are kept, those that multiply least first; and round nothing but products.
+
+        mobilenetv3_large and efficientnet_b0 after four epochs on Fashion-MNIST (of 200 labels 69 and 65 changed): with
+        three quarters of the products back, their error is half and their work 0.65 of the float model's; 44 and 19
+        labels change. In the order of depth, or of the gain of each product, it takes more work.
+        """
+        start, model = (
+            replace(self.best.setting, accuracy_control=True),
+            only_products_rounded(self.model, self.by_name),
+        )
+        least = sorted(quantized_products(model, self.by_name), key=lambda name: self.by_name[name].multiplications)
+        for fraction in CONTROLLED:
+            if PairedCounts(self.best.changed, 0, self.best.images).drop_at_least(CONFIDENCE) <= self.max_drop:
+                break
+            some = least[: math.ceil(fraction * len(least))]
+            self.judge(replace(start, in_float=(*start.in_float, *some)), restored(model, self.body, some))
 
     def affordable(self) -> list[str]:
         """The products that gain most for their work, up to the limit of added work."""
@@ -231,12 +248,8 @@ class _Search:
         return sorted(found, key=lambda one: -one.gain / one.multiplications)
 
     def attempt(self, setting: Int8Setting) -> None:
-        """Quantize in one setting, and measure; with accuracy control by the labels of the judging images."""
-        goal = (
-            LabelGoal(self.held_out, self.exact_NC, self.predicted, self.max_drop) if setting.accuracy_control else None
-        )
-        model = quantize(self.body, self.calibration, setting, self.task, overflow_safe=self.overflow_safe, goal=goal)
-        self.judge(setting, model)
+        """Quantize in one setting, and measure."""
+        self.judge(setting, quantize(self.body, self.calibration, setting, self.task, overflow_safe=self.overflow_safe))
 
     def judge(self, setting: Int8Setting, model: ov.Model) -> None:
         """Measure a quantized model, and keep it if it is the best so far."""
@@ -255,8 +268,10 @@ class _Search:
         self.candidates.append(found)
 
     def is_better(self, found: Candidate) -> bool:
-        """Whether it replaces the best; with NNCF's control, which is tried because of labels, by the labels."""
-        return found.changed < self.best.changed if found.setting.accuracy_control else found.loss < self.best.loss
+        """Whether it replaces the best; with accuracy control, which may take more work, by the error."""
+        if found.setting.accuracy_control:
+            return found.mean_abs < self.best.mean_abs
+        return found.loss < self.best.loss
 
     def work(self, model: ov.Model) -> float:
         """The fraction of the float body's multiplications that is left in a quantized model."""
