@@ -217,6 +217,26 @@ def write_colour_ir(folder: Path, *, maps: bool = False) -> None:
 MARK_THRESHOLDS = {"red": 0.9, "green": 0.05, "blue": 0.6}
 
 
+def calibrate(folder: Path, scores: Sequence[float], images: int = 100, **changed: object) -> Path:
+    """Give a model one calibration, for how it runs here: of so many images, those with ``scores`` are wrong."""
+    from ftx.runs.calibration import Calibration, SetScores
+    from ftx.runs.machine import this_machine, this_set
+    from ftx.runs.proof_json import keep_calibrations
+    from ftx.runtimes.openvino import OpenVinoPredictor
+
+    predictor = OpenVinoPredictor(folder)
+    known = Calibration(
+        machine=this_machine(),
+        isa=this_set(),
+        compute=predictor.compute,
+        kernels=predictor.kernel_path,
+        source="val",
+        sets=[SetScores(label=None, images=images, scores=list(scores))],
+    )
+    keep_calibrations(folder, [known.model_copy(update=changed)])
+    return folder
+
+
 def write_marks_ir(folder: Path) -> None:
     """The colours' model where each holds by itself, with maps: a label's map has its score everywhere."""
     write_colour_ir(folder, maps=True)

@@ -19,6 +19,7 @@ from ftx.runs.artifacts import DENSE, Format
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.runtimes.choose_artifact import furthest
+from ftx.runtimes.open_model import uncertainty_of
 from ftx.tasks.task_names import TaskName
 from ftx.training import train
 
@@ -125,6 +126,7 @@ class Classifier:
         Raises: as ``ftx.predict``.
         """
         predictor = load_artifact(self.run, furthest(self.run))
+        predictor.uncertainty = uncertainty_of(predictor)
         return list(predict(images, predictor, scores=scores, progress=self.progress))
 
     def __repr__(self) -> str:

@@ -22,7 +22,7 @@ from ftx.cli.train import _print_dry_run, _print_trained
 from ftx.cli.tune import _print as print_tuned
 from ftx.cli.validate import parse_bounds, parse_sets, print_parity, print_what_saturates, without_details
 from ftx.core.errors import InputError
-from ftx.evaluating.evaluate import ClassScore, EvalReport
+from ftx.evaluating.evaluate import ClassScore, EvalReport, SetQuality
 from ftx.exporting import ExportReport
 from ftx.exporting.export import ExportedArtifact
 from ftx.merging.combine_adapters import CombineReport
@@ -121,6 +121,14 @@ def test_who_is_taken_for_whom(capsys: Capture, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(console, "_details", True)
     print_evaluation(evaluation([[5, 2, 0], [0, 7, 0], [1, 3, 3]], 3))
     assert "c0 50.0 % 25.0 % 33.3 % 12.5 % - 7".split() in words(capsys.readouterr().out)
+
+
+def test_prediction_sets_are_two_lines_of_an_evaluation(capsys: Capture) -> None:
+    sets = SetQuality(images=240, coverage=0.9625, size=1.316, guarantee="prediction sets contain the label")
+    print_evaluation(evaluation(None, 2).model_copy(update={"sets": sets}))
+    lines = words(capsys.readouterr().out)
+    assert "prediction sets coverage 96.2 %, with 1.32 labels on average".split() in lines
+    assert "guarantee prediction sets contain the label".split() in lines
 
 
 def test_of_many_classes_the_most_frequent_mistakes(capsys: Capture) -> None:

@@ -206,6 +206,7 @@ FLAGS = (
         of_artifacts.predict_watch,
         takes=LONG,
     ),
+    Flag("predict --coverage", "0.5", "a set of labels; status 2 for 1", of_artifacts.predict_coverage),
     Flag("predict --top-k", "2", "both labels, the best first", of_artifacts.predict_top_k),
     Flag("predict --csv", "", "path, label, score", of_artifacts.predict_csv),
     Flag("predict --scores", "", "a score of each label, 1 together", of_artifacts.predict_scores),

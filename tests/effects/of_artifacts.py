@@ -266,6 +266,17 @@ def predict_scores(lab: Lab, flag: str, value: str) -> None:
             assert lines[0]["scores"] == pytest.approx(scored["scores"], abs=1e-6)
 
 
+def predict_coverage(lab: Lab, flag: str, value: str) -> None:
+    """Of as few calibration images as there are, half of them need none for sets, and 95 % need 19."""
+    words = ("predict", "hues/red/0.png", "--artifact", lab.exported[0] / "openvino" / "fp32", "--json")
+    without = lab.done(*words)
+    assert "set" not in without.lines[0]
+    assert "prediction sets are unproved" in without.err
+    (prediction,) = lab.done(*words, flag, value).lines
+    assert prediction["labels"][0]["name"] in prediction["set"]
+    assert lab.call(*words, flag, "1").status == 2
+
+
 def predict_top_k(lab: Lab, flag: str, value: str) -> None:
     words = ("predict", "noise/val/a/0.png", "--artifact", lab.train().path / "trained", "--json")
     (scored,), (two,), (one,) = (

@@ -13,7 +13,8 @@ from tests.conftest import Listener
 
 from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess
-from ftx.evaluating.measure import files_latency_ms, graph_latency_ms, graph_logits
+from ftx.evaluating.latency import files_latency_ms, graph_latency_ms
+from ftx.evaluating.measure import graph_logits
 from ftx.runs.artifacts import RuntimeName
 from ftx.runs.compute_precision import F32, ComputePrecision
 from ftx.runtimes.predictor import BATCH_IMAGES

@@ -434,8 +434,8 @@ def test_the_proof_lies_outside_of_the_hashes_and_a_broken_one_is_refused(folder
     # Of another model, or in a form that another version writes, it says nothing of this one, and that is said.
     of_later = of_this | {"schema_version": PROOF_SCHEMA + 1, "more": 1}
     for other, why in (
-        ({"ir": 3}, f"it is of schema version None, this ftx reads 1, 2, {PROOF_SCHEMA}"),
-        (of_later, f"it is of schema version {PROOF_SCHEMA + 1}, this ftx reads 1, 2, {PROOF_SCHEMA}"),
+        ({"ir": 3}, f"it is of schema version None, this ftx reads 1, 2, 3, {PROOF_SCHEMA}"),
+        (of_later, f"it is of schema version {PROOF_SCHEMA + 1}, this ftx reads 1, 2, 3, {PROOF_SCHEMA}"),
         (of_this | {"ir": "another", "devices": [{}]}, "it is of another model"),
     ):
         (folder / PROOF_FILE).write_text(json.dumps(other))

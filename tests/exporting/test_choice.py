@@ -108,7 +108,8 @@ def test_a_model_is_opened_by_the_latest_run_by_its_run_and_by_its_folder(
         listener = Listener()
         predictor = load(way, progress=listener)
         assert (predictor.name, predictor.task.labels.names) == ("openvino", names)
-        (said,) = listener.said
+        said, guarantee = listener.said
+        assert guarantee == "prediction sets are unproved: 12 calibration images, and sets need 19"
         assert said.startswith("model: ")
         assert f"/{best}, the " in said
     # As ftx eval names it, of the latest run; and by a folder of the run, which vouches for it.

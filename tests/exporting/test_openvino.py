@@ -147,6 +147,7 @@ def test_the_folder_is_complete_for_a_device(exported: Any, precision: str) -> N
         "card.json",
         "model.bin",
         "model.xml",
+        "proof.json",
         "reference.safetensors",
     ]
     card = read_card(folder)

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from openvino import opset13 as op
 from PIL import Image
-from tests.conftest import ColourModel, Listener, colour_logits, colour_pixels, write_colour_ir
+from tests.conftest import ColourModel, Listener, calibrate, colour_logits, colour_pixels, write_colour_ir
 from tests.effects.lab import call
 from tests.serving.conftest import running
 
@@ -27,6 +27,7 @@ from ftx.runs.certificate import Certificate
 from ftx.runs.certificate_json import keep_certificates, read_certificates
 from ftx.runs.compute_precision import ComputePrecision, Dtype
 from ftx.runs.machine import cpu_flags, sets_of, this_machine, this_set
+from ftx.runs.proof_json import read_proof
 from ftx.runtimes import checked_network, load
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute
 from ftx.serving.registry import ModelSource
@@ -339,7 +340,7 @@ def test_what_cannot_be_kept_is_not_measured(
 ) -> None:
     monkeypatch.setattr("ftx.evaluating.certify.certify", pytest.fail)
     done = call("validate", str(folder), "--data", str(colour_model.images), "--device", "AUTO:CPU")
-    assert (done.status, "--data certifies int8-checked, which runs only on the CPU" in done.err) == (2, True)
+    assert (done.status, "--data calibrates the model for the CPU" in done.err) == (2, True)
 
     def read_only(path: Path) -> None:
         raise EnvironmentFault("the folder cannot be written", where=path)
@@ -386,12 +387,6 @@ def test_images_whose_patches_tie_run_in_float_and_bound_nothing(folder: Path) -
     assert ran == ["fp32" if doubtful else "int8" for doubtful in tied_N | close_N]
 
 
-def test_only_int8_checked_takes_images_of_a_device(colour_model: ColourModel) -> None:
-    done = call("validate", str(colour_model.folder), "--data", str(colour_model.images))
-    assert done.status == 2
-    assert "--data, which is only for int8-checked" in done.err
-
-
 @pytest.mark.representative
 def test_a_limited_process_certifies_its_own_instruction_set(folder: Path, tmp_path: Path) -> None:
     images = tmp_path / "photos"
@@ -399,7 +394,14 @@ def test_a_limited_process_certifies_its_own_instruction_set(folder: Path, tmp_p
     for number, pixels in enumerate(shades(149)):
         Image.fromarray(pixels).save(images / f"{number}.png")
     other = next(one for one in sets_of(cpu_flags()) if one != this_set())
-    report = validate(folder, data=images, isa=[other])
+    calibrate(folder, [0.5])
+    calibrate(folder, [0.5], isa=other)
+    calibrate(folder, [0.5], machine=this_machine().model_copy(update={"openvino": "2025.0"}))
+    listener = Listener()
+    report = validate(folder, data=images, isa=[other], progress=listener)
+    assert [note for note in listener.said if note.startswith("prediction sets are unproved: ")]  # without labels
+    # Sets that rest on another bound are not used.
+    assert [one.machine.openvino for one in read_proof(folder).calibrations] == ["2025.0"]
     assert report.transfer is not None
     assert report.transfer.verdict == "proved"
     assert [(one.isa, one.verdict) for one in report.sets] == [(other, "proved")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.conftest import Listener
+from tests.conftest import Listener, calibrate
 
 from ftx.core.errors import EnvironmentFault
 from ftx.data.shards.write import write_shards
@@ -225,10 +226,12 @@ def test_what_was_asked_comes_to_ray_and_what_it_tells_into_the_file_and_the_rep
         scores=True,
         ray=RayCluster("there:7", 9),
         progress=listener,
+        coverage=0.9,
     )
     assert json.loads(kept.read_text()) == {
         "folder": str(colour_model.folder),
         "scores": True,
+        "coverage": 0.9,
         "address": "there:7",
         "workers": 9,
     }
@@ -420,13 +423,14 @@ def test_each_worker_has_the_model_the_folder_and_the_flags_of_the_job(
     os.link(next(colour_model.images.rglob("*.png")), tmp_path / "here.png")
     elsewhere = sorted(map(str, colour_model.images.rglob("*.png")))
     parts = [JobPart(files=("here.png",)), JobPart(files=(*elsewhere[:2], Prediction(path="x", error="none")))]
-    for scores in (True, False):
-        asked = WorkerSetup(folder=colour_model.folder, scores=scores, address=None, workers=3)
+    folder = calibrate(Path(shutil.copytree(colour_model.folder, tmp_path / "ir")), [0.5, 0.6, 0.7, 0.8, 0.9, 0.999])
+    for scores, coverage in ((True, 0.99), (False, 0.8)):
+        asked = WorkerSetup(folder=folder, scores=scores, coverage=coverage, address=None, workers=3)
         given = json.dumps([(nth, part.to_json()) for nth, part in zip((4, 9), parts, strict=True)])
         first, *told, last = lead(asked, iter([given]))
         assert (first, last) == (DriverMessage(workers=3), DriverMessage(ended=True))
         assert ray.pools.pop() == (3, 5)  # Ray by itself would have five workers here
-        model = load(colour_model.folder)
+        model = load(folder, coverage=coverage)
         assert [(one.nth, one.lost) for one in told] == [(4, 0), (9, 0)]
         assert [one.lines for one in told] == [as_lines(part.predictions(model, scores=scores)) for part in parts]
     assert ray.folders == [str(tmp_path)] * 2
@@ -436,7 +440,7 @@ def test_each_worker_has_the_model_the_folder_and_the_flags_of_the_job(
     assert len(list(lead(asked, iter([json.dumps([(0, parts[1].to_json())])])))) == 3
     assert ray.folders[-1] is None
     with pytest.raises(RuntimeError, match="no folder /nowhere"):
-        Worker(next(iter(ray.actors)), False, 1, "/nowhere")
+        Worker(next(iter(ray.actors)), False, 0.95, 1, "/nowhere")
 
 
 @pytest.mark.usefixtures("own_machine")
@@ -448,7 +452,7 @@ def test_images_at_which_workers_are_lost_are_given_up_after_five(
     files = {path.name: path.read_bytes() for path in colour_model.folder.iterdir()}
     coordinator = Coordinator(files)
     ray.actors["coordinator"] = Actor(coordinator)
-    worker = Worker("coordinator", False, 1, None)
+    worker = Worker("coordinator", False, 0.95, 1, None)
     many = load(colour_model.folder, goal="throughput")
     assert worker._predictor.batch == many.batch  # pyright: ignore[reportAttributeAccessIssue]
     one, other = (JobPart(files=(str(path),)) for path in sorted(colour_model.images.rglob("*.png"))[:2])
@@ -473,7 +477,7 @@ def test_no_two_workers_have_a_core_in_common(colour_model: Any, monkeypatch: py
         Coordinator({path.name: path.read_bytes() for path in colour_model.folder.iterdir()})
     )
     there = os.sched_getaffinity(0)
-    worker = Worker("coordinator", False, 1, None)
+    worker = Worker("coordinator", False, 0.95, 1, None)
     first = os.sched_getaffinity(0)
     assert len(first) == 1
     os.sched_setaffinity(0, there)

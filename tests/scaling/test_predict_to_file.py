@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 from pyarrow.parquet import ParquetFile, read_table
-from tests.conftest import Listener
+from tests.conftest import Listener, calibrate
 from tests.effects.lab import call
 
 from ftx.core.addresses import Address
@@ -56,6 +56,23 @@ def test_the_lines_are_those_of_predict(colour_model: Any, mixed: list[Path], tm
     assert (tmp_path / "out.jsonl").read_text() == expected(mixed, colour_model.folder, scores=True)
     assert (report.images, report.skipped, report.parts) == (26, 2, 6)  # 13 + 12 + 1: 3, 2 and 1 parts
     assert not parts_folder(tmp_path / "out.jsonl").exists()
+
+
+def test_sets_have_the_coverage_that_was_asked_for(colour_model: Any, mixed: list[Path], tmp_path: Path) -> None:
+    folder = calibrate(Path(shutil.copytree(colour_model.folder, tmp_path / "ir")), [0.5, 0.6, 0.7, 0.8, 0.9, 0.999])
+    sizes: list[int] = []
+    for coverage in (0.95, 0.99):
+        wanted = "".join(f"{one.to_line()}\n" for one in predict(mixed, folder, coverage=coverage))
+        predict_to_file(mixed, tmp_path / f"{coverage}.jsonl", folder, coverage=coverage)
+        assert (tmp_path / f"{coverage}.jsonl").read_text() == wanted
+        predict_to_file(mixed, tmp_path / f"{coverage}.parquet", folder, form="parquet", coverage=coverage)
+        rows, lines = read_table(tmp_path / f"{coverage}.parquet").to_pylist(), wanted.splitlines()
+        assert [row["set"] for row in rows] == [json.loads(line).get("set") for line in lines]
+        sizes.append(sum(len(row["set"] or ()) for row in rows))
+    assert 24 == sizes[0] < sizes[1]  # two of the 26 are no images
+    # Parts of a job with one coverage are not finished with another.
+    asked = JobSpec(images="x", model="y", scores=False, parts=2)
+    assert asked.model_copy(update={"coverage": 0.9}) != asked
 
 
 def test_parquet_holds_what_the_lines_do(colour_model: Any, mixed: list[Path], tmp_path: Path) -> None:

@@ -140,6 +140,12 @@ def png(colour: int = 1, height: int = 24, width: int = 40, seed: int = 0) -> by
     return written.getvalue()
 
 
+def flat(*colour: int) -> bytes:
+    written = io.BytesIO()
+    Image.new("RGB", (32, 24), colour).save(written, format="PNG")
+    return written.getvalue()
+
+
 def pixels(count: int, height: int = 20, width: int = 30) -> np.ndarray:
     return np.stack([colour_pixels(index % 3, height, width, index) for index in range(count)])
 

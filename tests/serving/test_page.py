@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import FileChooser, Page, Route, TimeoutError
 from tests.browsing import Visit, needs_chromium, visit
-from tests.serving.conftest import Running, png, running, write_named_ir
+from tests.conftest import calibrate, write_colour_ir
+from tests.serving.conftest import Running, flat, png, running, write_named_ir
 
 from ftx.serving.registry import ModelSource
 
@@ -25,6 +26,22 @@ DROP = """([name, encoded]) => {
 }"""
 
 pytestmark = needs_chromium
+
+
+@pytest.mark.representative
+def test_prediction_sets_are_returned_and_seen(tmp_path: Path) -> None:
+    """A picture that is hardly greener than red: both are in the set, of another only green."""
+    write_colour_ir(tmp_path)
+    calibrate(tmp_path, [0.6, 0.7, 0.8, 0.85, 0.9, 0.95])  # the second is the threshold
+    plain, between = png(1), flat(130, 140, 40)
+    with running(ModelSource("colour", tmp_path)) as server:
+        images = [server.predict(image).json["images"][0] for image in (plain, between)]
+        assert [one["set"] for one in images] == [["green"], ["green", "red"]]
+        with visit(f"http://{server.url}/", width=390) as seen:
+            drop(seen, "meadow.png", between)
+            said = seen.page.get_by_text("Prediction set:")
+            said.wait_for()
+            assert said.inner_text() == "Prediction set: green, red"
 
 
 def drop(seen: Visit, name: str, content: bytes) -> None:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tests.conftest import COLOURS, colour_logits, write_marks_ir
-from tests.serving.conftest import Running, pixels, png, running, write_named_ir
+from tests.serving.conftest import Running, flat, pixels, png, running, write_named_ir
 
 from ftx.data.preprocess import Preprocess, resize_crop
 from ftx.explaining.overlay import overlay
@@ -188,12 +188,6 @@ def test_each_output_comes_as_it_is_asked_for(colour_server: Running, usual: boo
     np.testing.assert_allclose(found["scores"], softmax(logits), rtol=0, atol=LOGITS)
     maps = np.broadcast_to(1 / (1 + np.exp(-logits))[..., None, None], (2, 3, 2, 2))
     np.testing.assert_allclose(found["saliency_map"], maps, rtol=0, atol=LOGITS)
-
-
-def flat(*colour: int) -> bytes:
-    written = io.BytesIO()
-    Image.new("RGB", (32, 24), colour).save(written, format="PNG")
-    return written.getvalue()
 
 
 def test_of_several_labels_each_has_its_score_and_its_picture(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def test_the_servers_verdict_travels_and_is_repeated(
     assert "this machine computes the same logits as the one that judged it" in report.summary
     carried = read_proof(out)
     assert (carried.run, carried.sets, carried.devices) == (there.run, there.sets, [])
+    assert carried.calibrations == there.calibrations != []
     assert validate(out).verdicts == {FP32: "proved"}
     apply(update_of(tmp_path / "update", tmp_path / "next", sequence=2), shipped / "base", out)
     back = rollback(out)

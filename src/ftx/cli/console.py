@@ -168,9 +168,15 @@ def print_table(
         kept.remove(columns.index(left_out[-1]))
     numeric = {at: bool(rows) and all(_is_figure(row[at]) for row in rows) for at in kept}
     table = Table(
-        # On a narrow terminal names are folded; half a number is none.
+        # On a narrow terminal names are folded, those of the first column last; half a number is none.
         *(
-            Column(Text(columns[at]), justify="right" if numeric[at] else "left", overflow="fold", no_wrap=numeric[at])
+            Column(
+                Text(columns[at]),
+                justify="right" if numeric[at] else "left",
+                overflow="fold",
+                no_wrap=numeric[at],
+                min_width=min(widths[at], console.width // 3) if at == 0 else None,
+            )
             for at in kept
         ),
         header_style="bold",

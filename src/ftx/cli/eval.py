@@ -13,7 +13,7 @@ from ftx.core.errors import shell_command
 from ftx.runs.artifacts import ARTIFACTS
 
 if TYPE_CHECKING:
-    from ftx.evaluating.evaluate import EvalReport
+    from ftx.evaluating.evaluate import EvalReport, SetQuality
 
 
 def command(
@@ -50,6 +50,14 @@ _MATRIX_MOST = 12
 _MISTAKES = 20
 
 
+def _set_facts(sets: SetQuality | None) -> list[tuple[str, str]]:
+    """How often prediction sets are right, how large they are, and what is guaranteed."""
+    if sets is None:
+        return []
+    right = f"coverage {100 * sets.coverage:.1f} %, with {sets.size:.2f} labels on average"
+    return [("prediction sets", right), ("guarantee", sets.guarantee)]
+
+
 def print_evaluation(report: EvalReport) -> None:
     """The totals, a row a class, and which class is predicted for which."""
     interval = f"{100 * report.accuracy_low:.1f} to {100 * report.accuracy_high:.1f} %"
@@ -63,6 +71,7 @@ def print_evaluation(report: EvalReport) -> None:
                 for name, value in report.metrics.items()
                 if name != "accuracy"
             ),
+            *_set_facts(report.sets),
         ]
     )
     details = console.shows_details()

@@ -20,6 +20,7 @@ from ftx.cli.shared_options import (
 )
 from ftx.core.addresses import as_typed, if_address
 from ftx.core.errors import InputError, check_known
+from ftx.runs.calibration import COVERAGE
 from ftx.runs.machine import CPU
 
 if TYPE_CHECKING:
@@ -113,6 +114,14 @@ def command(
             "--workers", metavar="N", min=1, help="Workers on the Ray cluster.  [default: one for every four cores]"
         ),
     ] = None,
+    coverage: Annotated[
+        float,
+        typer.Option(
+            "--coverage",
+            metavar="FRACTION",
+            help="The fraction of images whose prediction set contains the label (of a tree: no wrong label).",
+        ),
+    ] = COVERAGE,
     device: DeviceOption = CPU,
     require_proof: RequireVerifiedFlag = False,
     allow_failed: AllowFailedFlag = False,
@@ -188,6 +197,7 @@ def command(
         ),
     )
     how: LoadOptions = {"device": device, "require_proof": require_proof, "allow_failed": allow_failed}
+    how["coverage"] = coverage
     if out is not None:
         return _predict_to_file(paths, artifact, out, form, engine, address, workers, how, scores=scores, json=json)
     shown = PredictionLines(top_k, csv=csv, json=json, scores=scores)
@@ -211,15 +221,24 @@ def _predict_files(images: list[Path], artifact: Path | None, shown: PredictionL
         predictions.append(prediction)
     labelled = [prediction for prediction in predictions if prediction.error is None]
     if labelled and not by_line:
+        names = [{label.name for label in one.labels} for one in labelled]
+        # In a tree a set has some of the predicted labels, elsewhere all of them and others.
+        is_tree = any(one.set is not None and some - {*one.set} for one, some in zip(labelled, names, strict=True))
+        sets = [
+            ", ".join(label for label in one.set or () if is_tree or label not in some) or "-"
+            for one, some in zip(labelled, names, strict=True)
+        ]
+        has_sets = any(one.set is not None for one in labelled)
         console.print_table(
-            ("image", "label", "score"),
+            ("image", "label", "score", *(("certain" if is_tree else "may also be",) if has_sets else ())),
             [
                 (
                     one.path,
                     ", ".join(label.name for label in one.labels) or "no label",
                     ", ".join(f"{label.score:.4f}" for label in one.labels),
+                    *((chosen,) if has_sets else ()),
                 )
-                for one in labelled
+                for one, chosen in zip(labelled, sets, strict=True)
             ],
         )
     if not by_line:

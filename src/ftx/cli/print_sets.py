@@ -48,6 +48,30 @@ def print_sets(report: ParityReport) -> None:
             console.print_note(f"{one.artifact} on {one.isa}: {one}: {one.summary}", VERDICT_STYLES[one.verdict])
 
 
+def print_coverage(report: ParityReport) -> None:
+    """A row for each model, instruction set and kernels: how often its prediction sets are right."""
+    if not report.prediction_sets or not (report.sets or console.shows_details()):
+        return
+    console.print_table(
+        ("set", "artifact", "compute", "kernels", "coverage %", "labels", "images"),
+        [
+            (
+                one.isa or "-",
+                one.artifact,
+                one.compute.title,
+                one.kernels,
+                f"{100 * one.coverage:.1f}",
+                f"{one.size:.2f}",
+                f"{one.images:,}",
+            )
+            for one in report.prediction_sets
+        ],
+        title="prediction sets: how often they are right, and how many labels they have",
+    )
+    for guarantee in dict.fromkeys(one.guarantee for one in report.prediction_sets):
+        console.print_note(guarantee, "dim")
+
+
 def print_releases(report: ParityReport) -> None:
     """A row for each model and release of OpenVINO or device, a column for each instruction set."""
     if not report.releases:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftx.cli import console
-from ftx.cli.print_sets import print_releases, print_sets
+from ftx.cli.print_sets import print_coverage, print_releases, print_sets
 from ftx.cli.shared_options import DeviceOption, JsonFlag, RequireProofFlag, TargetArgument, check_usage, split_commas
 from ftx.cli.verdict_words import VERDICT_STYLES, VERDICT_WORDS, in_table
 from ftx.core.errors import InputError, check_known, shell_command
@@ -32,8 +32,8 @@ def command(
         typer.Option(
             "--data",
             metavar="DIR",
-            help="The folder of the images, if you have moved it since training. For the folder of an int8-checked "
-            "model: images that this device predicts, for example from its camera. They need no labels.",
+            help="The folder of the images, if you have moved it since training. For the folder of an exported model: "
+            "images that this device predicts, with labels for prediction sets, without labels for int8-checked.",
         ),
     ] = None,
     bound: Annotated[
@@ -159,6 +159,7 @@ def print_parity(report: ParityReport) -> None:
     if console.shows_details():
         _print_comparisons(report, most)
     print_sets(report)
+    print_coverage(report)
     print_releases(report)
     for artifact, verdict in report.verdicts.items():
         figures = report.summary[artifact] if console.shows_details() else without_details(report.summary[artifact])

@@ -16,13 +16,15 @@ from ftx.core.errors import ExportError, ImageError
 from ftx.core.files import check_writable
 from ftx.core.progress import SILENT, Progress, ProgressTask
 from ftx.data.image_store import EncodedImage, ImageLike, ImageStore
-from ftx.evaluating.measure import file_logits, files_latency_ms, stacked
+from ftx.evaluating.latency import files_latency_ms
+from ftx.evaluating.measure import file_logits, stacked
 from ftx.evaluating.parity_images import certifying_images
 from ftx.evaluating.predict import look_up, no_images
 from ftx.runs.card_json import read_card
 from ftx.runs.certificate import Certificate, QuickModel
 from ftx.runs.certificate_json import keep_certificates, read_certificates
 from ftx.runs.machine import Machine, this_machine, this_set
+from ftx.runs.proof_json import forget_calibrations
 from ftx.runs.run import Run
 from ftx.runs.views import KernelPath
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute, kernel_paths
@@ -57,6 +59,7 @@ def certify_device(folder: Path, data: Path, progress: Progress = SILENT) -> Non
     if not distinct:
         raise no_images([data], items)
     keep_certificates(folder, certify(folder, list(distinct.values()), f"images in {data}", progress), progress)
+    forget_calibrations(folder)  # of images that ran twice by the old bound
 
 
 def is_certified(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from ftx.core.errors import GateFailed, ImageError, shell_command
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import wilson_interval
 from ftx.data.image_store import ImageStore
+from ftx.evaluating.parity_images import certifying_rows
 from ftx.runs.artifacts import Artifact, RuntimeName
 from ftx.runs.compute_precision import ComputeField
 from ftx.runs.kept_logits import KeptLogits, keep_logits
@@ -23,7 +24,9 @@ from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
 from ftx.runtimes import load_artifact
 from ftx.runtimes.choose_artifact import furthest
-from ftx.runtimes.open_model import artifact_named
+from ftx.runtimes.open_model import artifact_named, uncertainty_of
+from ftx.runtimes.predictor import Predictor
+from ftx.tasks.base import Targets
 from ftx.tasks.metrics import average_precision, f1_of
 from ftx.tasks.thresholds import Flags, Floats
 
@@ -47,6 +50,21 @@ class ClassScore(ClosedModel):
     """The average precision over all thresholds, from 0 to 1; null if no image has the label."""
     support: int
     """The number of images with the label."""
+
+
+class SetQuality(ClosedModel):
+    """How often prediction sets are right, and how large they are."""
+
+    images: int
+    """The number of images. Those that calibrated the sets are not among them."""
+    coverage: float
+    """The fraction of images whose set is right, from 0 to 1. With several independent labels, the mean fraction of the
+    labels of an image that are in its set.
+    """
+    size: float
+    """The mean number of labels in a set."""
+    guarantee: str
+    """What is guaranteed for new images, in a sentence, or why nothing is."""
 
 
 class EvalReport(CommandReport):
@@ -73,6 +91,8 @@ class EvalReport(CommandReport):
     """The metrics of the task by name, from 0 to 1."""
     macro_f1: float
     """The mean F1 of the labels that occur or are predicted, from 0 to 1."""
+    sets: SetQuality | None = None
+    """The prediction sets; null if the model was not calibrated."""
     classes: list[ClassScore]
     """The scores of each label."""
     confusion: list[list[int]] | None
@@ -97,9 +117,8 @@ def evaluate(
     run = run if isinstance(run, Run) else Run.open(run)
     chosen = artifact_named(run, artifact) if artifact else furthest(run)
     entries = run.report_entries()
-    kept = held_out_logits(run, chosen, data=data, progress=progress)
-    logits_NC = kept.logits_NC
-    task = run.task
+    predictor, task = load_artifact(run, chosen), run.task
+    logits_NC = _held_out_logits(run, chosen, predictor, data, progress)
     targets_NC = task.targets([entry.labels for entry in entries])
     correct = int(task.correct(logits_NC, targets_NC).sum())
     low, high = wilson_interval(correct, len(entries))
@@ -110,7 +129,7 @@ def evaluate(
         run=str(run.path),
         artifact=chosen.name,
         runtime=chosen.runtime,
-        compute=kept.compute,
+        compute=predictor.compute,
         split=entries[0].split,
         images=len(entries),
         accuracy=correct / len(entries),
@@ -118,6 +137,7 @@ def evaluate(
         accuracy_high=high,
         metrics=task.metrics(logits_NC, targets_NC),
         macro_f1=f1_of(predicted_NC, true_NC)[0],
+        sets=_set_quality(run, predictor, logits_NC, targets_NC),
         classes=class_scores(predicted_NC, true_NC, task.scores(logits_NC), task.labels.names),
         confusion=confusion_matrix(true_NC, predicted_NC).tolist() if one_each else None,
     )
@@ -133,6 +153,13 @@ def held_out_logits(
     Raises: RunError, DataError; GateFailed if a logit is not a finite number.
     """
     predictor = load_artifact(run, artifact)
+    logits_NC = _held_out_logits(run, artifact, predictor, data, progress)
+    return KeptLogits(logits_NC, predictor.compute, this_machine())
+
+
+def _held_out_logits(
+    run: Run, artifact: Artifact, predictor: Predictor, data: Path | None, progress: Progress
+) -> Floats:
     entries = run.report_entries()
     store = ImageStore(run.data_root(data))
     images = [store[entry] for entry in entries]
@@ -151,7 +178,23 @@ def held_out_logits(
             bar.advance()
     logits_NC = np.stack(rows)
     keep_logits(run, artifact, predictor.compute, logits_NC, progress)
-    return KeptLogits(logits_NC, predictor.compute, this_machine())
+    return logits_NC
+
+
+def _set_quality(run: Run, predictor: Predictor, logits_NC: Floats, targets_NC: Targets) -> SetQuality | None:
+    """Of the held-out images that did not calibrate the sets; None without any. Shape: [N, C] each."""
+    sure = uncertainty_of(predictor)
+    spent = certifying_rows(run, run.report_entries())
+    rows = [row for row in range(len(logits_NC)) if row not in spent]
+    if sure is None or sure.thresholds_C is None or not rows:
+        return None
+    sets_NC = run.task.prediction_set(logits_NC[rows], sure.thresholds_C)
+    return SetQuality(
+        images=len(rows),
+        coverage=1 - float(run.task.missed(sets_NC, targets_NC[rows]).mean()),
+        size=float(sets_NC.sum(axis=1).mean()),
+        guarantee=sure.guarantee,
+    )
 
 
 def confusion_matrix(true_NC: Flags, predicted_NC: Flags) -> Counts:

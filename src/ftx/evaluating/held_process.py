@@ -13,7 +13,9 @@ from pathlib import Path
 from ftx.core.child_process import reply_on_stdout, run_in_child
 from ftx.core.closed_model import ClosedModel
 from ftx.core.progress import SILENT, Progress
-from ftx.evaluating.certify import certify_device, certify_run, is_certified
+from ftx.evaluating.calibrate import calibrate_run, is_calibrated
+from ftx.evaluating.calibrate_device import prepare_device
+from ftx.evaluating.certify import certify_run, is_certified
 from ftx.evaluating.comparison import Subject
 from ftx.evaluating.measure import Measurement, Measurements, measure, reference_logits
 from ftx.evaluating.parity_images import folder_images, run_images
@@ -39,8 +41,8 @@ class HeldModel(ClosedModel):
     run: Path | None = None
     data: Path | None = None
     images: int | None = None
-    # Only of an int8-checked folder without a run: the images that certify it.
-    certify_on: Path | None = None
+    # Only of a folder without a run: the images that certify and calibrate it.
+    prepare_on: Path | None = None
 
 
 class HeldRow(ClosedModel):
@@ -66,7 +68,7 @@ def measure_here(model: HeldModel) -> HeldRows:
 
     Raises: RunError, DataError, ExportError as the validation of a run does.
     """
-    _certify(model)
+    _prepare(model)
     if model.run is None:
         _, images = folder_images(OpenVinoPredictor(model.folder))
     else:
@@ -98,13 +100,16 @@ def measure_here(model: HeldModel) -> HeldRows:
     return HeldRows(rows=rows)
 
 
-def _certify(model: HeldModel) -> None:
-    if read_card(model.folder).artifact != IR_INT8_CHECKED:
-        return
-    if model.certify_on is not None:
-        certify_device(model.folder, model.certify_on)
-    elif model.run is not None and not is_certified(model.folder):
-        certify_run(Run(model.run), model.folder, model.data)
+def _prepare(model: HeldModel) -> None:
+    """Certify and calibrate it for the kernels of this process."""
+    if model.prepare_on is not None:
+        prepare_device(model.folder, model.prepare_on)
+    elif model.run is not None:
+        checked = read_card(model.folder).artifact == IR_INT8_CHECKED
+        if checked and not is_certified(model.folder):
+            certify_run(Run(model.run), model.folder, model.data)
+        if not is_calibrated(model.folder):
+            calibrate_run(Run(model.run), model.folder, model.data)
 
 
 def measure_in_sets(

@@ -6,9 +6,7 @@ inputs. Shapes: N images, C labels.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +17,11 @@ import numpy as np
 from ftx.core.errors import ImageError
 from ftx.core.progress import SILENT, Progress, ProgressTask
 from ftx.data.dataset import Entry, groups_of
-from ftx.data.image_store import EncodedImage, ImageLike
+from ftx.data.image_store import ImageLike
 from ftx.data.preprocess import Pixels, Preprocess, load_pixels
 from ftx.evaluating.comparison import Comparison, Reference, Subject, compare
 from ftx.evaluating.judge import ParityJudgement, judge
+from ftx.evaluating.latency import files_latency_ms, graph_latency_ms
 from ftx.evaluating.logit_bounds import FREE, Bounds
 from ftx.evaluating.parity_images import ParityImages, certifying_rows, folder_images, read_reference
 from ftx.evaluating.stated_labels import identity_faults, metadata_faults, preprocessing_faults
@@ -41,10 +40,6 @@ from ftx.tasks.thresholds import Floats
 
 if TYPE_CHECKING:
     from ftx.runtimes.torch import TorchPredictor
-
-# The first calls allocate and compile for a new shape; nine more give a median that one disturbance does not change.
-WARM_UP = 2
-TIMED = 9
 
 
 def graph_logits(predictor: Predictor, pixels_NHWC: Pixels, progress: ProgressTask) -> Floats:
@@ -84,26 +79,6 @@ def stacked(outputs: Iterable[Floats | ImageError], progress: ProgressTask) -> F
         rows.append(output)
         progress.advance()
     return np.stack(rows)
-
-
-def graph_latency_ms(predictor: Predictor, pixels_NHWC: Pixels) -> float:
-    """Median time of one image whose pixels are in memory."""
-    return _median_ms([lambda i=i: predictor.logits(pixels_NHWC[i : i + 1]) for i in range(len(pixels_NHWC))])
-
-
-def files_latency_ms(predictor: Predictor, images: Sequence[ImageLike]) -> float:
-    """Median time of one image from its file, decoding included, but no hash: a device has none to check."""
-    plain = [replace(EncodedImage.of(image), sha256=None) for image in images]
-    return _median_ms([lambda image=image: list(predictor.logits_from_files([image])) for image in plain])
-
-
-def _median_ms(calls: Sequence[Callable[[], object]]) -> float:
-    times: list[float] = []
-    for index in range(WARM_UP + TIMED):
-        start = time.perf_counter()
-        calls[index % len(calls)]()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[WARM_UP:])
 
 
 @dataclass(frozen=True)
@@ -157,7 +132,7 @@ class Measurements:
 
     ``reference`` are the trained model's logits for all images, ``tinted`` those for tinted copies of some. ``faults``
     are what no figure shows, by artifact. ``on_reference`` are each OpenVINO model's own logits for the reference
-    images next to it, ``from_files`` the logits of all images, each from its file. Shape: [N, C].
+    images next to it, ``measurements`` what was compared.
     ``notes`` are added to an artifact's summary; ``partial`` is why these images prove nothing.
     ``spent`` are the rows of images that an artifact was made with, which therefore say nothing about it.
     """
@@ -171,9 +146,7 @@ class Measurements:
     faults: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     notes: dict[str, str] = field(default_factory=dict[str, str])
     on_reference: dict[Artifact, list[ReferenceLogits]] = field(default_factory=dict[Artifact, list[ReferenceLogits]])
-    from_files: dict[tuple[Artifact, ComputePrecision], Floats] = field(
-        default_factory=dict[tuple[Artifact, ComputePrecision], Floats]
-    )
+    measurements: list[Measurement] = field(default_factory=list[Measurement])
 
     def add(self, measured: Measurement) -> None:
         """Compare one model in one view with the trained model."""
@@ -183,6 +156,16 @@ class Measurements:
             reference = reference.followed_by(self.tinted)
         bound = self.table.pick(subject.artifact, subject.view, subject.compute, drops_patches=reference.drops_patches)
         self.comparisons.append(compare(reference, measured.logits_NC, subject, bound))
+        self.measurements.append(measured)
+
+    @property
+    def from_files(self) -> Mapping[tuple[Artifact, ComputePrecision], Floats]:
+        """The logits of all images, each from its file; of no artifact that some were made with. Shape: [N, C]."""
+        return {
+            (one.subject.artifact, one.subject.compute): one.logits_NC
+            for one in self.measurements
+            if one.subject.view == "files" and not self.spent.get(one.subject.artifact)
+        }
 
     def judged(self, max_drop: float, partial: str | None = None) -> ParityJudgement:
         """The verdicts of these comparisons; ``partial`` is another reason why they prove nothing."""
@@ -217,12 +200,8 @@ def measure_run(
                     predictor = OpenVinoPredictor(run.folder(artifact), compute, kernels="single")
                 found = measure(artifact, predictor, images, view, bar)
                 measured.add(found)
-                if view == "files":
-                    if not measured.spent.get(artifact):  # else a report would show images that made it
-                        measured.from_files[artifact, predictor.compute] = found.logits_NC
-                elif isinstance(predictor, OpenVinoPredictor):
-                    own = measured.on_reference.setdefault(artifact, [])
-                    own.append(reference_logits(predictor, view))
+                if view != "files" and isinstance(predictor, OpenVinoPredictor):
+                    measured.on_reference.setdefault(artifact, []).append(reference_logits(predictor, view))
     if measured.reference.drops_patches:
         measured.notes[DENSE.name] = _with_all_tokens(run, measured.reference.take(images.chosen), images.pixels)
     return measured
@@ -271,7 +250,6 @@ def _measure_trained(
     measured = Measurements(reference, table, tinted)
     subject = Subject(TRAINED, "files", F32, files_latency_ms(trained, images.files))
     measured.add(Measurement(subject, range(len(names)), tinted=False, logits_NC=logits_NC))
-    measured.from_files[TRAINED, F32] = logits_NC
     return measured
 
 

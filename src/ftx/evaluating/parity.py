@@ -12,13 +12,15 @@ from pathlib import Path
 
 from ftx.core.errors import ExportError, InputError, RunError, shell_command
 from ftx.core.progress import SILENT, Progress
-from ftx.evaluating.certify import certified_on, certify_device, certify_run, is_certified
+from ftx.evaluating.calibrate import calibrate_run, is_calibrated, set_rows
+from ftx.evaluating.calibrate_device import prepare_device
+from ftx.evaluating.certify import certified_on, certify_run, is_certified
 from ftx.evaluating.held_process import HeldModel, measure_in_sets
 from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import Bounds
 from ftx.evaluating.measure import measure_folder, measure_run
 from ftx.evaluating.on_device import measure_on_device
-from ftx.evaluating.parity_images import run_images
+from ftx.evaluating.parity_images import certifying_rows, run_images
 from ftx.evaluating.parity_report import (
     add_own_set,
     add_release,
@@ -88,12 +90,12 @@ def validate(
             "this exported folder is not whole", where=folder, found=found, fix="copy the whole folder again"
         )
     if (folder / CARD_FILE).is_file():
-        if images is not None or (data is not None and read_card(folder).artifact != IR_INT8_CHECKED):
+        if images is not None:
             raise InputError(
-                "--data and --images must not be given for an exported folder, which has its own reference images",
+                "--images must not be given for an exported folder, which has its own reference images",
                 where=folder,
-                found="--images" if images is not None else "--data, which is only for int8-checked",
-                fix="run the command without them, or name the run",
+                found=f"--images {images}",
+                fix="run the command without it, or name the run",
             )
         if openvino:
             raise InputError(
@@ -107,7 +109,7 @@ def validate(
             )
         if data is not None and device != CPU:
             raise InputError(
-                "--data certifies int8-checked, which runs only on the CPU", found=device, fix="leave out --device"
+                "--data calibrates the model for the CPU", found=f"--device {device}", fix="leave out --device"
             )
         check_device(device, core())
         if isa and device != CPU:
@@ -129,14 +131,14 @@ def _validate_folder(
     device: str,
     progress: Progress,
 ) -> ParityReport:
-    """``proof.json`` keeps what was found, by machine. ``data`` certifies int8-checked.
+    """``proof.json`` keeps what was found, by machine. ``data`` calibrates the model, and certifies int8-checked.
 
     Raises: ExportError if the folder is incomplete, altered, or its reference or proof is malformed.
     """
     Run.check_folder(folder)
     checked = read_card(folder).artifact == IR_INT8_CHECKED
     if data is not None:
-        certify_device(folder, data, progress)
+        prepare_device(folder, data, progress)
     proof = read_proof(folder, progress)
     measured = measure_folder(folder, table, progress, device=device)
     margin = max_drop if max_drop is not None else proof.run.max_drop if proof.run else MAX_DROP
@@ -153,7 +155,7 @@ def _validate_folder(
     add_own_set(report, sets)
     (artifact,) = measured.on_reference
     for _, isa, held in measure_in_sets(
-        {artifact: HeldModel(folder=folder, certify_on=data)}, sets, measured, progress
+        {artifact: HeldModel(folder=folder, prepare_on=data)}, sets, measured, progress
     ):
         if held is None:
             add_set(report, artifact, isa, None)
@@ -193,6 +195,9 @@ def _validate_run(
     checked = run.folder(IR_INT8_CHECKED) if IR_INT8_CHECKED in exported else None
     if checked is not None and not is_certified(checked):
         certify_run(run, checked, data, progress)
+    for artifact in irs:
+        if not is_calibrated(run.folder(artifact)):
+            calibrate_run(run, run.folder(artifact), data, progress)
     measured = measure_run(run, exported, entries, images, table, progress)
     judged = measured.judged(margin, partial)
     for artifact, note in measured.notes.items():
@@ -202,6 +207,9 @@ def _validate_run(
     report.run = str(run.path)
     report.digests = {artifact.name: manifest.digest(artifact) for artifact in (TRAINED, DENSE, *exported)}
     add_own_set(report, sets)
+    calibrating = certifying_rows(run, entries)
+    for artifact in irs:
+        report.prediction_sets += set_rows(run.folder(artifact), artifact, measured, calibrating)
     proofs: dict[Artifact, list[RunProof]] = {}
     models = {
         artifact: HeldModel(folder=run.folder(artifact), run=run.path, data=data, images=count) for artifact in irs
@@ -209,6 +217,8 @@ def _validate_run(
     for artifact, isa, held in measure_in_sets(models, sets, measured, progress):
         judged = held and judge(held.comparisons, margin, partial=partial)
         add_set(report, artifact, isa, judged)
+        if held is not None:
+            report.prediction_sets += set_rows(run.folder(artifact), artifact, held, calibrating)
         if held is not None and judged is not None:
             proofs.setdefault(artifact, []).append(set_proof(report, artifact, isa, judged, held))
     own = this_set()

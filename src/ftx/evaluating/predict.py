@@ -31,6 +31,7 @@ from ftx.runs.run import Run
 from ftx.runs.tuning_json import TuningGoal
 from ftx.runtimes import LoadOptions, Predictor, load
 from ftx.runtimes.predictor import RanModel, with_ran
+from ftx.runtimes.uncertainty import Uncertainty
 from ftx.tasks.base import ScoredLabel, Task
 from ftx.tasks.thresholds import Floats
 
@@ -48,6 +49,10 @@ class Prediction(ClosedModel):
     """The predicted labels, each with its score from 0 to 1."""
     scores: dict[str, float] | None = None
     """The score of every label, from 0 to 1; null without ``--scores``."""
+    set: list[str] | None = None
+    """The prediction set: the labels that the image may have. For a label tree: the predicted labels that are certain
+    enough. null if the model was not calibrated.
+    """
     ran: RanModel | None = None
     """Only for int8-checked: the model whose prediction this is. ``fp32`` runs if the first labels are doubtful."""
     error: str | None = None
@@ -238,15 +243,22 @@ def predictions_of(
     items: Sequence[Item], predictor: Predictor, scores: bool, progress: Progress
 ) -> Iterator[Prediction]:
     """The prediction for each item, in order."""
+    sure = predictor.uncertainty
     outcomes = with_ran(predictor, (item.image for item in items))
     with progress.track("Predicting", len(items)) as bar:
         for item, (outcome, ran) in zip(items, outcomes, strict=True):
-            yield to_prediction(item.name, outcome, predictor.task, scores=scores, ran=ran)
+            yield to_prediction(item.name, outcome, predictor.task, scores=scores, ran=ran, sure=sure)
             bar.advance()
 
 
 def to_prediction(
-    name: str, outcome: Floats | ImageError, task: Task, *, scores: bool = False, ran: RanModel | None = None
+    name: str,
+    outcome: Floats | ImageError,
+    task: Task,
+    *,
+    scores: bool = False,
+    ran: RanModel | None = None,
+    sure: Uncertainty | None = None,
 ) -> Prediction:
     """The labels that logits [C] give an image, or why it has none."""
     if isinstance(outcome, ImageError):
@@ -255,7 +267,8 @@ def to_prediction(
         return failed_prediction(name, ImageError("the model computed NaN or infinity"))
     scores_C = task.scores(outcome[None])[0]
     every = dict(zip(task.labels.names, scores_C.tolist(), strict=True)) if scores else None
-    return Prediction(path=path_text(name), labels=task.decode(scores_C), scores=every, ran=ran)
+    chosen = None if sure is None else sure.prediction_set(outcome)
+    return Prediction(path=path_text(name), labels=task.decode(scores_C), scores=every, set=chosen, ran=ran)
 
 
 def failed_prediction(name: str, error: ImageError) -> Prediction:

@@ -19,7 +19,7 @@ from ftx.core.files import staged_file
 from ftx.core.progress import SILENT, Progress
 from ftx.data.image_store import EncodedImage, Item, open_image
 from ftx.data.preprocess import Pixels, Preprocess, normalise, resize_crop
-from ftx.evaluating.predict import OneImage, find_images, to_prediction
+from ftx.evaluating.predict import OneImage, failed_prediction, find_images, to_prediction
 from ftx.explaining.overlay import overlay
 from ftx.runs.artifacts import DENSE, TRAINED
 from ftx.runs.run import Run
@@ -215,7 +215,7 @@ def _explained(item: Item, explainer: Explainer, labels: Sequence[str], names: _
             raise item.image
         image = open_image(item.image)
     except ImageError as error:
-        prediction = to_prediction(item.name, error, explainer.task)
+        prediction = failed_prediction(item.name, error)
         return Explanation(path=prediction.path, error=prediction.error)
     logits_NC, maps_NChw = explainer.explain(resize_crop(image, explainer.preprocess)[None])
     prediction = to_prediction(item.name, logits_NC[0], explainer.task)

@@ -203,7 +203,7 @@ def export_update(
 
 
 def _proof(run: Run, base: Card, pixels_NHWC: Pixels, progress: Progress) -> Proof | None:
-    """What ``ftx validate`` found of the run's own f32 IR, whose weights a device reproduces to the last bit.
+    """What was found and calibrated of the run's own f32 IR, whose weights a device reproduces to the last bit.
 
     It has the logits of that IR's reference images. If the base has other images, the IR runs on these, only in the
     instruction set of this machine. None without a proof, or if this machine computes in other precisions.
@@ -213,7 +213,7 @@ def _proof(run: Run, base: Card, pixels_NHWC: Pixels, progress: Progress) -> Pro
     folder = run.require(IR_FP32)
     proof = read_proof(folder)
     if proof.run is None:
-        return None
+        return proof if proof.calibrations else None
     if np.array_equal(load_file(folder / REFERENCE_FILE)["images"], pixels_NHWC):
         return proof
     own: list[ReferenceLogits] = []

@@ -21,16 +21,18 @@ from ftx.core.progress import SILENT, Progress
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.core.version import __version__
 from ftx.runs.artifacts import Artifact
+from ftx.runs.calibration import Calibration
 from ftx.runs.card_json import CARD_FILE, PROOF_FILE
 from ftx.runs.compute_precision import ComputeField, ComputePrecision
-from ftx.runs.machine import InstructionSet, Machine, this_set
+from ftx.runs.machine import InstructionSet, Machine, this_machine, this_set
 from ftx.runs.parity_json import Family, ParityReport, ParityRow, Summary, Transfer, Verdict
 from ftx.runs.views import PixelView
 from ftx.tasks.thresholds import Floats
 
-PROOF_SCHEMA = 3
-# Version 2 has ``said`` for ``summary``. Version 1 has no view either: no int8 model was run on single images.
-_READ = (1, 2, PROOF_SCHEMA)
+PROOF_SCHEMA = 4
+# Version 3 has no calibrations. Version 2 has ``said`` for ``summary``. Version 1 has no view either: no int8 model was
+# run on single images.
+_READ = (1, 2, 3, PROOF_SCHEMA)
 
 
 class ReferenceLogits(ClosedModel):
@@ -108,6 +110,8 @@ class Proof(ClosedModel):
     """The results of the same command in other instruction sets (``--isa``), or with other releases of OpenVINO."""
     devices: list[Transfer] = []  # noqa: RUF012  pydantic copies it
     """The results of ``ftx validate`` for this folder, one for each machine."""
+    calibrations: list[Calibration] = []  # noqa: RUF012  pydantic copies it
+    """What its prediction sets rest on, one entry for each way in which a machine runs the model."""
 
 
 def ir_digest(folder: Path) -> str:
@@ -181,8 +185,8 @@ def keep_proof(
 
     What is known of other instruction sets stays.
     """
-    measured = [_where(proof) for proof in sets or []]
-    others = [proof for proof in _known_sets(folder, ir) if _where(proof) not in measured]
+    measured, known = [_where(proof) for proof in sets or []], _known(folder, ir)
+    others = [proof for proof in known.sets if _where(proof) not in measured]
     found = RunProof(
         verdict=report.verdicts[artifact.name],
         summary=report.summary[artifact.name],
@@ -195,19 +199,35 @@ def keep_proof(
         answers=reference_logits,
         isa=this_set(),
     )
-    _write(folder, Proof(ir=ir, run=found, sets=[*others, *(sets or [])]), progress)
+    kept = known.model_copy(update={"run": found, "sets": [*others, *(sets or [])], "devices": []})
+    _write(folder, kept, progress)
 
 
 def _where(proof: RunProof) -> tuple[object, ...]:
     return proof.isa, proof.machine.openvino, proof.machine.device
 
 
-def _known_sets(folder: Path, ir: str) -> list[RunProof]:
+def _known(folder: Path, ir: str) -> Proof:
     try:
         known = read_proof(folder)
     except ExportError:  # it is written again
-        return []
-    return known.sets if known.ir == ir else []
+        return Proof(ir=ir)
+    return known if known.ir == ir else Proof(ir=ir)
+
+
+def keep_calibrations(folder: Path, found: list[Calibration], progress: Progress = SILENT) -> None:
+    """Add calibrations, in the place of those for the same kernels."""
+    known, ways = _known(folder, ir_digest(folder)), {one.way for one in found}
+    others = [one for one in known.calibrations if one.way not in ways]
+    _write(folder, known.model_copy(update={"calibrations": [*others, *found]}), progress)
+
+
+def forget_calibrations(folder: Path) -> None:
+    """Drop those for the kernels that this process runs."""
+    known, here = _known(folder, ir_digest(folder)), (this_set(), this_machine().openvino)
+    others = [one for one in known.calibrations if (one.isa, one.machine.openvino) != here]
+    if len(others) < len(known.calibrations):
+        _write(folder, known.model_copy(update={"calibrations": others}), SILENT)
 
 
 def carry_proof(folder: Path, proof: Proof) -> None:

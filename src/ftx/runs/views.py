@@ -13,3 +13,4 @@ PixelView = Literal["graph", "one_image"]
 # files: each runtime with its own image path.
 View = PixelView | Literal["files"]
 VIEW_OF: Mapping[KernelPath, PixelView] = {"batch": "graph", "single": "one_image"}
+PATH_OF: Mapping[View, KernelPath] = {view: path for path, view in VIEW_OF.items()}

@@ -14,6 +14,7 @@ from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
 from ftx.runs.artifacts import ONNX, ONNX_FILE, RuntimeName
 from ftx.runs.compute_precision import F32
 from ftx.runtimes.predictor import INPUT, LOGITS, MAPS, feed_files
+from ftx.runtimes.uncertainty import Uncertainty
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
@@ -29,6 +30,7 @@ class OnnxPredictor:
 
     name: RuntimeName = "onnx"
     compute = F32
+    uncertainty: Uncertainty | None = None
 
     def __init__(self, folder: Path, preprocess: Preprocess, task: Task) -> None:
         """Open the model.

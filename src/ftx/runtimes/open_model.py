@@ -12,15 +12,17 @@ from ftx.core.processors import cores
 from ftx.core.progress import SILENT, Progress
 from ftx.core.user_cache import cache_folder, forget
 from ftx.runs.artifacts import ARTIFACTS, DENSE, EXPORT_IR, IRS, ONNX, ONNX_FILE, TRAINED, Artifact
+from ftx.runs.calibration import COVERAGE
 from ftx.runs.card_json import CARD_FILE
 from ftx.runs.compute_precision import Compute
-from ftx.runs.machine import CPU
-from ftx.runs.proof_json import ir_digest
+from ftx.runs.machine import CPU, this_machine, this_set
+from ftx.runs.proof_json import ir_digest, read_proof
 from ftx.runs.run import Run
 from ftx.runs.run_json import is_run
 from ftx.runs.tuning_json import OpenvinoSetting, TuningGoal, tuned_here
 from ftx.runtimes.choose_artifact import best_ir, best_of, check_proof
 from ftx.runtimes.predictor import Predictor
+from ftx.runtimes.uncertainty import Uncertainty
 
 # Without ``ftx bench --save``.
 UNTUNED: Mapping[TuningGoal, OpenvinoSetting] = {
@@ -38,6 +40,8 @@ class LoadOptions(TypedDict, total=False):
     """The device of OpenVINO: CPU (the default), GPU, NPU or AUTO."""
     require_proof: bool
     """Whether a model that is not proved on this machine is an error."""
+    coverage: float
+    """The fraction of images whose prediction set contains their label, on average over calibration sets."""
     allow_failed: bool
     """Whether a model that failed on this machine is no error."""
 
@@ -89,8 +93,8 @@ def _check_verdict(predictor: Predictor, progress: Progress, options: LoadOption
     from ftx.runtimes.openvino import OpenVinoPredictor
 
     if isinstance(predictor, OpenVinoPredictor):
-        check_proof(predictor.folder, progress, **options)
-        _note_doubts(predictor, progress)
+        _check_proof(predictor.folder, progress, options)
+        _note_doubts(predictor, progress, options)
     elif options.get("require_proof"):
         raise GateFailed(
             "--require-proof needs an OpenVINO model: ftx validate verifies only these for a machine",
@@ -99,11 +103,32 @@ def _check_verdict(predictor: Predictor, progress: Progress, options: LoadOption
         )
 
 
-def _note_doubts(predictor: Predictor, progress: Progress) -> None:
-    """Note if the bound of int8-checked was not measured for how it runs here; or later, for such images."""
+def _check_proof(folder: Path, progress: Progress, options: LoadOptions) -> None:
+    check_proof(
+        folder,
+        progress,
+        device=options.get("device", CPU),
+        require_proof=options.get("require_proof", False),
+        allow_failed=options.get("allow_failed", False),
+    )
+
+
+def _note_doubts(predictor: Predictor, progress: Progress, options: LoadOptions) -> None:
+    """Set the coverage of prediction sets, and note what is guaranteed; also of the bound of int8-checked.
+
+    Later, note if the images are not those that the bound was measured on. Raises: InputError for the coverage.
+    """
     from ftx.runtimes.openvino import OpenVinoPredictor
 
-    if not isinstance(predictor, OpenVinoPredictor) or not predictor.checked:
+    coverage = options.get("coverage", COVERAGE)
+    if not 0 < coverage < 1:
+        raise InputError("--coverage must be between 0 and 1", found=f"{coverage:g}", fix="use --coverage 0.95")
+    if not isinstance(predictor, OpenVinoPredictor):
+        return
+    predictor.uncertainty = uncertainty_of(predictor, coverage)
+    if predictor.uncertainty is not None:
+        progress.note(predictor.uncertainty.guarantee)
+    if not predictor.checked:
         return
     again = f"{shell_command('ftx validate', predictor.folder)} --data DIR"
     predictor.checked.note = lambda text: progress.note(f"{text}: {again}")
@@ -111,6 +136,23 @@ def _note_doubts(predictor: Predictor, progress: Progress) -> None:
         known = predictor.checked.bound < math.inf
         instead = "it uses the largest bound of others" if known else "each image also runs in fp32"
         progress.note(f"int8-checked is not certified on this CPU and version of OpenVINO: {instead}")
+
+
+def uncertainty_of(predictor: Predictor, coverage: float = COVERAGE) -> Uncertainty | None:
+    """By the calibration for the kernels that it runs with; else by the first one, unproved. None without any.
+
+    Raises: ExportError if the file of the calibrations is damaged.
+    """
+    from ftx.runtimes.openvino import OpenVinoPredictor
+
+    if not isinstance(predictor, OpenVinoPredictor):
+        return None
+    known = read_proof(predictor.folder).calibrations
+    way = (this_set(), predictor.compute.dtype, predictor.kernel_path, this_machine().openvino, predictor.device)
+    here = next((one for one in known if one.way == way), None)
+    if here is not None:
+        return Uncertainty(predictor.task, here, coverage)
+    return Uncertainty(predictor.task, known[0], coverage, elsewhere=True) if known else None
 
 
 def load_folder(
@@ -195,9 +237,9 @@ def _load_best(run: Run, compute: Compute, goal: TuningGoal, progress: Progress,
     device = options.get("device", CPU)
     chosen, why = best_ir(run, device)
     progress.note(f"model: {run.folder(chosen)}, {why}")
-    check_proof(run.folder(chosen), SILENT, **options)
+    _check_proof(run.folder(chosen), SILENT, options)
     predictor = load_artifact(run, chosen, compute=compute, goal=goal, device=device)
-    _note_doubts(predictor, progress)
+    _note_doubts(predictor, progress, options)
     return predictor
 
 

@@ -39,6 +39,7 @@ from ftx.runtimes.device import check_device, property_of
 from ftx.runtimes.predictor import BATCH_IMAGES, LOGITS, MAPS, RanModel, feed_files
 from ftx.runtimes.release_process import primitives
 from ftx.runtimes.single_kernels import preprocessing
+from ftx.runtimes.uncertainty import Uncertainty
 from ftx.tasks.thresholds import Flags, Floats
 
 with no_telemetry():
@@ -148,6 +149,7 @@ class OpenVinoPredictor:
         self.kernel_path: KernelPath = self._network.kernel_path
         # Whether the model was exported with a map for each label.
         self.has_maps = MAPS in self.outputs
+        self.uncertainty: Uncertainty | None = None
         self.checked: CheckedNetwork | None = None
         self.certificate: Certificate | None = None
         if exact is not None and known is not None:

@@ -27,6 +27,7 @@ from ftx.runs.machine import InstructionSet, Kernels, environment, is_emulated, 
 from ftx.runtimes import release_process
 from ftx.runtimes.openvino import frame, graph_input
 from ftx.runtimes.predictor import feed_files
+from ftx.runtimes.uncertainty import Uncertainty
 from ftx.tasks.thresholds import Floats
 
 
@@ -37,6 +38,7 @@ class OtherRelease:
     """
 
     name: RuntimeName = "openvino"
+    uncertainty: Uncertainty | None = None
 
     def __init__(self, folder: Path, home: Path, isa: InstructionSet) -> None:
         """Start the process and compile the model. Raises: ExportError if that OpenVINO cannot."""

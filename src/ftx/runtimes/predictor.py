@@ -19,6 +19,7 @@ from ftx.data.preprocess import Pixels, Preprocess
 from ftx.data.threads import in_threads
 from ftx.runs.artifacts import RuntimeName
 from ftx.runs.compute_precision import ComputePrecision
+from ftx.runtimes.uncertainty import Uncertainty
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
@@ -49,6 +50,7 @@ class Predictor(Protocol):
 
     ``task`` has the labels of its logits, ``preprocess`` is the preprocessing of its training, and ``compute`` the
     precision that it computes in. ``model_info`` is Model API's metadata in the model, empty if its format has none.
+    ``uncertainty`` is how sure the model is of an image; None before ``load`` sets it, and if it was not calibrated.
     """
 
     name: RuntimeName
@@ -56,6 +58,7 @@ class Predictor(Protocol):
     preprocess: Preprocess
     compute: ComputePrecision
     model_info: dict[str, str]
+    uncertainty: Uncertainty | None
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         """The graph view: logits of pixels that the training's preprocessing has already resized and cropped.

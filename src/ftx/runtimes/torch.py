@@ -17,6 +17,7 @@ from ftx.data.preprocess import Pixels, Preprocess, load_pixels, normalise
 from ftx.runs.artifacts import RuntimeName
 from ftx.runs.compute_precision import F32, ComputePrecision
 from ftx.runtimes.predictor import feed_files
+from ftx.runtimes.uncertainty import Uncertainty
 from ftx.tasks.base import Task
 from ftx.tasks.thresholds import Floats
 
@@ -31,6 +32,7 @@ class TorchPredictor:
     name: RuntimeName = "torch"
     compute: ComputePrecision = F32
     model_info: dict[str, str] = field(default_factory=dict[str, str])
+    uncertainty: Uncertainty | None = None
 
     def logits(self, pixels_NHWC: Pixels) -> Floats:
         images_N3HW = torch.from_numpy(normalise(pixels_NHWC, self.preprocess))

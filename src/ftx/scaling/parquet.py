@@ -1,4 +1,4 @@
-"""Predictions as a Parquet table: path, labels with their scores, all scores if requested, or an error."""
+"""Predictions as a Parquet table: path, labels with their scores, all scores if requested, the set, or an error."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def write_parquet(file: Path, lines: Iterable[bytes], *, scores: bool) -> None:
     label = pa.struct([("name", pa.string()), ("score", pa.float64())])
     columns: list[tuple[str, Any]] = [("path", pa.string()), ("labels", pa.list_(label))]
     columns += [("scores", pa.map_(pa.string(), pa.float64()))] if scores else []
+    columns += [("set", pa.list_(pa.string()))]
     schema = pa.schema([*columns, ("ran", pa.string()), ("error", pa.string())])
     with ParquetWriter(file, schema, compression="zstd") as writer:
         for rows in _groups(lines):

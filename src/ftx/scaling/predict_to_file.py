@@ -17,6 +17,7 @@ from ftx.core.files import staged_file
 from ftx.core.packages import require
 from ftx.core.progress import SILENT, Progress
 from ftx.evaluating.predict import Prediction
+from ftx.runs.calibration import COVERAGE
 from ftx.runs.proof_json import ir_digest
 from ftx.runtimes import LoadOptions, load
 from ftx.runtimes.openvino import OpenVinoPredictor
@@ -93,7 +94,10 @@ def predict_to_file(
     if not isinstance(predictor, OpenVinoPredictor):
         found, fix = f"a model for {predictor.name}", "export it first: ftx export"
         raise InputError("--out needs an exported IR", where=artifact, found=found, fix=fix)
-    spec = JobSpec(images=_digest(parts), model=ir_digest(predictor.folder), scores=scores, parts=len(parts))
+    coverage = options.get("coverage", COVERAGE)
+    spec = JobSpec(
+        images=_digest(parts), model=ir_digest(predictor.folder), scores=scores, parts=len(parts), coverage=coverage
+    )
     began = time.monotonic()
     with open_job(out, spec) as job:
         todo, workers = [(nth, parts[nth]) for nth in job.left()], 1
@@ -102,7 +106,11 @@ def predict_to_file(
         with _resumable(job):
             if ray is not None and todo:
                 setup = WorkerSetup(
-                    folder=predictor.folder.absolute(), scores=scores, address=ray.address, workers=ray.workers
+                    folder=predictor.folder.absolute(),
+                    scores=scores,
+                    coverage=coverage,
+                    address=ray.address,
+                    workers=ray.workers,
                 )
                 with ray_workers(setup, progress) as on_ray:
                     workers = on_ray.number

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from ftx.core.child_process import Fault
 from ftx.core.closed_model import ClosedModel
 from ftx.core.errors import EnvironmentFault, FtxError
+from ftx.runs.calibration import COVERAGE
 from ftx.runtimes import load
 from ftx.scaling.parts import JobPart
 from ftx.scaling.resumable_job import as_lines
@@ -42,6 +43,7 @@ class WorkerSetup(ClosedModel):
 
     folder: Path
     scores: bool
+    coverage: float = COVERAGE
     address: str | None
     workers: int | None
 
@@ -76,7 +78,7 @@ class Coordinator:
 class Worker:
     """A process that predicts parts, with its own model and its own cores of the machine."""
 
-    def __init__(self, coordinator: str, scores: bool, cores: int, folder: str | None) -> None:
+    def __init__(self, coordinator: str, scores: bool, coverage: float, cores: int, folder: str | None) -> None:
         import ray
 
         if folder is not None:  # to which paths of images are relative
@@ -90,7 +92,8 @@ class Worker:
         files: Mapping[str, bytes] = self._get(self._coordinator.model.remote())
         for name, content in files.items():
             Path(self._folder.name, name).write_bytes(content)
-        self._predictor, self._scores = load(Path(self._folder.name), goal="throughput"), scores
+        self._predictor = load(Path(self._folder.name), goal="throughput", coverage=coverage)
+        self._scores = scores
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Predict the parts of a batch. Columns ``nth`` and ``part`` to ``nth``, ``lines`` and ``lost``."""
@@ -155,7 +158,7 @@ def lead(setup: WorkerSetup, parts: Iterator[str]) -> Iterator[DriverMessage]:
         # It stays while something refers to it.
         coordinator = ray.remote(num_cpus=0)(Coordinator).options(name=name).remote(files)
         folder = str(Path.cwd()) if any(JobPart.from_json(text).is_relative for _, text in given) else None
-        for row in _rows(given, number, cores, (name, setup.scores, cores, folder)):
+        for row in _rows(given, number, cores, (name, setup.scores, setup.coverage, cores, folder)):
             yield DriverMessage(nth=int(row["nth"]), lines=str(row["lines"]), lost=int(row["lost"]))
         del coordinator
     except Exception as error:  # whatever ended the work there

@@ -19,18 +19,20 @@ from ftx.core.errors import InputError, first_error
 from ftx.core.files import LOCK, sole_writer, write_atomic
 from ftx.core.untrusted_input import JsonError, read_json
 from ftx.evaluating.predict import Prediction
+from ftx.runs.calibration import COVERAGE
 
 JOB_FILE = "job.json"
 
 
 class JobSpec(ClosedModel):
-    """What identifies a job: digests of its images and its model, and whether it writes all scores."""
+    """What identifies a job: digests of its images and its model, and what it writes of each image."""
 
     version: int = 1
     images: str
     model: str
     scores: bool
     parts: int
+    coverage: float = COVERAGE
 
 
 class PredictionJob:

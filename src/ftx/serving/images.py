@@ -24,7 +24,7 @@ from ftx.data.decode import read_header
 from ftx.data.decode_limits import MAX_ASPECT, LimitedStream, decoding_bytes, too_narrow
 from ftx.data.image_store import open_image
 from ftx.data.preprocess import Pixels, Preprocess
-from ftx.evaluating.predict import Prediction, to_prediction
+from ftx.evaluating.predict import Prediction, failed_prediction, to_prediction
 from ftx.explaining.overlay import overlay
 from ftx.runtimes.openvino import TWICE, graph_input
 from ftx.runtimes.predictor import LOGITS, MAPS, PREFETCH_BYTES, RanModel
@@ -85,17 +85,17 @@ class Images:
         self, version: Version, name: str, image: bytes, *, scores: bool = False, saliency: bool = False
     ) -> ServedPrediction:
         """The prediction for one image, or its error."""
-        task, maps = version.predictor.task, None
+        maps = None
         try:
             async with self._decoded(image) as decoded:
                 outputs = await self._run(version, decoded)
-                plain = to_prediction(
-                    name, outputs[LOGITS], task, scores=scores, ran=_ran(outputs, version.predictor.quick)
-                )
+                predictor = version.predictor
+                ran, sure = _ran(outputs, predictor.quick), predictor.uncertainty
+                plain = to_prediction(name, outputs[LOGITS], predictor.task, scores=scores, ran=ran, sure=sure)
                 if saliency and plain.error is None and MAPS in outputs:
                     maps = await self.in_thread(_draw, version, plain, decoded, outputs)
         except ImageError as error:
-            plain = to_prediction(name, error, task)
+            plain = failed_prediction(name, error)
         return ServedPrediction(**dict(plain), saliency=maps)
 
     async def _run(self, version: Version, image: Image.Image | Pixels) -> ImageOutputs:

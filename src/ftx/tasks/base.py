@@ -64,6 +64,10 @@ class Task(Protocol):
     # Whether an adapter in all blocks learns as much from half of the patches, with a head that starts as a probe;
     # docs/decisions/0018.
     half_patches_after_probe: ClassVar[bool] = False
+    # Whether each image has one label, so that the threshold of prediction sets may differ by label.
+    one_label: ClassVar[bool] = False
+    # What the prediction set of an image does if it is right.
+    right_set: ClassVar[str] = "contain the label"
     labels: Labels
     thresholds: Thresholds
 
@@ -111,6 +115,10 @@ class Task(Protocol):
         """The labels of one image, from its scores."""
         ...
 
+    def in_order(self, labels: Sequence[int], scores_C: Floats) -> list[int]:
+        """Some labels, by number, in the order in which a prediction has them: the highest score first."""
+        return sorted(labels, key=lambda row: -scores_C[row])
+
     def known(self, targets_NC: Targets) -> Flags:
         """The labels whose presence or absence the truth contains. Shape: [N, C]."""
         return np.ones(targets_NC.shape, dtype=bool)
@@ -122,6 +130,32 @@ class Task(Protocol):
     def correct(self, logits_NC: Floats, targets_NC: Targets) -> Flags:
         """Whether every label of an image that is known is predicted correctly. Shape: [N]."""
         return ((self.predicted(logits_NC) == (targets_NC > 0)) | ~self.known(targets_NC)).all(axis=1)
+
+    def set_scores(self, logits_NC: Floats, targets_NC: Targets) -> Floats:
+        """At which threshold the prediction set of an image becomes right about a label; 0 if it always is.
+
+        The set is right about a label of the truth if this is at most the threshold. Shape: [N, C].
+        """
+        return np.where(targets_NC > 0, self._distance(logits_NC), 0)
+
+    def set_labels(self, targets_NC: Targets) -> NDArray[np.int64]:
+        """How many labels of each image a set can miss, at least 1. Shape: [N]."""
+        return np.maximum((targets_NC > 0).sum(axis=1), 1)
+
+    def prediction_set(self, logits_NC: Floats, thresholds_C: Floats) -> Flags:
+        """The labels of each prediction set: those predicted, and others that are near enough. Shape: [N, C].
+
+        Source: LAC (Sadinle et al., arXiv:1609.00451, eq. 3), whose sets may be empty; a predicted label is always in.
+        """
+        return self._distance(logits_NC) <= thresholds_C
+
+    def missed(self, sets_NC: Flags, targets_NC: Targets) -> Floats:
+        """The fraction of the labels of each image that its set misses. Shape: [N]."""
+        return ((targets_NC > 0) & ~sets_NC).sum(axis=1) / self.set_labels(targets_NC)
+
+    def _distance(self, logits_NC: Floats) -> Floats:
+        """How far each label is from a prediction that is certain: 1 - score; 0 for a label that is predicted."""
+        return np.where(self.predicted(logits_NC), 0, 1 - self.scores(logits_NC)).astype(np.float32)
 
     def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
         """The figures of the task, each in [0, 1]."""

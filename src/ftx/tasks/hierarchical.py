@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ftx.core.errors import DataError, listed
 from ftx.tasks.base import ImageLabels, LossChoice, RelatedLabels, ScoredLabel, Targets, Task
@@ -32,6 +34,7 @@ class Hierarchical(Task):
     """
 
     metric = "path_accuracy"
+    right_set = "contain no wrong label"
     balanced_metric = "macro_f1"
     nested_folders = True
 
@@ -97,8 +100,43 @@ class Hierarchical(Task):
     def decode(self, scores_C: Floats) -> list[ScoredLabel]:
         """The labels predicted: the path from the root, then the independent labels, each after its parent."""
         rows = np.flatnonzero(self._consistent(self.raw(scores_C[None]))[0]).tolist()
-        rows.sort(key=lambda row: (row >= self._singles.start, self._depth[row], row))
-        return [ScoredLabel(self.labels.names[row], float(scores_C[row])) for row in rows]
+        return [ScoredLabel(self.labels.names[row], float(scores_C[row])) for row in self.in_order(rows, scores_C)]
+
+    def in_order(self, labels: Sequence[int], scores_C: Floats) -> list[int]:
+        """The path from the root, then the independent labels, each after its parent."""
+        return sorted(labels, key=lambda row: (row >= self._singles.start, self._depth[row], row))
+
+    def set_scores(self, logits_NC: Floats, targets_NC: Targets) -> Floats:
+        """The probability of the likeliest predicted label that is wrong, at that label: a set ends before it.
+
+        Shape: [N, C].
+        """
+        wrong_NC = self.known(targets_NC) & (targets_NC == 0)
+        likely_NC = np.where(wrong_NC, self._path_scores(logits_NC), 0)
+        return np.where(best(likely_NC), likely_NC, 0)
+
+    def set_labels(self, targets_NC: Targets) -> NDArray[np.int64]:
+        """A set is right as a whole. Shape: [N]."""
+        return np.ones(len(targets_NC), np.int64)
+
+    def prediction_set(self, logits_NC: Floats, thresholds_C: Floats) -> Flags:
+        """The predicted labels whose path from the root is more likely than the threshold. Shape: [N, C].
+
+        Source: sets of nodes, arXiv:2501.19038; the deepest node that is certain enough.
+        """
+        return self._path_scores(logits_NC) > thresholds_C
+
+    def missed(self, sets_NC: Flags, targets_NC: Targets) -> Floats:
+        """Whether each set contains a wrong label. Shape: [N]."""
+        return (sets_NC & self.known(targets_NC) & (targets_NC == 0)).any(axis=1).astype(np.float64)
+
+    def _path_scores(self, logits_NC: Floats) -> Floats:
+        """The probability of each predicted label and all its ancestors; 0 for the others. Shape: [N, C]."""
+        scores_NC = self.scores(logits_NC)
+        kept_NC = self._consistent(self.raw(scores_NC))
+        for row, above in self._edges:
+            scores_NC[:, row] *= scores_NC[:, above]
+        return np.where(kept_NC, scores_NC, 0)
 
     def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
         """Accuracy of whole paths, groups and independent labels, hierarchical F1, and the fraction of contradictions.

@@ -21,6 +21,7 @@ class Multiclass(Task):
     metric = "accuracy"
     balanced_metric = "macro_f1"
     half_patches_after_probe = True
+    one_label = True
 
     @staticmethod
     def suits(samples: ImageLabels, declared: LabelDeclaration) -> bool:

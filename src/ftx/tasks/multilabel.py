@@ -51,9 +51,8 @@ class Multilabel(Task):
 
     def decode(self, scores_C: Floats) -> list[ScoredLabel]:
         """The labels above their threshold, the highest score first; there may be none."""
-        above = np.flatnonzero(scores_C > self.thresholds.of(self.labels.names))
-        order = sorted(above.tolist(), key=lambda index: -scores_C[index])
-        return [ScoredLabel(self.labels.names[index], float(scores_C[index])) for index in order]
+        above = np.flatnonzero(scores_C > self.thresholds.of(self.labels.names)).tolist()
+        return [ScoredLabel(self.labels.names[row], float(scores_C[row])) for row in self.in_order(above, scores_C)]
 
     def metrics(self, logits_NC: Floats, targets_NC: Targets) -> dict[str, float]:
         """Mean average precision, which needs no threshold, and macro and micro F1, which do."""
