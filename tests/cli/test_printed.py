@@ -22,7 +22,7 @@ from ftx.cli.train import _print_dry_run, _print_trained
 from ftx.cli.tune import _print as print_tuned
 from ftx.cli.validate import parse_bounds, parse_sets, print_parity, print_what_saturates, without_details
 from ftx.core.errors import InputError
-from ftx.evaluating.evaluate import ClassScore, EvalReport, SetQuality
+from ftx.evaluating.evaluate import ClassScore, EvalReport
 from ftx.exporting import ExportReport
 from ftx.exporting.export import ExportedArtifact
 from ftx.merging.combine_adapters import CombineReport
@@ -36,6 +36,7 @@ from ftx.runs.bench_json import BenchReport, BenchRow, SavedSetting
 from ftx.runs.compute_precision import F32
 from ftx.runs.machine import INSTRUCTION_SETS, Machine, this_machine
 from ftx.runs.parity_json import ClassDrop, Family, ParityReport, ParityRow, RowBound, SetVerdict
+from ftx.runs.set_quality import SetQuality
 from ftx.runs.train_jsonl import EPOCHS_FILE, Epoch, epoch_lines
 from ftx.runs.tuning_json import OpenvinoSetting
 from ftx.training.report import DryRunReport, PlannedLayer, TrainReport

@@ -16,7 +16,9 @@ from ftx.core.files import sha256_file
 from ftx.core.progress import Progress, ProgressTask
 from ftx.data.dataset import Entry, Split
 from ftx.exporting.export_source import Source
+from ftx.exporting.writers import WRITERS
 from ftx.recipe.schema import Recipe
+from ftx.runs.artifacts import IR_INT8
 from ftx.runs.new_run import new_run, seal
 from ftx.runs.reference_safetensors import ReferenceFile
 from ftx.runs.run import Run
@@ -103,10 +105,12 @@ def listener() -> Phases:
 
 
 @pytest.fixture(scope="module")
-def phases(run: Run, listener: Phases) -> list[tuple[str, int | None, list[str]]]:
+def phases(
+    run: Run, listener: Phases, tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[str, int | None, list[str]]]:
     global opened
     sys.addaudithook(hear)
-    assert SmallSource(run, listener).int8.candidates
+    WRITERS[IR_INT8].write(SmallSource(run, listener), IR_INT8, tmp_path_factory.mktemp("made"))
     opened = None
     return listener.told
 

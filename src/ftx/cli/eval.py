@@ -13,7 +13,8 @@ from ftx.core.errors import shell_command
 from ftx.runs.artifacts import ARTIFACTS
 
 if TYPE_CHECKING:
-    from ftx.evaluating.evaluate import EvalReport, SetQuality
+    from ftx.evaluating.evaluate import EvalReport
+    from ftx.runs.set_quality import SetQuality
 
 
 def command(

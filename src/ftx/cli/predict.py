@@ -196,8 +196,12 @@ def command(
             InputError("--engine ray runs only on CPUs", found=f"--device {device}", fix=f"use --device {CPU}"),
         ),
     )
-    how: LoadOptions = {"device": device, "require_proof": require_proof, "allow_failed": allow_failed}
-    how["coverage"] = coverage
+    how: LoadOptions = {
+        "device": device,
+        "require_proof": require_proof,
+        "allow_failed": allow_failed,
+        "coverage": coverage,
+    }
     if out is not None:
         return _predict_to_file(paths, artifact, out, form, engine, address, workers, how, scores=scores, json=json)
     shown = PredictionLines(top_k, csv=csv, json=json, scores=scores)
@@ -221,29 +225,28 @@ def _predict_files(images: list[Path], artifact: Path | None, shown: PredictionL
         predictions.append(prediction)
     labelled = [prediction for prediction in predictions if prediction.error is None]
     if labelled and not by_line:
-        names = [{label.name for label in one.labels} for one in labelled]
-        # In a tree a set has some of the predicted labels, elsewhere all of them and others.
-        is_tree = any(one.set is not None and some - {*one.set} for one, some in zip(labelled, names, strict=True))
-        sets = [
-            ", ".join(label for label in one.set or () if is_tree or label not in some) or "-"
-            for one, some in zip(labelled, names, strict=True)
+        columns: list[tuple[str, ...]] = [
+            ("image", *(one.path for one in labelled)),
+            ("label", *(", ".join(label.name for label in one.labels) or "no label" for one in labelled)),
+            ("score", *(", ".join(f"{label.score:.4f}" for label in one.labels) for one in labelled)),
         ]
-        has_sets = any(one.set is not None for one in labelled)
-        console.print_table(
-            ("image", "label", "score", *(("certain" if is_tree else "may also be",) if has_sets else ())),
-            [
-                (
-                    one.path,
-                    ", ".join(label.name for label in one.labels) or "no label",
-                    ", ".join(f"{label.score:.4f}" for label in one.labels),
-                    *((chosen,) if has_sets else ()),
-                )
-                for one, chosen in zip(labelled, sets, strict=True)
-            ],
-        )
+        if any(one.set is not None for one in labelled):
+            columns.append(_column_of_sets(labelled))
+        heads, *rows = zip(*columns, strict=True)
+        console.print_table(heads, rows)
     if not by_line:
         _print_twice(sum(one.ran == "fp32" for one in labelled), len(labelled))
     return report_skipped(predictions)
+
+
+def _column_of_sets(labelled: list[Prediction]) -> tuple[str, ...]:
+    """Its head, and the labels of each set. In a tree a set has some of the predicted labels, else all and others."""
+    predicted = [{label.name for label in one.labels} for one in labelled]
+    sets = [one.set or [] for one in labelled]
+    if any(names - {*some} for names, some, one in zip(predicted, sets, labelled, strict=True) if one.set is not None):
+        return "certain", *(", ".join(some) or "-" for some in sets)
+    others = [[name for name in some if name not in names] for names, some in zip(predicted, sets, strict=True)]
+    return "may also be", *(", ".join(some) or "-" for some in others)
 
 
 def _predict_to_file(

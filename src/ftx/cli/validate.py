@@ -33,7 +33,7 @@ def command(
             "--data",
             metavar="DIR",
             help="The folder of the images, if you have moved it since training. For the folder of an exported model: "
-            "images that this device predicts, with labels for prediction sets, without labels for int8-checked.",
+            "images that this device predicts. Prediction sets need their labels; int8-checked does not.",
         ),
     ] = None,
     bound: Annotated[

@@ -17,12 +17,14 @@ from ftx.runs.calibration import COVERAGE, Calibration, KernelWay, set_scores
 from ftx.runs.card_json import read_card
 from ftx.runs.compute_precision import Compute
 from ftx.runs.machine import CPU, this_machine, this_set
-from ftx.runs.parity_json import SetRow
 from ftx.runs.proof_json import keep_calibrations, read_proof
 from ftx.runs.run import Run
+from ftx.runs.set_quality import SetQuality, SetRow
 from ftx.runs.views import PATH_OF, KernelPath
 from ftx.runtimes.openvino import OpenVinoPredictor, default_compute, kernel_paths
-from ftx.tasks.base import Targets
+from ftx.runtimes.uncertainty import Uncertainty
+from ftx.tasks.base import Targets, Task
+from ftx.tasks.thresholds import Floats
 
 
 def calibrate_run(run: Run, folder: Path, data: Path | None, progress: Progress = SILENT) -> None:
@@ -84,8 +86,7 @@ def set_rows(folder: Path, artifact: Artifact, measured: Measurements, spent: Se
 
     ``spent`` are the rows of images that calibrated it.
     """
-    proof, task = read_proof(folder), measured.reference.task
-    known = {one.way: one for one in proof.calibrations if one.too_few(COVERAGE) is None}
+    known, task = {one.way: one for one in read_proof(folder).calibrations}, measured.reference.task
     for one in measured.measurements:
         subject, path = one.subject, PATH_OF.get(one.subject.view)
         rows = [at for at, row in enumerate(one.rows) if row not in spent and row < measured.reference.labelled]
@@ -96,17 +97,20 @@ def set_rows(folder: Path, artifact: Artifact, measured: Measurements, spent: Se
         kernels: tuple[KernelPath, ...] = (path, "single")
         ways: list[KernelWay] = [(isa, subject.compute.dtype, name, this_machine().openvino, CPU) for name in kernels]
         found = next((known[way] for way in ways if way in known), None)
-        if found is None:
-            continue
         targets_NC = measured.reference.targets[[one.rows[at] for at in rows]]
-        sets_NC = task.prediction_set(one.logits_NC[rows], found.thresholds(task, COVERAGE))
-        yield SetRow(
-            artifact=artifact.name,
-            isa=isa,
-            compute=subject.compute,
-            kernels=path,
-            images=len(rows),
-            coverage=1 - float(task.missed(sets_NC, targets_NC).mean()),
-            size=float(sets_NC.sum(axis=1).mean()),
-            guarantee=found.guarantee(task, COVERAGE),
-        )
+        quality = found and set_quality(task, one.logits_NC[rows], targets_NC, Uncertainty(task, found, COVERAGE))
+        if quality:
+            yield SetRow(artifact=artifact.name, isa=isa, compute=subject.compute, kernels=path, **dict(quality))
+
+
+def set_quality(task: Task, logits_NC: Floats, targets_NC: Targets, sure: Uncertainty) -> SetQuality | None:
+    """How often the sets of labelled images are right; None with too few calibration images. Shape: [N, C] each."""
+    if sure.thresholds_C is None:
+        return None
+    sets_NC = task.prediction_set(logits_NC, sure.thresholds_C)
+    return SetQuality(
+        images=len(sets_NC),
+        coverage=1 - float(task.missed(sets_NC, targets_NC).mean()),
+        size=float(sets_NC.sum(axis=1).mean()),
+        guarantee=sure.guarantee,
+    )

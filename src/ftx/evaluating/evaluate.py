@@ -16,12 +16,14 @@ from ftx.core.errors import GateFailed, ImageError, shell_command
 from ftx.core.progress import SILENT, Progress
 from ftx.core.statistics import wilson_interval
 from ftx.data.image_store import ImageStore
+from ftx.evaluating.calibrate import set_quality
 from ftx.evaluating.parity_images import certifying_rows
 from ftx.runs.artifacts import Artifact, RuntimeName
 from ftx.runs.compute_precision import ComputeField
 from ftx.runs.kept_logits import KeptLogits, keep_logits
 from ftx.runs.machine import this_machine
 from ftx.runs.run import Run
+from ftx.runs.set_quality import SetQuality
 from ftx.runtimes import load_artifact
 from ftx.runtimes.choose_artifact import furthest
 from ftx.runtimes.open_model import artifact_named, uncertainty_of
@@ -50,21 +52,6 @@ class ClassScore(ClosedModel):
     """The average precision over all thresholds, from 0 to 1; null if no image has the label."""
     support: int
     """The number of images with the label."""
-
-
-class SetQuality(ClosedModel):
-    """How often prediction sets are right, and how large they are."""
-
-    images: int
-    """The number of images. Those that calibrated the sets are not among them."""
-    coverage: float
-    """The fraction of images whose set is right, from 0 to 1. With several independent labels, the mean fraction of the
-    labels of an image that are in its set.
-    """
-    size: float
-    """The mean number of labels in a set."""
-    guarantee: str
-    """What is guaranteed for new images, in a sentence, or why nothing is."""
 
 
 class EvalReport(CommandReport):
@@ -186,15 +173,9 @@ def _set_quality(run: Run, predictor: Predictor, logits_NC: Floats, targets_NC: 
     sure = uncertainty_of(predictor)
     spent = certifying_rows(run, run.report_entries())
     rows = [row for row in range(len(logits_NC)) if row not in spent]
-    if sure is None or sure.thresholds_C is None or not rows:
+    if sure is None or not rows:
         return None
-    sets_NC = run.task.prediction_set(logits_NC[rows], sure.thresholds_C)
-    return SetQuality(
-        images=len(rows),
-        coverage=1 - float(run.task.missed(sets_NC, targets_NC[rows]).mean()),
-        size=float(sets_NC.sum(axis=1).mean()),
-        guarantee=sure.guarantee,
-    )
+    return set_quality(run.task, logits_NC[rows], targets_NC[rows], sure)
 
 
 def confusion_matrix(true_NC: Flags, predicted_NC: Flags) -> Counts:

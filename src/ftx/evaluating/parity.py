@@ -20,7 +20,7 @@ from ftx.evaluating.judge import judge
 from ftx.evaluating.logit_bounds import Bounds
 from ftx.evaluating.measure import measure_folder, measure_run
 from ftx.evaluating.on_device import measure_on_device
-from ftx.evaluating.parity_images import certifying_rows, run_images
+from ftx.evaluating.parity_images import run_images
 from ftx.evaluating.parity_report import (
     add_own_set,
     add_release,
@@ -207,7 +207,7 @@ def _validate_run(
     report.run = str(run.path)
     report.digests = {artifact.name: manifest.digest(artifact) for artifact in (TRAINED, DENSE, *exported)}
     add_own_set(report, sets)
-    calibrating = certifying_rows(run, entries)
+    calibrating = measured.spent[IR_INT8_CHECKED]
     for artifact in irs:
         report.prediction_sets += set_rows(run.folder(artifact), artifact, measured, calibrating)
     proofs: dict[Artifact, list[RunProof]] = {}

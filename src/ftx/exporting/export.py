@@ -168,6 +168,7 @@ def check_free(out: Path) -> None:
 
 
 def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
+    from ftx.evaluating.calibrate import calibrate_run
     from ftx.exporting.writers import WRITERS, check_accuracy
 
     started = time.monotonic()
@@ -175,6 +176,8 @@ def _write(source: Source, artifact: Artifact) -> ExportedArtifact:
         quantized = WRITERS[artifact].write(source, artifact, staged)
         searched = _keep_search(source, artifact, quantized) if quantized and quantized.candidates else None
         verdict, summary = check_accuracy(source, artifact, staged)
+        if artifact.variant:
+            calibrate_run(source.run, staged, source.data, source.progress)
         certificates = read_certificates(staged).certificates if artifact == IR_INT8_CHECKED else []
         size_bytes = sum(path.stat().st_size for path in staged.iterdir() if path.name.startswith(("model.", "float.")))
     return ExportedArtifact(

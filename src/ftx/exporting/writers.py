@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ftx.core.errors import GateFailed
 from ftx.core.third_parties import no_telemetry
-from ftx.evaluating.calibrate import calibrate_run
 from ftx.evaluating.certify import certify_run
 from ftx.evaluating.comparison import Reference, Subject, compare
 from ftx.evaluating.judge import ParityJudgement, judge
@@ -99,7 +98,6 @@ def _write_ir(source: Source, artifact: Artifact, folder: Path) -> QuantizedBody
     write_ir(body, card, folder)
     write_reference(source.reference, folder)
     write_card(folder, card)
-    calibrate_run(source.run, folder, source.data, source.progress)
     return quantized
 
 
@@ -118,7 +116,6 @@ def _write_certified(source: Source, artifact: Artifact, folder: Path) -> Quanti
     """Both, and the bound for this machine."""
     write_checked(source, folder)
     certify_run(source.run, folder, source.data, source.progress)
-    calibrate_run(source.run, folder, source.data, source.progress)  # as it runs with its bound
     return source.int8
 
 

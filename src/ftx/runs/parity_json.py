@@ -15,7 +15,8 @@ from ftx.runs.artifacts import ARTIFACTS, IR_INT8, Artifact, RuntimeName
 from ftx.runs.certificate import Certificate
 from ftx.runs.compute_precision import ComputeField
 from ftx.runs.machine import CPU, WITHOUT_VNNI, InstructionSet, Machine
-from ftx.runs.views import VIEW_OF, KernelPath, View
+from ftx.runs.set_quality import SetRow
+from ftx.runs.views import VIEW_OF, View
 
 # Within a run.
 PARITY_FILE = Path("reports", "parity.json")
@@ -243,29 +244,6 @@ class SetVerdict(ClosedModel):
 
     def __str__(self) -> str:
         return f"{self.verdict} (emulated)" if self.emulated and self.verdict == "proved" else self.verdict
-
-
-class SetRow(ClosedModel):
-    """How often the prediction sets of one OpenVINO model are right, on one instruction set."""
-
-    artifact: str
-    """The model."""
-    isa: InstructionSet | None
-    """The instruction set; null on a CPU older than AVX2."""
-    compute: ComputeField
-    """The precision that it computed in where it does not compute in 8 bits."""
-    kernels: KernelPath
-    """``batch``: with the kernels for batches. ``single``: with those for single images."""
-    images: int
-    """The number of held-out images. Those that calibrated the sets are not among them."""
-    coverage: float
-    """The fraction of images whose set is right, from 0 to 1. With several independent labels, the mean fraction of the
-    labels of an image that are in its set.
-    """
-    size: float
-    """The mean number of labels in a set."""
-    guarantee: str
-    """What is guaranteed for new images, in a sentence."""
 
 
 class ReleaseVerdict(SetVerdict):
